@@ -1,0 +1,189 @@
+// Package config reads a service's configuration from environment variables
+// into a struct whose tags are the documentation:
+//
+//	CallTimeout time.Duration `env:"CALL_TIMEOUT" envDefault:"2s" help:"deadline of one call"`
+//
+// A bad value stops the start: every one is named, with what would be right.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"reflect"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/caarlos0/env/v11"
+)
+
+// Server is what every service lets its operator set; embed it.
+type Server struct {
+	HTTPAddr         string        `env:"HTTP_ADDR" envDefault:":8080" help:"where the API listens"`
+	AdminAddr        string        `env:"ADMIN_ADDR" envDefault:":8081" help:"where metrics, faults and pprof listen; in no Service"`
+	LogLevel         slog.Level    `env:"LOG_LEVEL" envDefault:"info" help:"debug, info, warn or error"`
+	DrainDelay       time.Duration `env:"DRAIN_DELAY" envDefault:"5s" help:"after SIGTERM, go on serving for this long while callers hear of it"`
+	DrainTimeout     time.Duration `env:"DRAIN_TIMEOUT" envDefault:"15s" help:"then wait at most this long for requests in flight"`
+	MaxConnectionAge time.Duration `env:"MAX_CONNECTION_AGE" envDefault:"30s" help:"ask clients to reconnect after this long, so that new pods get a share; 0 is never"`
+	MaxInFlight      int           `env:"MAX_IN_FLIGHT" envDefault:"512" help:"requests served at once; more wait briefly, then are refused"`
+	Faults           Switch        `env:"FAULTS" envDefault:"off" help:"on allows faults to be injected through the admin port"`
+	Pprof            Switch        `env:"PPROF" envDefault:"off" help:"on serves /debug/pprof on the admin port"`
+}
+
+// Validate returns an error for every value that parses but cannot work.
+func (s Server) Validate() error {
+	return errors.Join(
+		Addr("HTTP_ADDR", s.HTTPAddr),
+		Addr("ADMIN_ADDR", s.AdminAddr),
+		NotNegative("DRAIN_DELAY", s.DrainDelay),
+		Positive("DRAIN_TIMEOUT", s.DrainTimeout),
+		NotNegative("MAX_CONNECTION_AGE", s.MaxConnectionAge),
+		atLeastOne("MAX_IN_FLIGHT", s.MaxInFlight),
+	)
+}
+
+// Switch is a boolean that reads "on" or "off".
+type Switch bool
+
+// UnmarshalText accepts on and off, true and false.
+func (s *Switch) UnmarshalText(text []byte) error {
+	switch strings.ToLower(string(text)) {
+	case "on", "true":
+		*s = true
+	case "off", "false":
+		*s = false
+	default:
+		return errors.New("want on or off")
+	}
+	return nil
+}
+
+// Addr checks an address to listen on, as host:port or :port.
+func Addr(key, value string) error {
+	_, port, err := net.SplitHostPort(value)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return Bad(key, value, "want host:port or :port, such as :8080")
+	}
+	return nil
+}
+
+// Positive checks a duration that must be more than nothing.
+func Positive(key string, d time.Duration) error {
+	if d <= 0 {
+		return Bad(key, d.String(), "want more than 0")
+	}
+	return nil
+}
+
+// NotNegative checks a duration that may be 0.
+func NotNegative(key string, d time.Duration) error {
+	if d < 0 {
+		return Bad(key, d.String(), "want 0 or more")
+	}
+	return nil
+}
+
+func atLeastOne(key string, n int) error {
+	if n < 1 {
+		return Bad(key, strconv.Itoa(n), "want 1 or more")
+	}
+	return nil
+}
+
+// Error says which value of the environment cannot be used. It ends a process
+// with status 2, as wrong usage does.
+type Error struct{ Msg string }
+
+func (e *Error) Error() string { return e.Msg }
+
+// ExitCode is the status that a process ends with on this error.
+func (e *Error) ExitCode() int { return 2 }
+
+// Bad returns the error for a value that cannot be used; want says what can.
+func Bad(key, value, want string) error {
+	return &Error{fmt.Sprintf("%s=%q: %s", key, value, want)}
+}
+
+// Load fills a T from the environment and its defaults and, if it has a
+// Validate method, checks it. The error joins one Error for each bad value.
+func Load[T any](environ map[string]string) (T, error) {
+	var cfg T
+	err := env.ParseWithOptions(&cfg, env.Options{Environment: environ})
+	if err != nil {
+		return cfg, explain(err, fields(reflect.TypeOf(cfg)), environ)
+	}
+	if v, ok := any(cfg).(interface{ Validate() error }); ok {
+		err = v.Validate()
+	}
+	return cfg, err
+}
+
+// explain names the variable and its value, where the library names the field.
+func explain(err error, fields []field, environ map[string]string) error {
+	var all env.AggregateError
+	if !errors.As(err, &all) {
+		return err
+	}
+	var out []error
+	for _, e := range all.Errors {
+		var parse env.ParseError
+		if !errors.As(e, &parse) {
+			out = append(out, e)
+			continue
+		}
+		for _, f := range fields {
+			if f.name == parse.Name {
+				out = append(out, Bad(f.key, environ[f.key], wanted(f.typ, parse.Err)))
+			}
+		}
+	}
+	return errors.Join(out...)
+}
+
+func wanted(typ reflect.Type, err error) string {
+	switch typ {
+	case reflect.TypeFor[time.Duration]():
+		return "want a duration such as 250ms, 5s or 1m"
+	case reflect.TypeFor[slog.Level]():
+		return "want debug, info, warn or error"
+	case reflect.TypeFor[int]():
+		return "want a whole number"
+	}
+	return err.Error()
+}
+
+// Help writes the table of variables of a T, one a line.
+func Help[T any](w io.Writer) {
+	tab := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, f := range fields(reflect.TypeFor[T]()) {
+		fmt.Fprintf(tab, "  %s\t%s\t%s\n", f.key, f.standard, f.help)
+	}
+	_ = tab.Flush() // w is a terminal or a buffer; there is no one left to tell
+}
+
+// Environ turns os.Environ() into a map.
+func Environ(pairs []string) map[string]string { return env.ToMap(pairs) }
+
+type field struct {
+	name, key, standard, help string
+	typ                       reflect.Type
+}
+
+func fields(t reflect.Type) []field {
+	var out []field
+	for f := range t.Fields() {
+		if f.Anonymous {
+			out = append(out, fields(f.Type)...)
+			continue
+		}
+		out = append(out, field{f.Name, f.Tag.Get("env"), f.Tag.Get("envDefault"), f.Tag.Get("help"), f.Type})
+	}
+	return out
+}

@@ -1,0 +1,81 @@
+package grpcclient
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/stats"
+
+	"example.com/tandem/kit/call"
+)
+
+// unary is what is done once a call: the deadline, the count, the record.
+func unary(timeout time.Duration, name string, calls call.Counter, watch *watcher) grpc.UnaryClientInterceptor {
+	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		ctx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		var p peer.Peer
+		err := invoke(ctx, method, req, reply, cc, append(opts, grpc.Peer(&p))...)
+		err = watch.classify(err, p.Addr != nil)
+
+		calls.Add(name, "grpc", call.ClassOf(err))
+		record := call.RecordOf(ctx)
+		record.Addresses = watch.addresses()
+		if p.Addr != nil {
+			record.Peer = p.Addr.String()
+		}
+		return err
+	}
+}
+
+// stream does the same for streams, which have no deadline: they end when
+// their context does.
+func stream(name string, calls call.Counter, watch *watcher) grpc.StreamClientInterceptor {
+	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+		s, err := open(ctx, desc, cc, method, opts...)
+		if err != nil {
+			err = watch.classify(err, false)
+			calls.Add(name, "grpc", call.ClassOf(err))
+			return nil, err
+		}
+		return &classified{s, name, calls, watch}, nil
+	}
+}
+
+type classified struct {
+	grpc.ClientStream
+	name  string
+	calls call.Counter
+	watch *watcher
+}
+
+func (c *classified) RecvMsg(m any) error {
+	err := c.ClientStream.RecvMsg(m)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, io.EOF):
+		c.calls.Add(c.name, "grpc", call.OK)
+		return err
+	}
+	_, reached := peer.FromContext(c.Context())
+	err = c.watch.classify(err, reached)
+	c.calls.Add(c.name, "grpc", call.ClassOf(err))
+	return err
+}
+
+// attempts counts attempts: gRPC tags the context anew for each.
+type attempts struct{}
+
+func (attempts) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context {
+	call.RecordOf(ctx).Attempts++
+	return ctx
+}
+
+func (attempts) HandleRPC(context.Context, stats.RPCStats)                         {}
+func (attempts) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+func (attempts) HandleConn(context.Context, stats.ConnStats)                       {}

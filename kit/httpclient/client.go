@@ -1,0 +1,167 @@
+// Package httpclient makes an http.Client for calls to another service by its
+// name: with a deadline, retries of what is safe to repeat within a budget,
+// trace context and metrics.
+package httpclient
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
+	"go.opentelemetry.io/otel/metric/noop"
+
+	"example.com/tandem/kit/call"
+	"example.com/tandem/kit/telemetry"
+)
+
+const (
+	// maxIdlePerHost connections are kept. net/http keeps 2, and under load
+	// opens and closes all the others, one a request.
+	maxIdlePerHost = 256
+	// idleTimeout is below package httpserver's, so that it is the client who
+	// closes an idle connection.
+	idleTimeout = 90 * time.Second
+)
+
+// ErrTooLarge is returned for an answer beyond Options.MaxAnswer.
+var ErrTooLarge = errors.New("the answer is too large")
+
+// Options of New. Timeout and Telemetry are required.
+type Options struct {
+	// Timeout of one call, its retries and the reading of its answer included.
+	Timeout time.Duration
+	// MaxAnswer is the most that is read of an answer, in bytes; 0 is 1 MiB.
+	MaxAnswer int64
+	Telemetry *telemetry.Telemetry
+}
+
+// New makes a client. Answers are read whole before a call returns, so that a
+// connection that breaks half-way is noticed, and retried, in here.
+//
+// Errors are the transport's; call.ClassOf tells their class. Answers of any
+// status are answers. Redirects are not followed: services answer themselves.
+func New(o Options) *http.Client {
+	if o.MaxAnswer == 0 {
+		o.MaxAnswer = 1 << 20
+	}
+	dialer := newDialer()
+	transport := &http.Transport{
+		// No Proxy: a name inside a cluster means nothing to a proxy outside.
+		DialContext:           dialer.dial,
+		MaxIdleConnsPerHost:   maxIdlePerHost,
+		IdleConnTimeout:       idleTimeout,
+		TLSHandshakeTimeout:   5 * time.Second,
+		ExpectContinueTimeout: time.Second,
+		DisableCompression:    true, // small answers, short ways
+	}
+	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "http_client_request_duration_seconds",
+		Help:    "Time of one attempt until its answer was read, by method, peer and status; code is 0 where there was none.",
+		Buckets: prometheus.DefBuckets,
+	}, []string{"method", "peer", "code"})
+	o.Telemetry.Metrics.MustRegister(seconds)
+
+	return &http.Client{
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		// A call passes these from outside to inside.
+		Transport: &caller{
+			timeout: o.Timeout,
+			calls:   call.NewCounter(o.Telemetry.Metrics),
+			dialer:  dialer,
+			next: &retrier{
+				budget: newBudget(),
+				next: &attempt{
+					maxAnswer: o.MaxAnswer,
+					seconds:   seconds,
+					next: otelhttp.NewTransport(transport,
+						otelhttp.WithTracerProvider(o.Telemetry.Traces),
+						otelhttp.WithPropagators(telemetry.Propagator),
+						otelhttp.WithMeterProvider(noop.NewMeterProvider()), // metrics are Prometheus's
+					),
+					closeIdle: transport.CloseIdleConnections,
+				},
+			},
+		},
+	}
+}
+
+// caller is what is done once a call: the deadline, the count, the record.
+type caller struct {
+	timeout time.Duration
+	calls   call.Counter
+	dialer  *dialer
+	next    *retrier
+}
+
+func (c *caller) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithTimeout(req.Context(), c.timeout)
+	defer cancel() // the answer has been read by then
+	resp, err := c.next.RoundTrip(req.WithContext(ctx))
+
+	outcome := call.ClassOf(err)
+	if err == nil {
+		outcome = call.ClassOfStatus(resp.StatusCode)
+	}
+	c.calls.Add(req.URL.Hostname(), "http", outcome)
+	call.RecordOf(ctx).Addresses = c.dialer.addresses(hostPort(req.URL))
+	return resp, err
+}
+
+// CloseIdleConnections makes http.Client's method of that name work.
+func (c *caller) CloseIdleConnections() { c.next.next.closeIdle() }
+
+// attempt is one request and its whole answer.
+type attempt struct {
+	maxAnswer int64
+	seconds   *prometheus.HistogramVec
+	next      http.RoundTripper
+	closeIdle func()
+}
+
+func (a *attempt) RoundTrip(req *http.Request) (*http.Response, error) {
+	start := time.Now()
+	record := call.RecordOf(req.Context())
+	record.Attempts++
+	record.Peer = ""
+	ctx := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+		GotConn: func(c httptrace.GotConnInfo) { record.Peer = c.Conn.RemoteAddr().String() },
+	})
+
+	code := 0
+	resp, err := a.next.RoundTrip(req.WithContext(ctx))
+	if err == nil {
+		code = resp.StatusCode
+		if err = a.read(resp); err != nil {
+			resp = nil
+		}
+	}
+	a.seconds.WithLabelValues(req.Method, req.URL.Hostname(), strconv.Itoa(code)).Observe(time.Since(start).Seconds())
+	return resp, err
+}
+
+// read replaces an answer's body by what it held.
+func (a *attempt) read(resp *http.Response) error {
+	defer resp.Body.Close() //nolint:errcheck // nothing that is not known by then
+	size := resp.ContentLength
+	if size > a.maxAnswer {
+		return fmt.Errorf("%w: %d bytes, where %d are taken", ErrTooLarge, size, a.maxAnswer)
+	}
+	var buf bytes.Buffer
+	buf.Grow(int(max(size, 0)) + bytes.MinRead) // ReadFrom grows what has less room than MinRead
+	if _, err := buf.ReadFrom(io.LimitReader(resp.Body, a.maxAnswer+1)); err != nil {
+		return fmt.Errorf("read the answer: %w", err)
+	}
+	if int64(buf.Len()) > a.maxAnswer {
+		return fmt.Errorf("%w: more than %d bytes", ErrTooLarge, a.maxAnswer)
+	}
+	resp.Body = io.NopCloser(&buf)
+	return nil
+}

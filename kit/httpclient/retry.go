@@ -1,0 +1,137 @@
+package httpclient
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"example.com/tandem/kit/call"
+)
+
+// The same figures as package grpcclient's, so that the transports compare.
+const (
+	maxAttempts = 3
+	baseBackoff = 50 * time.Millisecond
+	maxBackoff  = 500 * time.Millisecond
+)
+
+// retrier repeats requests that are safe to repeat, where a repeat can help.
+type retrier struct {
+	budget *budget
+	next   *attempt
+}
+
+func (r *retrier) RoundTrip(req *http.Request) (*http.Response, error) {
+	for n := 1; ; n++ {
+		resp, err := r.next.RoundTrip(req)
+		if !mendable(req.Context(), resp, err) {
+			r.budget.succeed()
+			return resp, err
+		}
+		mayRetry := r.budget.fail()
+		wait, ok := backoff(n, resp)
+		if n == maxAttempts || !mayRetry || !ok || !repeatable(req) || !sleep(req.Context(), wait) {
+			return resp, err
+		}
+		if req.GetBody != nil {
+			body, err := req.GetBody()
+			if err != nil {
+				return nil, err
+			}
+			req = req.Clone(req.Context())
+			req.Body = body
+		}
+	}
+}
+
+// repeatable reports whether a second request does no more than the first: by
+// its method (RFC 9110, section 9.2.2, less PUT and DELETE, whose answers may
+// change), or because its sender says so with an Idempotency-Key.
+func repeatable(req *http.Request) bool {
+	switch req.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions:
+		return true
+	}
+	return req.Header.Get("Idempotency-Key") != "" && (req.Body == nil || req.GetBody != nil)
+}
+
+// mendable reports whether the same request may fare better a moment later.
+func mendable(ctx context.Context, resp *http.Response, err error) bool {
+	var dns *net.DNSError
+	switch {
+	case ctx.Err() != nil: // no one is waiting any more
+		return false
+	case errors.As(err, &dns) && dns.IsNotFound, errors.Is(err, ErrTooLarge):
+		return false
+	case err != nil:
+		return call.ClassOf(err) != call.Other
+	default:
+		return resp.StatusCode == http.StatusBadGateway || resp.StatusCode == http.StatusServiceUnavailable || resp.StatusCode == http.StatusGatewayTimeout
+	}
+}
+
+// backoff is how long to wait before attempt n+1: doubling, and jittered
+// over its whole range so that callers that failed together do not come back
+// together. A peer that asks for a longer wait by Retry-After gets no repeat:
+// it is better to tell the caller now than to hold it.
+func backoff(n int, resp *http.Response) (time.Duration, bool) {
+	wait := rand.N(min(baseBackoff<<(n-1), maxBackoff)) + time.Millisecond
+	if resp == nil {
+		return wait, true
+	}
+	after, err := strconv.Atoi(resp.Header.Get("Retry-After"))
+	if err != nil {
+		return wait, true
+	}
+	return max(wait, time.Duration(after)*time.Second), time.Duration(after)*time.Second <= maxBackoff
+}
+
+// sleep waits, unless the deadline would pass meanwhile.
+func sleep(ctx context.Context, d time.Duration) bool {
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= d {
+		return false
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// budget keeps retries from making an outage worse. It is gRPC's retry
+// throttle (gRFC A6): a failure costs a token, a success earns a tenth of
+// one, and there are retries only while the bucket is more than half full. A
+// peer that is down gets a handful of retries, then one attempt a call.
+type budget struct {
+	mu     sync.Mutex
+	tokens float64
+}
+
+const (
+	maxTokens  = 10
+	tokenRatio = 0.1
+)
+
+func newBudget() *budget { return &budget{tokens: maxTokens} }
+
+func (b *budget) succeed() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.tokens = min(b.tokens+tokenRatio, maxTokens)
+}
+
+// fail reports whether there may be a retry.
+func (b *budget) fail() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.tokens = max(b.tokens-1, 0)
+	return b.tokens > maxTokens/2
+}

@@ -1,0 +1,79 @@
+package kittest
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Build builds the program in dir, with the race detector if the test has it,
+// and returns the path of the binary.
+func Build(t testing.TB, dir string) string {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), filepath.Base(dir))
+	args := []string{"build", "-o", out}
+	if raceEnabled {
+		args = append(args, "-race")
+	}
+	build := exec.Command("go", append(args, ".")...)
+	build.Dir = dir
+	text, err := build.CombinedOutput()
+	require.NoError(t, err, "build %s: %s", dir, text)
+	return out
+}
+
+// Process is a program that runs until Stop, or until its test ends.
+type Process struct {
+	Log  *Buffer
+	cmd  *exec.Cmd
+	done chan struct{}
+}
+
+// Start starts a program with an environment of its own.
+func Start(t testing.TB, binary string, environ ...string) *Process {
+	t.Helper()
+	p := &Process{Log: &Buffer{}, done: make(chan struct{})}
+	p.cmd = exec.Command(binary)
+	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, environ...)
+	p.cmd.Stdout, p.cmd.Stderr = p.Log, p.Log
+	require.NoError(t, p.cmd.Start())
+	go func() {
+		_ = p.cmd.Wait() // how it ended stands in ProcessState
+		close(p.done)
+	}()
+	t.Cleanup(func() {
+		_ = p.cmd.Process.Kill() // it may have ended
+		<-p.done
+		if t.Failed() {
+			t.Logf("%s:\n%s", binary, p.Log)
+		}
+	})
+	return p
+}
+
+// Signal sends a signal.
+func (p *Process) Signal(t testing.TB, s syscall.Signal) {
+	t.Helper()
+	require.NoError(t, p.cmd.Process.Signal(s))
+}
+
+// Wait waits for the program to end by itself and returns its exit status,
+// -1 if a signal ended it. The test fails if it takes longer than limit.
+func (p *Process) Wait(t testing.TB, limit time.Duration) int {
+	t.Helper()
+	select {
+	case <-p.done:
+		return p.cmd.ProcessState.ExitCode()
+	case <-time.After(limit):
+		require.FailNow(t, "the program has not ended", "within %s; its log:\n%s", limit, p.Log)
+		return 0
+	}
+}
+
+// PID is the process's id.
+func (p *Process) PID() int { return p.cmd.Process.Pid }

@@ -1,0 +1,143 @@
+// Package telemetry sets up what a service says of itself: log lines as JSON,
+// one registry of Prometheus metrics, and OpenTelemetry traces.
+package telemetry
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/sdk/resource"
+	"go.opentelemetry.io/otel/sdk/trace"
+	oteltrace "go.opentelemetry.io/otel/trace"
+
+	"example.com/tandem/kit/instance"
+)
+
+// Telemetry is what a service logs, counts and traces with.
+type Telemetry struct {
+	Log     *slog.Logger
+	Metrics *prometheus.Registry
+	Traces  oteltrace.TracerProvider
+
+	provider *trace.TracerProvider
+}
+
+// Propagator carries the trace from service to service, in W3C's headers.
+var Propagator = propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{})
+
+// New sets up telemetry for one instance. Log lines of level and above go to w.
+// Spans are exported where an OTLP endpoint is named by the standard OTEL_*
+// variables; the error is that of an exporter which cannot be made from them.
+// Without an endpoint spans have ids, for logs and for the next service, but
+// nothing is recorded.
+func New(ctx context.Context, me instance.Instance, level slog.Level, environ map[string]string, w io.Writer) (*Telemetry, error) {
+	log := slog.New(withTrace{slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level})}).
+		With("service", me.Service, "pod", me.Pod)
+
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name:        "build_info",
+			Help:        "Always 1; the labels say what runs here.",
+			ConstLabels: prometheus.Labels{"service": me.Service, "version": me.Version},
+		}, func() float64 { return 1 }),
+	)
+
+	provider, err := newProvider(ctx, me, environ)
+	if err != nil {
+		return nil, fmt.Errorf("set up traces: %w", err)
+	}
+	// The SDK has one place for errors in the background, such as a collector
+	// that does not answer; without this they would break the JSON of the log.
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("telemetry", "error", err.Error()) }))
+	return &Telemetry{Log: log, Metrics: metrics, Traces: provider, provider: provider}, nil
+}
+
+// Flush sends what has not been sent yet. It is the last thing that a service
+// does, because requests still being drained make spans too. It takes 5 s at
+// most: a collector that is gone must not hold the exit.
+func (t *Telemetry) Flush() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := t.provider.Shutdown(ctx); err != nil {
+		return fmt.Errorf("flush traces: %w", err)
+	}
+	return nil
+}
+
+func newProvider(ctx context.Context, me instance.Instance, environ map[string]string) (*trace.TracerProvider, error) {
+	endpoint := environ["OTEL_EXPORTER_OTLP_ENDPOINT"] + environ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"]
+	if endpoint == "" || strings.EqualFold(environ["OTEL_SDK_DISABLED"], "true") || environ["OTEL_TRACES_EXPORTER"] == "none" {
+		// A caller that samples stays sampled, so that its trace goes on beyond us.
+		return trace.NewTracerProvider(trace.WithSampler(trace.ParentBased(trace.NeverSample()))), nil
+	}
+	exporter, err := newExporter(ctx, environ)
+	if err != nil {
+		return nil, err
+	}
+	res, err := resource.New(ctx,
+		resource.WithAttributes(
+			attribute.String("service.name", me.Service),
+			attribute.String("service.version", me.Version),
+			attribute.String("service.instance.id", me.Pod),
+			attribute.String("k8s.pod.name", me.Pod),
+			attribute.String("k8s.node.name", me.Node),
+			attribute.String("k8s.namespace.name", me.Namespace),
+			attribute.String("cloud.availability_zone", me.Zone),
+		),
+		resource.WithTelemetrySDK(),
+		resource.WithFromEnv(), // last, so that OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win
+	)
+	if err != nil {
+		return nil, err
+	}
+	// The sampler is the SDK's default, which OTEL_TRACES_SAMPLER sets.
+	return trace.NewTracerProvider(trace.WithBatcher(exporter), trace.WithResource(res)), nil
+}
+
+func newExporter(ctx context.Context, environ map[string]string) (*otlptrace.Exporter, error) {
+	protocol := environ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"]
+	if protocol == "" {
+		protocol = environ["OTEL_EXPORTER_OTLP_PROTOCOL"]
+	}
+	switch protocol {
+	case "", "http/protobuf": // the specification's default
+		return otlptracehttp.New(ctx)
+	case "grpc":
+		return otlptracegrpc.New(ctx)
+	default:
+		return nil, fmt.Errorf("OTEL_EXPORTER_OTLP_PROTOCOL=%q: want grpc or http/protobuf", protocol)
+	}
+}
+
+// withTrace puts the ids of the context's span into every log line.
+type withTrace struct{ slog.Handler }
+
+func (h withTrace) Handle(ctx context.Context, r slog.Record) error {
+	if span := oteltrace.SpanContextFromContext(ctx); span.IsValid() {
+		r.AddAttrs(slog.String("trace_id", span.TraceID().String()), slog.String("span_id", span.SpanID().String()))
+	}
+	return h.Handler.Handle(ctx, r)
+}
+
+func (h withTrace) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return withTrace{h.Handler.WithAttrs(attrs)}
+}
+
+func (h withTrace) WithGroup(name string) slog.Handler {
+	return withTrace{h.Handler.WithGroup(name)}
+}

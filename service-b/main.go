@@ -1,0 +1,75 @@
+// Service-b answers, over HTTP and over gRPC, and says which instance did.
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"example.com/tandem/kit/command"
+	"example.com/tandem/kit/config"
+	"example.com/tandem/kit/fault"
+	"example.com/tandem/kit/grpcserver"
+	"example.com/tandem/kit/health"
+	"example.com/tandem/kit/httpserver"
+	"example.com/tandem/kit/instance"
+	"example.com/tandem/kit/life"
+	"example.com/tandem/kit/telemetry"
+	datav1 "example.com/tandem/proto/data/v1"
+	"example.com/tandem/service-b/internal/domain"
+	"example.com/tandem/service-b/internal/httpapi"
+	"example.com/tandem/service-b/internal/rpc"
+)
+
+const (
+	name  = "service-b"
+	about = "service-b answers over HTTP and gRPC, and says which instance did."
+)
+
+func main() { life.Main(run) }
+
+func run(ctx context.Context, args []string, environ map[string]string, out io.Writer) (err error) {
+	if done, err := command.Run[Config](ctx, name, about, args, out); done {
+		return err
+	}
+	cfg, err := config.Load[Config](environ)
+	if err != nil {
+		return err
+	}
+	me := instance.New(name, environ)
+	tel, err := telemetry.New(ctx, me, cfg.LogLevel, environ, out)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, tel.Flush()) }()
+
+	state := health.New(me)
+	faults := fault.NewSwitch(bool(cfg.Faults), state.SetSick)
+	data := domain.New(instanceMessage(me), cfg.Message)
+
+	web := httpserver.New(httpserver.Options{
+		Name: "HTTP_ADDR", Addr: cfg.HTTPAddr, Telemetry: tel, Health: state, Faults: faults,
+		MaxConnectionAge: cfg.MaxConnectionAge, MaxInFlight: cfg.MaxInFlight,
+	})
+	web.API.Get("/api/data", httpapi.GetData(data))
+
+	rpcs := grpcserver.New(grpcserver.Options{
+		Name: "GRPC_ADDR", Addr: cfg.GRPCAddr, Telemetry: tel, Health: state, Faults: faults,
+		MaxConnectionAge: cfg.MaxConnectionAge, MaxInFlight: cfg.MaxInFlight,
+	})
+	datav1.RegisterDataServiceServer(rpcs, rpc.New(data))
+
+	admin := httpserver.NewAdmin(httpserver.AdminOptions{
+		Name: "ADMIN_ADDR", Addr: cfg.AdminAddr, Telemetry: tel, Faults: faults, Pprof: bool(cfg.Pprof),
+	})
+	return life.Run(ctx, life.Options{
+		Log: tel.Log, Health: state, Admin: admin, DrainDelay: cfg.DrainDelay, DrainTimeout: cfg.DrainTimeout,
+	}, web, rpcs)
+}
+
+// instanceMessage says who I am in the contract's words.
+func instanceMessage(me instance.Instance) *datav1.Instance {
+	return &datav1.Instance{
+		Service: me.Service, Version: me.Version, Pod: me.Pod, Node: me.Node, Zone: me.Zone, Namespace: me.Namespace, Ip: me.IP,
+	}
+}
