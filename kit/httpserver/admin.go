@@ -29,6 +29,7 @@ func NewAdmin(o AdminOptions) *Server {
 	s.http.WriteTimeout = 2 * time.Minute // a CPU profile takes 30 s by default
 
 	root := chi.NewRouter()
+	root.Use(middleware.GetHead)
 	root.NotFound(notFound)
 	root.MethodNotAllowed(methodNotAllowed)
 	root.Method(http.MethodGet, "/metrics", promhttp.HandlerFor(o.Telemetry.Metrics, promhttp.HandlerOpts{EnableOpenMetrics: true}))

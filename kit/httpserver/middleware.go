@@ -1,6 +1,7 @@
 package httpserver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -75,7 +76,7 @@ func observed(log *slog.Logger, metrics prometheus.Registerer) func(http.Handler
 				took := time.Since(start)
 				route := routeOf(r)
 				status := statusOf(ww, r)
-				trace.SpanFromContext(r.Context()).SetName(r.Method + " " + route)
+				trace.SpanFromContext(r.Context()).SetName(methodOf(r) + " " + route)
 				seconds.WithLabelValues(methodOf(r), route, strconv.Itoa(status)).Observe(took.Seconds())
 				log.LogAttrs(r.Context(), levelOf(route, status), "http",
 					slog.String("method", r.Method),
@@ -174,7 +175,7 @@ func shedding(limit *shed.Limiter) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if err := limit.Acquire(r.Context()); err != nil {
-				problem.Write(w, problem.Problem{Status: http.StatusServiceUnavailable, Detail: err.Error(), Class: string(call.Unavailable), RetryAfter: 1})
+				refuse(w, err, 1)
 				return
 			}
 			defer limit.Release()
@@ -188,12 +189,21 @@ func faulty(s *fault.Switch) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if err := s.Strike(r.Context()); err != nil {
-				problem.Write(w, problem.Problem{Status: http.StatusServiceUnavailable, Detail: err.Error(), Class: string(call.Unavailable)})
+				refuse(w, err, 0)
 				return
 			}
 			next.ServeHTTP(w, r)
 		})
 	}
+}
+
+// refuse answers 503 to a request that was not begun, and nothing to a client
+// that has left, which the log then shows as 499.
+func refuse(w http.ResponseWriter, err error, retryAfter int) {
+	if errors.Is(err, context.Canceled) {
+		return
+	}
+	problem.Write(w, problem.Problem{Status: http.StatusServiceUnavailable, Detail: err.Error(), Class: string(call.Unavailable), RetryAfter: retryAfter})
 }
 
 func notFound(w http.ResponseWriter, _ *http.Request) {
@@ -203,10 +213,19 @@ func notFound(w http.ResponseWriter, _ *http.Request) {
 func methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 	var allowed []string
 	routes := chi.RouteContext(r.Context()).Routes
+	path := cmp.Or(r.URL.RawPath, r.URL.Path) // as chi has it
 	for _, m := range methods {
-		if routes.Match(chi.NewRouteContext(), m, r.URL.Path) {
+		asked := m
+		if m == http.MethodHead {
+			asked = http.MethodGet // HEAD is answered wherever GET is
+		}
+		if routes.Match(chi.NewRouteContext(), asked, path) {
 			allowed = append(allowed, m)
 		}
+	}
+	if len(allowed) == 0 { // chi asks here for a method it does not know, whatever the path
+		notFound(w, r)
+		return
 	}
 	allow := strings.Join(allowed, ", ")
 	w.Header().Set("Allow", allow)

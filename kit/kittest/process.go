@@ -1,9 +1,9 @@
 package kittest
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -11,20 +11,19 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Build builds the program in dir, with the race detector if the test has it,
-// and returns the path of the binary.
-func Build(t testing.TB, dir string) string {
-	t.Helper()
-	out := filepath.Join(t.TempDir(), filepath.Base(dir))
+// Build builds the program in dir into the file out, with the race detector if
+// the test has it.
+func Build(dir, out string) error {
 	args := []string{"build", "-o", out}
 	if raceEnabled {
 		args = append(args, "-race")
 	}
 	build := exec.Command("go", append(args, ".")...)
 	build.Dir = dir
-	text, err := build.CombinedOutput()
-	require.NoError(t, err, "build %s: %s", dir, text)
-	return out
+	if text, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build %s: %w\n%s", dir, err, text)
+	}
+	return nil
 }
 
 // Process is a program that runs until Stop, or until its test ends.

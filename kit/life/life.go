@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"google.golang.org/grpc/grpclog"
+
 	"example.com/tandem/kit/config"
 	"example.com/tandem/kit/health"
 )
@@ -27,6 +29,9 @@ func Main(run func(ctx context.Context, args []string, environ map[string]string
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	// Once the first signal has come, the next one does what signals do.
 	context.AfterFunc(ctx, stop)
+	// gRPC logs to stderr by itself; let its lines be JSON, as all others are.
+	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard,
+		slog.NewLogLogger(slog.NewJSONHandler(os.Stderr, nil), slog.LevelWarn).Writer()))
 	err := run(ctx, os.Args[1:], config.Environ(os.Environ()), os.Stdout)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -117,6 +122,10 @@ func Run(ctx context.Context, o Options, servers ...Server) error {
 	defer cancel()
 	_ = o.Admin.Shutdown(brief) // no one is promised anything on this port
 	serving.Wait()
+	close(failed)
+	for err := range failed { // those that failed beside the first, or while draining
+		failure = errors.Join(failure, err)
+	}
 	o.Log.Info("drained")
 	return errors.Join(failure, cutOff)
 }

@@ -22,6 +22,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace"
 	oteltrace "go.opentelemetry.io/otel/trace"
 
+	"example.com/tandem/kit/config"
 	"example.com/tandem/kit/instance"
 )
 
@@ -110,17 +111,17 @@ func newProvider(ctx context.Context, me instance.Instance, environ map[string]s
 }
 
 func newExporter(ctx context.Context, environ map[string]string) (*otlptrace.Exporter, error) {
-	protocol := environ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"]
-	if protocol == "" {
-		protocol = environ["OTEL_EXPORTER_OTLP_PROTOCOL"]
+	key := "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
+	if environ[key] == "" {
+		key = "OTEL_EXPORTER_OTLP_PROTOCOL"
 	}
-	switch protocol {
+	switch protocol := environ[key]; protocol {
 	case "", "http/protobuf": // the specification's default
 		return otlptracehttp.New(ctx)
 	case "grpc":
 		return otlptracegrpc.New(ctx)
 	default:
-		return nil, fmt.Errorf("OTEL_EXPORTER_OTLP_PROTOCOL=%q: want grpc or http/protobuf", protocol)
+		return nil, config.Bad(key, protocol, "want grpc or http/protobuf")
 	}
 }
 

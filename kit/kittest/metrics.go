@@ -1,0 +1,25 @@
+package kittest
+
+import (
+	"net/http/httptest"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/tandem/kit/telemetry"
+)
+
+// Scrape returns the metrics as Prometheus reads them, and fails the test if
+// one is not named as Prometheus's conventions have it.
+func Scrape(t testing.TB, tel *telemetry.Telemetry) string {
+	t.Helper()
+	problems, err := testutil.GatherAndLint(tel.Metrics)
+	require.NoError(t, err)
+	assert.Empty(t, problems)
+	w := httptest.NewRecorder()
+	promhttp.HandlerFor(tel.Metrics, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	return w.Body.String()
+}

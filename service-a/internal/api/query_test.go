@@ -1,0 +1,82 @@
+package api
+
+import (
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	datav1 "example.com/tandem/proto/data/v1"
+	"example.com/tandem/service-a/internal/backend"
+)
+
+var named = map[string]backend.Backend{"http": &backend.HTTP{}, "grpc": &backend.GRPC{}}
+
+func TestViaOf(t *testing.T) {
+	for query, want := range map[string]string{"": "http", "via=http": "http", "via=grpc": "grpc", "via=grpc&via=http": "grpc"} {
+		b, via, err := viaOf(values(t, query), named)
+		require.NoError(t, err, query)
+		assert.Equal(t, want, via)
+		assert.Same(t, named[want], b)
+	}
+	for _, query := range []string{"via=", "via=HTTP", "via=carrier-pigeon", "via=%00", "via=" + strings.Repeat("x", 1000)} {
+		_, _, err := viaOf(values(t, query), named)
+		require.ErrorContains(t, err, "want http or grpc", query)
+		assert.Less(t, len(err.Error()), 120, "what was given is cut short")
+	}
+}
+
+func TestCountOf(t *testing.T) {
+	for query, want := range map[string]int{"": 100, "n=1": 1, "n=1000": 1000} {
+		n, err := countOf(values(t, query))
+		require.NoError(t, err, query)
+		assert.Equal(t, want, n)
+	}
+	for _, query := range []string{"n=", "n=0", "n=-1", "n=1001", "n=1000000000", "n=1e3", "n=99999999999999999999", "n=three"} {
+		_, err := countOf(values(t, query))
+		require.ErrorContains(t, err, "want a whole number, 1 to 1000", query)
+	}
+}
+
+func TestIntervalOf(t *testing.T) {
+	for query, want := range map[string]time.Duration{"": time.Second, "interval=100ms": 100 * time.Millisecond, "interval=1m": time.Minute} {
+		d, err := intervalOf(values(t, query))
+		require.NoError(t, err, query)
+		assert.Equal(t, want, d)
+	}
+	for _, query := range []string{"interval=", "interval=5", "interval=1ns", "interval=-1s", "interval=61s", "interval=9999999h"} {
+		_, err := intervalOf(values(t, query))
+		require.ErrorContains(t, err, "interval is", query)
+	}
+}
+
+func values(t *testing.T, query string) url.Values {
+	v, err := url.ParseQuery(query)
+	require.NoError(t, err)
+	return v
+}
+
+// What passes keeps the contract, whatever the query was.
+func FuzzQuery(f *testing.F) {
+	for _, seed := range []string{"", "via=grpc&n=3&key=ada&interval=1s", "n=0", "key=%ff", "interval=1e9h", "via=%00", "n=٣"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, query string) {
+		v, _ := url.ParseQuery(query) // as net/http takes it: what it cannot parse is left out
+		if b, via, err := viaOf(v, named); err == nil {
+			assert.Same(t, named[via], b)
+		}
+		if n, err := countOf(v); err == nil {
+			assert.True(t, n >= 1 && n <= MaxSpread, n)
+		}
+		if key, err := keyOf(v); err == nil && key != "" {
+			assert.NoError(t, datav1.CheckKey(key))
+		}
+		if d, err := intervalOf(v); err == nil {
+			assert.True(t, d >= datav1.MinInterval && d <= datav1.MaxInterval, d)
+		}
+	})
+}

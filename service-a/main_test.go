@@ -1,0 +1,113 @@
+package main
+
+import (
+	"bytes"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/tandem/kit/kittest"
+	"example.com/tandem/kit/life"
+)
+
+func TestThePageSaysWhatCanBeAsked(t *testing.T) {
+	t.Parallel()
+	a := startA(t, nameOf(t), "NODE_NAME=<node>") // service-b is unknown: the page does not care
+	code, header, body := kittest.Get(t, a.URL+"/")
+	assert.Equal(t, http.StatusOK, code)
+	assert.Equal(t, "text/html; charset=utf-8", header.Get("Content-Type"))
+	assert.Contains(t, header.Get("Content-Security-Policy"), "default-src 'none'")
+	assert.Contains(t, body, "a-1 · &lt;node&gt; · version")
+	assert.NotContains(t, body, "{{")
+	for _, link := range []string{"/api/data?via=http", "/api/data?via=grpc", "/api/spread?via=grpc&amp;n=300", "/api/stream", "/health"} {
+		assert.Contains(t, body, `href="`+link+`"`)
+	}
+}
+
+func TestBadInputIsRefusedAtTheDoor(t *testing.T) {
+	t.Parallel()
+	a := startA(t, nameOf(t))
+	for name, c := range map[string]struct {
+		method, path, body string
+		header             http.Header
+		status             int
+		detail             string
+	}{
+		"unknown via":            {path: "/api/data?via=pigeon", status: 400, detail: "want http or grpc"},
+		"empty via":              {path: "/api/data?via=", status: 400, detail: "want http or grpc"},
+		"empty key":              {path: "/api/data?key=", status: 400, detail: "1 to 64"},
+		"key of 65":              {path: "/api/data?key=" + strings.Repeat("k", 65), status: 400, detail: "65 characters"},
+		"control character":      {path: "/api/data?key=a%0d%0ab", status: 400, detail: "control character"},
+		"key that is not UTF-8":  {path: "/api/data?key=%ff", status: 400, detail: "UTF-8"},
+		"n of 0":                 {path: "/api/spread?n=0", status: 400, detail: "1 to 1000"},
+		"n of a milliard":        {path: "/api/spread?n=1000000000", status: 400, detail: "1 to 1000"},
+		"spread of a bad key":    {path: "/api/spread?key=%00", status: 400, detail: "control character"},
+		"spread via a pigeon":    {path: "/api/spread?via=pigeon", status: 400, detail: "want http or grpc"},
+		"stream of a bad key":    {path: "/api/stream?key=%00", status: 400, detail: "control character"},
+		"stream without a pause": {path: "/api/stream?interval=0s", status: 400, detail: "100ms to 1m0s"},
+		"unknown path":           {path: "/api/", status: 404, detail: "nothing is served"},
+		"wrong method":           {method: "DELETE", path: "/api/data", status: 405, detail: "this path takes GET"},
+		"unknown method":         {method: "BREW", path: "/api/data", status: 405, detail: "this path takes GET"},
+		"a body where none is":   {path: "/api/data", body: "{}", status: 400, detail: "takes no body"},
+		"a body of 2 MB":         {path: "/api/data", body: strings.Repeat("x", 2<<20), header: http.Header{"Expect": {"100-continue"}}, status: 413, detail: "exceeds"},
+		"huge headers":           {path: "/api/data", header: http.Header{"X-Big": {strings.Repeat("x", 20<<10)}}, status: 431, detail: "exceed"},
+		"a huge path":            {path: "/" + strings.Repeat("x", 20<<10), status: 431, detail: "exceed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			req, err := http.NewRequestWithContext(t.Context(), c.method, a.URL+c.path, strings.NewReader(c.body))
+			require.NoError(t, err)
+			for k, v := range c.header {
+				req.Header[k] = v
+			}
+			code, header, body := kittest.Do(t, req)
+			assert.Equal(t, c.status, code, body)
+			assert.Equal(t, "application/problem+json", header.Get("Content-Type"))
+			assert.Equal(t, "nosniff", header.Get("X-Content-Type-Options"))
+			assert.Contains(t, body, c.detail)
+		})
+	}
+	assert.NotContains(t, a.Log.String(), `"msg":"panic"`)
+}
+
+func TestMetricsAreWellNamedAndBounded(t *testing.T) {
+	t.Parallel()
+	addr := "127.0.0.1:" + kittest.FreePort()
+	a := startA(t, nameOf(t), "ADMIN_ADDR="+addr)
+	for _, via := range transports {
+		data(t, a, "key=a-secret-key&via="+via)
+	}
+	_, _, body := kittest.Get(t, "http://"+addr+"/metrics")
+	problems, err := promlint.New(bytes.NewReader([]byte(body))).Lint()
+	require.NoError(t, err)
+	assert.Empty(t, problems)
+	for _, metric := range []string{
+		`calls_total{outcome="dns",peer="` + nameOf(t) + `",transport="http"} 1`,
+		`calls_total{outcome="dns",peer="` + nameOf(t) + `",transport="grpc"} 1`,
+		`http_client_request_duration_seconds_count{code="0",method="GET",peer="` + nameOf(t) + `"} 1`,
+		`http_server_request_duration_seconds_count{code="503",method="GET",route="/api/data"} 2`,
+		`grpc_client_handled_total{grpc_code="Unavailable",grpc_method="GetData",grpc_service="data.v1.DataService",grpc_type="unary"} 1`,
+	} {
+		assert.Contains(t, body, metric)
+	}
+	assert.NotContains(t, body, "secret")
+}
+
+func TestABadConfigurationStopsTheStart(t *testing.T) {
+	t.Parallel()
+	for variable, want := range map[string]string{
+		"CALL_TIMEOUT=0s":                  `CALL_TIMEOUT="0s": want more than 0`,
+		"CALL_TIMEOUT=soon":                `CALL_TIMEOUT="soon": want a duration such as 250ms, 5s or 1m`,
+		"SERVICE_B_HTTP_URL=service-b":     `SERVICE_B_HTTP_URL="service-b": want http://HOST[:PORT]`,
+		"SERVICE_B_HTTP_URL=ftp://b":       `SERVICE_B_HTTP_URL="ftp://b": want http://HOST[:PORT]`,
+		"SERVICE_B_GRPC_TARGET=nope:///%%": `SERVICE_B_GRPC_TARGET="nope:///%%": `,
+	} {
+		k, v, _ := strings.Cut(variable, "=")
+		err := run(t.Context(), nil, map[string]string{"HTTP_ADDR": "127.0.0.1:0", "ADMIN_ADDR": "127.0.0.1:0", k: v}, &bytes.Buffer{})
+		require.ErrorContains(t, err, want)
+		assert.Equal(t, 2, life.ExitCode(err), variable)
+	}
+}
