@@ -79,13 +79,6 @@ func reset(text string) func(*net.TCPConn) {
 
 var garbage = rand.Text()
 
-func say(text string) func(*net.TCPConn) {
-	return func(c *net.TCPConn) {
-		_, _ = io.WriteString(c, text)
-		_ = c.Close()
-	}
-}
-
 func stall(c *net.TCPConn) { _, _ = io.Copy(io.Discard, c) }
 
 func jsonAnswer(body func(io.Writer)) http.HandlerFunc {

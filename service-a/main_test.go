@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -60,9 +61,7 @@ func TestBadInputIsRefusedAtTheDoor(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			req, err := http.NewRequestWithContext(t.Context(), c.method, a.URL+c.path, strings.NewReader(c.body))
 			require.NoError(t, err)
-			for k, v := range c.header {
-				req.Header[k] = v
-			}
+			maps.Copy(req.Header, c.header)
 			code, header, body := kittest.Do(t, req)
 			assert.Equal(t, c.status, code, body)
 			assert.Equal(t, "application/problem+json", header.Get("Content-Type"))

@@ -74,8 +74,8 @@ func ClassOf(err error) Class {
 		return classed.Class
 	case errors.Is(err, context.Canceled):
 		return Canceled
-	case errors.As(err, &dns) && !errors.Is(err, context.DeadlineExceeded):
-		return DNS
+	case errors.As(err, &dns):
+		return DNS // and no Timeout if the deadline passed meanwhile: this tells more
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
 		return Timeout
 	case errors.Is(err, syscall.ECONNREFUSED):

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"reflect"
 	"strconv"
@@ -115,9 +116,18 @@ func Bad(key, value, want string) error {
 // Validate method, checks it. The error joins one Error for each bad value.
 func Load[T any](environ map[string]string) (T, error) {
 	var cfg T
+	if environ == nil {
+		environ = map[string]string{} // nil would be the process's own to the library
+	}
 	err := env.ParseWithOptions(&cfg, env.Options{Environment: environ})
 	if err != nil {
-		return cfg, explain(err, fields(reflect.TypeOf(cfg)), environ)
+		bad, rest := explain(err, fields(reflect.TypeOf(cfg)), environ)
+		if len(rest) < len(environ) {
+			// With defaults in place of what does not parse, the rest can be checked too.
+			_, err = Load[T](rest)
+			bad = errors.Join(bad, err)
+		}
+		return cfg, bad
 	}
 	if v, ok := any(cfg).(interface{ Validate() error }); ok {
 		err = v.Validate()
@@ -126,10 +136,12 @@ func Load[T any](environ map[string]string) (T, error) {
 }
 
 // explain names the variable and its value, where the library names the field.
-func explain(err error, fields []field, environ map[string]string) error {
+// The rest is environ without those variables.
+func explain(err error, fields []field, environ map[string]string) (bad error, rest map[string]string) {
+	rest = maps.Clone(environ)
 	var all env.AggregateError
 	if !errors.As(err, &all) {
-		return err
+		return err, rest
 	}
 	var out []error
 	for _, e := range all.Errors {
@@ -141,10 +153,11 @@ func explain(err error, fields []field, environ map[string]string) error {
 		for _, f := range fields {
 			if f.name == parse.Name {
 				out = append(out, Bad(f.key, environ[f.key], wanted(f.typ, parse.Err)))
+				delete(rest, f.key)
 			}
 		}
 	}
-	return errors.Join(out...)
+	return errors.Join(out...), rest
 }
 
 func wanted(typ reflect.Type, err error) string {

@@ -47,12 +47,17 @@ func Parse(r io.Reader) (Fault, error) {
 	var in wire
 	dec := json.NewDecoder(r)
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(&in); err != nil {
+	err := dec.Decode(&in)
+	if err == nil {
+		if _, end := dec.Token(); !errors.Is(end, io.EOF) {
+			err = errors.New("there is more after it")
+		}
+	}
+	if err != nil {
 		return Fault{}, fmt.Errorf(`want JSON such as {"latency":"250ms","errorRate":0.3,"notReady":true}: %w`, err)
 	}
 	f := Fault{ErrorRate: in.ErrorRate, NotReady: in.NotReady}
 	if in.Latency != "" {
-		var err error
 		if f.Latency, err = time.ParseDuration(in.Latency); err != nil || f.Latency < 0 || f.Latency > MaxLatency {
 			return Fault{}, fmt.Errorf("latency %q: want 0s to %s", in.Latency, MaxLatency)
 		}

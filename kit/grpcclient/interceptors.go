@@ -42,29 +42,34 @@ func stream(name string, calls call.Counter, watch *watcher) grpc.StreamClientIn
 			calls.Add(name, "grpc", call.ClassOf(err))
 			return nil, err
 		}
-		return &classified{s, name, calls, watch}, nil
+		return &classified{ClientStream: s, many: desc.ServerStreams, name: name, calls: calls, watch: watch}, nil
 	}
 }
 
 type classified struct {
 	grpc.ClientStream
+	many  bool // answers, and io.EOF after the last; else one
 	name  string
 	calls call.Counter
 	watch *watcher
+	ended bool
 }
 
 func (c *classified) RecvMsg(m any) error {
 	err := c.ClientStream.RecvMsg(m)
-	switch {
-	case err == nil:
+	if err == nil && c.many {
 		return nil
-	case errors.Is(err, io.EOF):
-		c.calls.Add(c.name, "grpc", call.OK)
-		return err
 	}
-	_, reached := peer.FromContext(c.Context())
-	err = c.watch.classify(err, reached)
-	c.calls.Add(c.name, "grpc", call.ClassOf(err))
+	outcome := call.OK
+	if err != nil && !errors.Is(err, io.EOF) {
+		_, reached := peer.FromContext(c.Context())
+		err = c.watch.classify(err, reached)
+		outcome = call.ClassOf(err)
+	}
+	if !c.ended {
+		c.ended = true // it may be asked again
+		c.calls.Add(c.name, "grpc", outcome)
+	}
 	return err
 }
 

@@ -34,7 +34,11 @@ func internal(method string) bool { return strings.HasPrefix(method, "/grpc.") }
 // observe logs a call that has ended.
 func observe(ctx context.Context, log *slog.Logger, method string, start time.Time, err error) {
 	level := slog.LevelInfo
-	code := status.Code(err)
+	st, ok := status.FromError(err)
+	if !ok { // a handler may return its context's error as it is
+		st = status.FromContextError(err)
+	}
+	code := st.Code()
 	switch {
 	case internal(method):
 		level = slog.LevelDebug
@@ -53,7 +57,7 @@ func observe(ctx context.Context, log *slog.Logger, method string, start time.Ti
 		attrs = append(attrs, slog.String("from", p.Addr.String()))
 	}
 	if err != nil {
-		attrs = append(attrs, slog.String("error", status.Convert(err).Message()))
+		attrs = append(attrs, slog.String("error", st.Message()))
 	}
 	log.LogAttrs(ctx, level, "grpc", attrs...)
 }
@@ -86,8 +90,9 @@ func observedStream(log *slog.Logger) grpc.StreamServerInterceptor {
 
 // deadlineUnary gives a call up a little before its caller does, and says so.
 func deadlineUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	left := longestCall
+	left, why := longestCall, "the longest that a call may take"
 	if deadline, ok := ctx.Deadline(); ok {
+		why = "shortly before the caller's deadline"
 		left = time.Until(deadline)
 		left -= min(deadlineMargin, left/10)
 	}
@@ -95,14 +100,14 @@ func deadlineUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next g
 	defer cancel()
 	resp, err := next(shaved, req)
 	if err != nil && errors.Is(shaved.Err(), context.DeadlineExceeded) {
-		return nil, status.Errorf(codes.DeadlineExceeded, "the server gave up after %s, shortly before the caller's deadline", left.Round(time.Millisecond))
+		return nil, status.Errorf(codes.DeadlineExceeded, "the server gave up after %s, %s", left.Round(time.Millisecond), why)
 	}
 	return resp, err
 }
 
 // drainingStream ends a stream's context when the server drains: a stream that
 // never ends would hold the exit.
-func (s *Server) drainingStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+func (s *Server) drainingStream(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 	ctx, cancel := context.WithCancelCause(ss.Context())
 	defer cancel(nil)
 	defer context.AfterFunc(s.stopping, func() { cancel(ErrDraining) })()

@@ -42,6 +42,9 @@ const (
 	// minPing is how often clients may ping: below package grpcclient's 10 s,
 	// or they would be sent away with too_many_pings.
 	minPing = 5 * time.Second
+	// cutOffGrace is how long handlers have to return whose calls were cut off.
+	// One that does not mind its context is left behind.
+	cutOffGrace = time.Second
 )
 
 // Options of a Server. Addr, Telemetry and Health are required.
@@ -85,7 +88,6 @@ func New(o Options) *Server {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxConcurrentStreams(maxStreams),
-		grpc.WaitForHandlers(true), // Stop returns when the last handler has
 		grpc.StatsHandler(otelgrpc.NewServerHandler(
 			otelgrpc.WithTracerProvider(o.Telemetry.Traces),
 			otelgrpc.WithPropagators(telemetry.Propagator),
@@ -151,8 +153,11 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	case <-done:
 		return nil
 	case <-ctx.Done():
-		s.Stop()
-		<-done
+		s.Stop() // ends the contexts of handlers; GracefulStop still waits for them
+		select {
+		case <-done:
+		case <-time.After(cutOffGrace):
+		}
 		return fmt.Errorf("%s: calls cut off: %w", s.name, ctx.Err())
 	}
 }

@@ -67,7 +67,10 @@ func New(o Options) *http.Client {
 		Help:    "Time of one attempt until its answer was read, by method, peer and status; code is 0 where there was none.",
 		Buckets: prometheus.DefBuckets,
 	}, []string{"method", "peer", "code"})
-	o.Telemetry.Metrics.MustRegister(seconds)
+	var there prometheus.AlreadyRegisteredError // by another client
+	if err := o.Telemetry.Metrics.Register(seconds); errors.As(err, &there) {
+		seconds = there.ExistingCollector.(*prometheus.HistogramVec)
+	}
 
 	return &http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -151,6 +154,9 @@ func (a *attempt) RoundTrip(req *http.Request) (*http.Response, error) {
 func (a *attempt) read(resp *http.Response) error {
 	defer resp.Body.Close() //nolint:errcheck // nothing that is not known by then
 	size := resp.ContentLength
+	if resp.Request.Method == http.MethodHead {
+		size = 0 // what it says is the length of what GET would answer
+	}
 	if size > a.maxAnswer {
 		return fmt.Errorf("%w: %d bytes, where %d are taken", ErrTooLarge, size, a.maxAnswer)
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/url"
@@ -16,6 +17,10 @@ const (
 	// connectTimeout of one address. A dead one must leave time for another.
 	connectTimeout = time.Second
 	tcpKeepAlive   = 15 * time.Second
+	// shunned is how long an address that could not be connected to is tried
+	// last. It has the fewest connections of all, so that otherwise each new
+	// connection would wait for it first, for as long as DNS names it.
+	shunned = 10 * time.Second
 )
 
 // dialer connects to the address, of those that a name stands for, to which it
@@ -25,15 +30,17 @@ const (
 type dialer struct {
 	net.Dialer
 
-	mu    sync.Mutex
-	open  map[string]int      // connections by address
-	names map[string][]string // addresses by name, as last resolved
+	mu     sync.Mutex
+	open   map[string]int       // connections by address
+	failed map[string]time.Time // when an address could last not be connected to
+	names  map[string][]string  // addresses by name, as last resolved
 }
 
 func newDialer() *dialer {
 	return &dialer{
 		Dialer: net.Dialer{Timeout: connectTimeout, KeepAlive: tcpKeepAlive},
 		open:   map[string]int{},
+		failed: map[string]time.Time{},
 		names:  map[string][]string{},
 	}
 }
@@ -66,18 +73,28 @@ func (d *dialer) dial(ctx context.Context, network, hostport string) (net.Conn, 
 		if ctx.Err() != nil {
 			break
 		}
+		d.shun(addr)
 	}
 	return nil, errors.Join(failures...)
 }
 
-// fewestFirst sorts addresses by their connections, those with equally many by chance.
+// fewestFirst sorts addresses by their connections, those with equally many by
+// chance, and those that are shunned last.
 func (d *dialer) fewestFirst(addrs []string) []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	out := slices.Clone(addrs)
 	rand.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
 	slices.SortStableFunc(out, func(a, b string) int { return cmp.Compare(d.open[a], d.open[b]) })
+	maps.DeleteFunc(d.failed, func(_ string, at time.Time) bool { return time.Since(at) > shunned })
+	slices.SortStableFunc(out, func(a, b string) int { return d.failed[a].Compare(d.failed[b]) })
 	return out
+}
+
+func (d *dialer) shun(addr string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.failed[addr] = time.Now()
 }
 
 func (d *dialer) count(addr string, by int) {

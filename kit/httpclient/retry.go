@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"strconv"
 	"sync"
 	"time"
 
@@ -30,7 +29,9 @@ func (r *retrier) RoundTrip(req *http.Request) (*http.Response, error) {
 	for n := 1; ; n++ {
 		resp, err := r.next.RoundTrip(req)
 		if !mendable(req.Context(), resp, err) {
-			r.budget.succeed()
+			if err == nil && resp.StatusCode < http.StatusInternalServerError {
+				r.budget.succeed()
+			}
 			return resp, err
 		}
 		mayRetry := r.budget.fail()
@@ -66,7 +67,7 @@ func mendable(ctx context.Context, resp *http.Response, err error) bool {
 	switch {
 	case ctx.Err() != nil: // no one is waiting any more
 		return false
-	case errors.As(err, &dns) && dns.IsNotFound, errors.Is(err, ErrTooLarge):
+	case errors.As(err, &dns) && dns.IsNotFound:
 		return false
 	case err != nil:
 		return call.ClassOf(err) != call.Other
@@ -77,18 +78,16 @@ func mendable(ctx context.Context, resp *http.Response, err error) bool {
 
 // backoff is how long to wait before attempt n+1: doubling, and jittered
 // over its whole range so that callers that failed together do not come back
-// together. A peer that asks for a longer wait by Retry-After gets no repeat:
-// it is better to tell the caller now than to hold it.
+// together. A peer that asks by Retry-After for a wait, which is in whole
+// seconds or a date, gets no repeat: it is better to tell the caller now than
+// to hold it.
 func backoff(n int, resp *http.Response) (time.Duration, bool) {
 	wait := rand.N(min(baseBackoff<<(n-1), maxBackoff)) + time.Millisecond
 	if resp == nil {
 		return wait, true
 	}
-	after, err := strconv.Atoi(resp.Header.Get("Retry-After"))
-	if err != nil {
-		return wait, true
-	}
-	return max(wait, time.Duration(after)*time.Second), time.Duration(after)*time.Second <= maxBackoff
+	after := resp.Header.Get("Retry-After")
+	return wait, after == "" || after == "0"
 }
 
 // sleep waits, unless the deadline would pass meanwhile.

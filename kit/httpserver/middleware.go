@@ -169,6 +169,16 @@ func headerSize(r *http.Request) int {
 	return size
 }
 
+// limited ends the context of a request that is worked on for too long. The
+// server's time-outs do not: past them, an answer just cannot be written.
+func limited(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), longestRequest)
+		defer cancel()
+		next.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
 // shedding refuses requests beyond the limit, with 503: the request was not
 // begun, so the client may repeat it, and Retry-After says when.
 func shedding(limit *shed.Limiter) func(http.Handler) http.Handler {

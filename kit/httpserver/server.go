@@ -26,10 +26,12 @@ import (
 // service puts up with.
 const (
 	readHeaderTimeout = 5 * time.Second
-	// readTimeout also ends the context of a request that is answered for
-	// longer than this; what takes longer belongs among the Streams.
-	readTimeout  = 15 * time.Second
-	writeTimeout = 30 * time.Second
+	readTimeout       = 15 * time.Second
+	writeTimeout      = 30 * time.Second
+	// longestRequest is how long a request may be worked on before its context
+	// ends: short enough that an answer which says so can still be written.
+	// What takes longer belongs among the Streams.
+	longestRequest = 15 * time.Second
 	// idleTimeout exceeds that of package httpclient (90 s), so that it is the
 	// client who closes an idle connection: if the server does, the client may
 	// just be sending a request into it.
@@ -94,7 +96,7 @@ func New(o Options) *Server {
 	root.Get("/livez", o.Health.Live)
 	root.Get("/readyz", o.Health.IsReady)
 	root.Get("/health", o.Health.Report)
-	s.API = root.With(shedding(shed.New(o.MaxInFlight)), faulty(o.Faults))
+	s.API = root.With(limited, shedding(shed.New(o.MaxInFlight)), faulty(o.Faults))
 	s.Streams = root.With(shedding(shed.New(o.MaxInFlight)), faulty(o.Faults), s.streaming)
 	s.http.Handler = root
 	return s
@@ -176,17 +178,13 @@ func (s *Server) closesOldConnections(next http.Handler) http.Handler {
 }
 
 // streaming ends a stream's context when the server drains, and lifts the
-// time-outs on reading and writing. (The one on reading would end it: net/http
-// watches for the client's leaving by a read, and takes its time-out for that.)
+// time-out on writing; a handler may set one of its own for each write.
 func (s *Server) streaming(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithCancelCause(r.Context())
 		defer cancel(nil)
 		defer context.AfterFunc(s.stopping, func() { cancel(ErrDraining) })()
-		conn := http.NewResponseController(w)
-		// Neither can fail on a connection of net/http's.
-		_ = conn.SetReadDeadline(time.Time{})
-		_ = conn.SetWriteDeadline(time.Time{})
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) // on net/http's connections it cannot fail
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})
 }

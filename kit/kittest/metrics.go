@@ -1,6 +1,7 @@
 package kittest
 
 import (
+	"net/http"
 	"net/http/httptest"
 	"testing"
 
@@ -20,6 +21,6 @@ func Scrape(t testing.TB, tel *telemetry.Telemetry) string {
 	require.NoError(t, err)
 	assert.Empty(t, problems)
 	w := httptest.NewRecorder()
-	promhttp.HandlerFor(tel.Metrics, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	promhttp.HandlerFor(tel.Metrics, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	return w.Body.String()
 }

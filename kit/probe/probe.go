@@ -101,7 +101,7 @@ func (p *prober) run(ctx context.Context) error {
 }
 
 func (p *prober) step(what string, since time.Time, format string, args ...any) {
-	fmt.Fprintf(p.out, "%-9s %s (%s)\n", what, fmt.Sprintf(format, args...), time.Since(since).Round(10*time.Microsecond))
+	fmt.Fprintf(p.out, "%-9s %s (%s)\n", what, printable(fmt.Sprintf(format, args...)), time.Since(since).Round(10*time.Microsecond))
 }
 
 func (p *prober) dial(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -134,7 +134,6 @@ func (p *prober) http(ctx context.Context) error {
 	}
 	p.step("answered", sent, "%s %s", resp.Proto, resp.Status)
 	if text := bytes.TrimSpace(body); len(text) > 0 {
-		// Quoted if it holds anything that could steer a terminal.
 		fmt.Fprintf(p.out, "%s\n", printable(string(text)))
 	}
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
@@ -143,7 +142,9 @@ func (p *prober) http(ctx context.Context) error {
 	return nil
 }
 
+// printable is s, quoted if it holds anything that could steer a terminal.
 func printable(s string) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
 	for _, r := range s {
 		if r != '\n' && r != '\t' && !strconv.IsPrint(r) {
 			return strconv.Quote(s)
@@ -168,7 +169,7 @@ func (p *prober) grpc(ctx context.Context) error {
 	defer conn.Close() //nolint:errcheck // one question was all
 	answer, err := grpc_health_v1.NewHealthClient(conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{})
 	if err != nil {
-		return &call.Error{Class: grpcclient.ClassOf(status.Code(err)), Err: err}
+		return &call.Error{Class: grpcclient.ClassOf(status.Code(err)), Err: errors.New(printable(err.Error()))}
 	}
 	p.step("answered", sent, "gRPC health %s", answer.GetStatus())
 	if answer.GetStatus() != grpc_health_v1.HealthCheckResponse_SERVING {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/url"
 	"strings"
 	"time"
 
@@ -81,10 +82,16 @@ func (t *Telemetry) Flush() error {
 }
 
 func newProvider(ctx context.Context, me instance.Instance, environ map[string]string) (*trace.TracerProvider, error) {
-	endpoint := environ["OTEL_EXPORTER_OTLP_ENDPOINT"] + environ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"]
-	if endpoint == "" || strings.EqualFold(environ["OTEL_SDK_DISABLED"], "true") || environ["OTEL_TRACES_EXPORTER"] == "none" {
+	const forAll, forTraces = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+	if environ[forAll]+environ[forTraces] == "" || strings.EqualFold(environ["OTEL_SDK_DISABLED"], "true") || environ["OTEL_TRACES_EXPORTER"] == "none" {
 		// A caller that samples stays sampled, so that its trace goes on beyond us.
 		return trace.NewTracerProvider(trace.WithSampler(trace.ParentBased(trace.NeverSample()))), nil
+	}
+	for _, key := range []string{forAll, forTraces} {
+		// The SDK would take what is no URL for https://localhost:4318.
+		if u, err := url.Parse(environ[key]); environ[key] != "" && (err != nil || u.Host == "" && u.Scheme != "unix") {
+			return nil, config.Bad(key, environ[key], "want a URL such as http://collector:4318")
+		}
 	}
 	exporter, err := newExporter(ctx, environ)
 	if err != nil {

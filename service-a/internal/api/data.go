@@ -47,8 +47,7 @@ func Data(me instance.Instance, backends map[string]backend.Backend) http.Handle
 
 // problemOf is how a call that failed is reported.
 func problemOf(err error, how backend.Call) problem.Problem {
-	var invalid *backend.InvalidError
-	if errors.As(err, &invalid) {
+	if invalid, ok := errors.AsType[*backend.InvalidError](err); ok {
 		return problem.Problem{Status: http.StatusBadRequest, Detail: invalid.Detail, Call: how}
 	}
 	class := call.ClassOf(err)

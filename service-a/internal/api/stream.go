@@ -15,8 +15,8 @@ import (
 const streamWriteTimeout = 10 * time.Second
 
 // Stream is GET /api/stream?key=&interval=: server-sent events, relayed from
-// service-b's gRPC stream. When that breaks, an event of type problem says so,
-// and the relay goes on as soon as another instance answers.
+// service-b's gRPC stream. When an instance leaves, another takes over; while
+// there is none, events of type problem say so.
 func Stream(b backend.Watcher) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		query := r.URL.Query()

@@ -23,8 +23,9 @@ type Backend interface {
 
 // Watcher asks service-b for a stream, which only gRPC has.
 type Watcher interface {
-	// Watch yields what service-b sends, once an interval, until ctx ends. When
-	// a stream breaks it yields the error and opens another one.
+	// Watch yields what service-b sends, once an interval, until ctx ends. A
+	// stream that breaks is opened again at once, and goes on with sequence 1;
+	// an error is yielded only if that fails, and it is tried on and on.
 	Watch(ctx context.Context, key string, interval time.Duration) iter.Seq2[*datav1.WatchDataResponse, error]
 }
 

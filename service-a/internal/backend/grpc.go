@@ -16,7 +16,8 @@ import (
 	datav1 "example.com/tandem/proto/data/v1"
 )
 
-// reopenAfter is how long to wait before a stream that broke is opened again.
+// reopenAfter is how long to wait before a stream that could not be had is
+// asked for again.
 const reopenAfter = 250 * time.Millisecond
 
 // GRPC asks over gRPC.
@@ -59,13 +60,24 @@ func refusal(err error) error {
 	return err
 }
 
-// Watch yields messages, and the error of each stream that broke.
+// Watch yields messages and, while no stream can be had, errors. Streams break
+// as a matter of course: servers end them when they drain, and when their
+// connections are old.
 func (g *GRPC) Watch(ctx context.Context, key string, interval time.Duration) iter.Seq2[*datav1.WatchDataResponse, error] {
 	request := &datav1.WatchDataRequest{Key: key, Interval: durationpb.New(interval)}
 	return func(yield func(*datav1.WatchDataResponse, error) bool) {
 		for {
-			err := g.watchOnce(ctx, request, func(m *datav1.WatchDataResponse) bool { return yield(m, nil) })
-			if err == nil || ctx.Err() != nil || !yield(nil, err) {
+			served := false
+			err := g.watchOnce(ctx, request, func(m *datav1.WatchDataResponse) bool {
+				served = true
+				return yield(m, nil)
+			})
+			switch {
+			case err == nil || ctx.Err() != nil:
+				return
+			case served:
+				continue
+			case !yield(nil, err):
 				return
 			}
 			select {

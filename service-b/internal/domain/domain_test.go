@@ -61,6 +61,7 @@ func TestWatchYieldsAtOnceAndThenOnceAnInterval(t *testing.T) {
 
 func TestWatchEndsWithItsContext(t *testing.T) {
 	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
 	watch, err := newDomain().Watch(ctx, &datav1.WatchDataRequest{Interval: durationpb.New(time.Minute)})
 	require.NoError(t, err)
 	n := 0

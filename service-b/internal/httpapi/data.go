@@ -50,8 +50,7 @@ func keyOf(query url.Values) (string, error) {
 
 // statusOf says a domain's error in HTTP's words.
 func statusOf(err error) int {
-	var invalid *domain.InvalidError
-	if errors.As(err, &invalid) {
+	if _, ok := errors.AsType[*domain.InvalidError](err); ok {
 		return http.StatusBadRequest
 	}
 	return call.ClassOf(err).HTTPStatus()

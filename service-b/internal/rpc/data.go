@@ -47,8 +47,7 @@ func (s *Data) WatchData(req *datav1.WatchDataRequest, out grpc.ServerStreamingS
 
 // statusOf says a domain's error in gRPC's words.
 func statusOf(err error) error {
-	var invalid *domain.InvalidError
-	if errors.As(err, &invalid) {
+	if _, ok := errors.AsType[*domain.InvalidError](err); ok {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
 	return status.FromContextError(err).Err()

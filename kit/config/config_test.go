@@ -1,0 +1,165 @@
+package config_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/tandem/kit/config"
+	"example.com/tandem/kit/life"
+)
+
+// service is a configuration as a service has it.
+type service struct {
+	config.Server
+	Message string  `env:"MESSAGE" envDefault:"hello" help:"what to say"`
+	Ratio   float64 `env:"RATIO" envDefault:"0.5" help:"of a type that has no hint of its own"`
+}
+
+func TestTheDefaultsWork(t *testing.T) {
+	cfg, err := config.Load[service](map[string]string{})
+	require.NoError(t, err)
+	assert.Equal(t, service{
+		Server: config.Server{
+			HTTPAddr:         ":8080",
+			AdminAddr:        ":8081",
+			LogLevel:         slog.LevelInfo,
+			DrainDelay:       5 * time.Second,
+			DrainTimeout:     15 * time.Second,
+			MaxConnectionAge: 30 * time.Second,
+			MaxInFlight:      512,
+		},
+		Message: "hello",
+		Ratio:   0.5,
+	}, cfg)
+}
+
+func TestValuesComeFromTheEnvironmentGiven(t *testing.T) {
+	t.Setenv("MESSAGE", "from the process")
+	cfg, err := config.Load[service](map[string]string{
+		"HTTP_ADDR": "127.0.0.1:0", "LOG_LEVEL": "debug", "DRAIN_DELAY": "0s", "MAX_IN_FLIGHT": "3", "FAULTS": "on", "PPROF": "TRUE",
+	})
+	require.NoError(t, err)
+	assert.Equal(t, "127.0.0.1:0", cfg.HTTPAddr)
+	assert.Equal(t, slog.LevelDebug, cfg.LogLevel)
+	assert.Zero(t, cfg.DrainDelay)
+	assert.Equal(t, 3, cfg.MaxInFlight)
+	assert.True(t, bool(cfg.Faults))
+	assert.True(t, bool(cfg.Pprof))
+	assert.Equal(t, "hello", cfg.Message)
+
+	cfg, err = config.Load[service](nil)
+	require.NoError(t, err)
+	assert.Equal(t, "hello", cfg.Message, "nil is an empty environment, not the process's own")
+}
+
+func TestAnEmptyValueIsTheDefault(t *testing.T) {
+	cfg, err := config.Load[service](map[string]string{"HTTP_ADDR": "", "MAX_IN_FLIGHT": "", "LOG_LEVEL": ""})
+	require.NoError(t, err)
+	assert.Equal(t, ":8080", cfg.HTTPAddr)
+	assert.Equal(t, 512, cfg.MaxInFlight)
+	assert.Equal(t, slog.LevelInfo, cfg.LogLevel)
+}
+
+func TestABadValueIsNamedWithWhatIsWanted(t *testing.T) {
+	const addr = "want host:port or :port, such as :8080"
+	for _, c := range []struct{ key, value, want string }{
+		{"HTTP_ADDR", "8080", `HTTP_ADDR="8080": ` + addr},
+		{"HTTP_ADDR", "localhost:http", `HTTP_ADDR="localhost:http": ` + addr},
+		{"ADMIN_ADDR", ":99999", `ADMIN_ADDR=":99999": ` + addr},
+		{"ADMIN_ADDR", ":1\n2", `ADMIN_ADDR=":1\n2": ` + addr},
+		{"LOG_LEVEL", "loud", `LOG_LEVEL="loud": want debug, info, warn or error`},
+		{"DRAIN_DELAY", "5", `DRAIN_DELAY="5": want a duration such as 250ms, 5s or 1m`},
+		{"DRAIN_DELAY", "-1s", `DRAIN_DELAY="-1s": want 0 or more`},
+		{"DRAIN_TIMEOUT", "soon", `DRAIN_TIMEOUT="soon": want a duration such as 250ms, 5s or 1m`},
+		{"DRAIN_TIMEOUT", "0s", `DRAIN_TIMEOUT="0s": want more than 0`},
+		{"MAX_CONNECTION_AGE", "-1ms", `MAX_CONNECTION_AGE="-1ms": want 0 or more`},
+		{"MAX_IN_FLIGHT", "many", `MAX_IN_FLIGHT="many": want a whole number`},
+		{"MAX_IN_FLIGHT", "0", `MAX_IN_FLIGHT="0": want 1 or more`},
+		{"FAULTS", "maybe", `FAULTS="maybe": want on or off`},
+		{"PPROF", "1", `PPROF="1": want on or off`},
+		{"RATIO", "half", `RATIO="half": strconv.ParseFloat: parsing "half": invalid syntax`},
+	} {
+		t.Run(c.key+"="+c.value, func(t *testing.T) {
+			_, err := config.Load[service](map[string]string{c.key: c.value})
+			require.EqualError(t, err, c.want)
+			assert.Equal(t, 2, life.ExitCode(err))
+			var bad *config.Error
+			assert.ErrorAs(t, err, &bad)
+		})
+	}
+}
+
+func TestEveryBadValueIsNamedInALineOfItsOwn(t *testing.T) {
+	_, err := config.Load[service](map[string]string{
+		"DRAIN_DELAY": "long", "FAULTS": "maybe", // these do not parse
+		"HTTP_ADDR": "nowhere", "MAX_IN_FLIGHT": "-1", // and these do, but cannot work
+	})
+	require.Error(t, err)
+	assert.ElementsMatch(t, []string{
+		`DRAIN_DELAY="long": want a duration such as 250ms, 5s or 1m`,
+		`FAULTS="maybe": want on or off`,
+		`HTTP_ADDR="nowhere": want host:port or :port, such as :8080`,
+		`MAX_IN_FLIGHT="-1": want 1 or more`,
+	}, strings.Split(err.Error(), "\n"))
+	assert.Equal(t, 2, life.ExitCode(err))
+}
+
+func TestAStructThatCannotBeReadIsNoBadValue(t *testing.T) {
+	_, err := config.Load[struct {
+		Odd fmt.Stringer `env:"ODD" envDefault:"x"`
+	}](nil)
+	require.ErrorContains(t, err, "Stringer")
+	assert.Equal(t, 1, life.ExitCode(err), "it is a fault of the program, not of its use")
+}
+
+func TestADefaultThatDoesNotParseIsNamedToo(t *testing.T) {
+	_, err := config.Load[struct {
+		Wait time.Duration `env:"WAIT" envDefault:"tomorrow"`
+	}](map[string]string{"OTHER": "x"})
+	require.ErrorContains(t, err, `WAIT="": want a duration`)
+}
+
+func TestHelpListsEveryVariableWithItsDefault(t *testing.T) {
+	var out bytes.Buffer
+	config.Help[service](&out)
+	var rows [][]string
+	for line := range strings.Lines(out.String()) {
+		require.Greater(t, len(strings.Fields(line)), 2, "a key, a default and an explanation: %q", line)
+		rows = append(rows, strings.Fields(line)[:2])
+	}
+	assert.Equal(t, [][]string{
+		{"HTTP_ADDR", ":8080"},
+		{"ADMIN_ADDR", ":8081"},
+		{"LOG_LEVEL", "info"},
+		{"DRAIN_DELAY", "5s"},
+		{"DRAIN_TIMEOUT", "15s"},
+		{"MAX_CONNECTION_AGE", "30s"},
+		{"MAX_IN_FLIGHT", "512"},
+		{"FAULTS", "off"},
+		{"PPROF", "off"},
+		{"MESSAGE", "hello"},
+		{"RATIO", "0.5"},
+	}, rows)
+	assert.Contains(t, out.String(), "what to say\n")
+}
+
+func TestEnvironSplitsAtTheFirstEqualsSign(t *testing.T) {
+	assert.Equal(t, map[string]string{"A": "1", "B": "x=y", "C": ""}, config.Environ([]string{"A=1", "B=x=y", "C="}))
+}
+
+func TestChecksThatPassAreNil(t *testing.T) {
+	assert.NoError(t, errors.Join(
+		config.Addr("A", ":0"),
+		config.Addr("A", "[::1]:65535"),
+		config.Positive("A", 1),
+		config.NotNegative("A", 0),
+	))
+}

@@ -1,0 +1,38 @@
+package grpcclient
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+)
+
+func TestServiceConfigIsAsGRPCTakesIt(t *testing.T) {
+	assert.JSONEq(t, `{
+		"loadBalancingConfig": [{"round_robin": {}}],
+		"healthCheckConfig": {"serviceName": ""},
+		"retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+		"methodConfig": [{
+			"name": [{"service": "pkg.One", "method": "Get"}, {"service": "pkg.Two", "method": ""}],
+			"retryPolicy": {
+				"maxAttempts": 3,
+				"initialBackoff": "0.05s",
+				"maxBackoff": "0.5s",
+				"backoffMultiplier": 2,
+				"retryableStatusCodes": ["UNAVAILABLE"]
+			}
+		}]
+	}`, serviceConfig([]string{"pkg.One/Get", "pkg.Two"}))
+}
+
+func TestPeerIsTheHostOfATarget(t *testing.T) {
+	for target, want := range map[string]string{
+		"dns:///service-b-headless:9090":         "service-b-headless",
+		"dns://10.0.0.10/service-b:9090":         "service-b",
+		"service-b:9090":                         "service-b",
+		"service-b":                              "service-b",
+		"dns:///[::1]:9090":                      "::1",
+		"dns:///service-b.ns.svc.cluster.local.": "service-b.ns.svc.cluster.local.",
+	} {
+		assert.Equal(t, want, peerName(target), target)
+	}
+}

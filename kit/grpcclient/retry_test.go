@@ -1,0 +1,118 @@
+package grpcclient_test
+
+import (
+	"context"
+	"io"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"example.com/tandem/kit/call"
+	"example.com/tandem/kit/grpcclient"
+	"example.com/tandem/kit/internal/echo"
+	"example.com/tandem/kit/kittest"
+)
+
+// failing answers the first n calls with a code.
+func failing(n int64, code codes.Code) (service echo.Echo, calls *atomic.Int64) {
+	calls = new(atomic.Int64)
+	return echo.Echo{Say: func(context.Context, string) (string, error) {
+		if calls.Add(1) <= n {
+			return "", status.Error(code, "not now")
+		}
+		return "served", nil
+	}}, calls
+}
+
+func TestRetryWhatIsIdempotentWhereItMayHelp(t *testing.T) {
+	for name, tt := range map[string]struct {
+		idempotent []string
+		method     string
+		failures   int64
+		code       codes.Code
+		attempts   int
+		class      call.Class
+	}{
+		"the method is listed":        {[]string{echo.Service + "/Say"}, echo.Say, 1, codes.Unavailable, 2, call.OK},
+		"its service is listed":       {[]string{echo.Service}, echo.Write, 1, codes.Unavailable, 2, call.OK},
+		"another method is listed":    {[]string{echo.Service + "/Say"}, echo.Write, 1, codes.Unavailable, 1, call.Unavailable},
+		"none is listed":              {nil, echo.Say, 1, codes.Unavailable, 1, call.Unavailable},
+		"it fails twice":              {[]string{echo.Service}, echo.Say, 2, codes.Unavailable, 3, call.OK},
+		"it fails three times":        {[]string{echo.Service}, echo.Say, 3, codes.Unavailable, 3, call.Unavailable},
+		"a fault of the server's":     {[]string{echo.Service}, echo.Say, 1, codes.Internal, 1, call.Other},
+		"a fault of the caller's":     {[]string{echo.Service}, echo.Say, 1, codes.InvalidArgument, 1, call.Other},
+		"the server gave up in time":  {[]string{echo.Service}, echo.Say, 1, codes.DeadlineExceeded, 1, call.Timeout},
+		"too large, or a quota spent": {[]string{echo.Service}, echo.Say, 1, codes.ResourceExhausted, 1, call.Other},
+	} {
+		t.Run(name, func(t *testing.T) {
+			service, calls := failing(tt.failures, tt.code)
+			tel := kittest.Telemetry(t, io.Discard)
+			conn := newClient(t, local(t, service), grpcclient.Options{Idempotent: tt.idempotent, Telemetry: tel})
+			r := do(t.Context(), conn, tt.method)
+			assert.Equal(t, tt.class, r.class, "%v", r.err)
+			assert.Equal(t, tt.attempts, r.Attempts)
+			assert.EqualValues(t, tt.attempts, calls.Load())
+			if tt.class != call.OK {
+				assert.Equal(t, tt.code, status.Code(r.err))
+				require.ErrorContains(t, r.err, "not now")
+			}
+			assert.Contains(t, kittest.Scrape(t, tel),
+				`calls_total{outcome="`+string(tt.class)+`",peer="127.0.0.1",transport="grpc"} 1`+"\n", "one call, however many attempts")
+		})
+	}
+}
+
+func TestOutageIsNotMadeWorse(t *testing.T) {
+	const calls = 1000
+	for name, tt := range map[string]struct {
+		class  call.Class
+		listen bool
+	}{
+		"answering UNAVAILABLE": {call.Unavailable, true},
+		"refused":               {call.Refused, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			host, port := unused(t)
+			service, served := failing(calls*10, codes.Unavailable)
+			if tt.listen {
+				start(t, join(host, port), 0, service)
+			}
+			conn := newClient(t, "dns:///"+join(host, port), grpcclient.Options{Idempotent: []string{echo.Service}})
+			attempts := 0
+			for range calls {
+				r := say(t.Context(), conn)
+				require.Equal(t, tt.class, r.class, "%v", r.err)
+				attempts += r.Attempts
+			}
+			assert.LessOrEqual(t, attempts, calls*11/10)
+			assert.Greater(t, attempts, calls, "until the budget is spent there are retries")
+			if tt.listen {
+				assert.EqualValues(t, served.Load(), attempts)
+			}
+		})
+	}
+}
+
+func TestBudgetIsEarnedAgainBySuccesses(t *testing.T) {
+	var failing atomic.Bool
+	conn := newClient(t, local(t, echo.Echo{Say: func(context.Context, string) (string, error) {
+		if failing.Load() {
+			return "", status.Error(codes.Unavailable, "not now")
+		}
+		return "", nil
+	}}), grpcclient.Options{Idempotent: []string{echo.Service}})
+	attempts := func(fail bool, calls int) (last int) {
+		failing.Store(fail)
+		for range calls {
+			last = say(t.Context(), conn).Attempts
+		}
+		return last
+	}
+	assert.Equal(t, 1, attempts(true, 20), "spent")
+	assert.Equal(t, 1, attempts(false, 100))
+	assert.Equal(t, 3, attempts(true, 1), "earned")
+}

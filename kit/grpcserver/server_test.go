@@ -1,0 +1,376 @@
+package grpcserver_test
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/reflection/grpc_reflection_v1"
+	"google.golang.org/grpc/status"
+
+	"example.com/tandem/kit/call"
+	"example.com/tandem/kit/fault"
+	"example.com/tandem/kit/grpcserver"
+	"example.com/tandem/kit/internal/echo"
+	"example.com/tandem/kit/kittest"
+	"example.com/tandem/kit/shed"
+)
+
+func TestPortThatIsTakenIsAnErrorThatNamesTheVariable(t *testing.T) {
+	s := start(t, grpcserver.Options{}, echo.Echo{})
+	second := grpcserver.New(grpcserver.Options{
+		Name: "GRPC_ADDR", Addr: s.Addr().String(), Health: s.health, Telemetry: kittest.Telemetry(t, io.Discard),
+	})
+	err := second.Listen()
+	require.ErrorContains(t, err, "GRPC_ADDR: ")
+	require.ErrorContains(t, err, s.Addr().String())
+}
+
+func TestReflectionListsTheServices(t *testing.T) {
+	s := start(t, grpcserver.Options{}, echo.Echo{})
+	ask, err := grpc_reflection_v1.NewServerReflectionClient(s.conn).ServerReflectionInfo(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, ask.Send(&grpc_reflection_v1.ServerReflectionRequest{
+		MessageRequest: &grpc_reflection_v1.ServerReflectionRequest_ListServices{},
+	}))
+	answer, err := ask.Recv()
+	require.NoError(t, err)
+	var services []string
+	for _, service := range answer.GetListServicesResponse().GetService() {
+		services = append(services, service.GetName())
+	}
+	assert.Subset(t, services, []string{echo.Service, "grpc.health.v1.Health"})
+	require.NoError(t, ask.CloseSend())
+	_, err = ask.Recv()
+	require.ErrorIs(t, err, io.EOF)
+}
+
+func TestServerGivesUpShortlyBeforeItsCallerAndSaysSo(t *testing.T) {
+	s := start(t, grpcserver.Options{}, echo.Echo{Say: func(ctx context.Context, _ string) (string, error) {
+		<-ctx.Done()
+		return "", ctx.Err()
+	}})
+	// On a machine that is busy the margin may pass before the answer arrives;
+	// one answer of many proves the claim.
+	kittest.Eventually(t, func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		defer cancel()
+		_, err := s.say(ctx)
+		require.Equal(t, codes.DeadlineExceeded, status.Code(err), "%v", err)
+		require.Equal(t, call.Timeout, call.ClassOf(err))
+		return strings.Contains(err.Error(), "the server gave up after ")
+	}, "the server's words reach the caller")
+}
+
+func TestDeadlineIsTheCallersLessALittle(t *testing.T) {
+	left := make(chan time.Duration, 1)
+	s := start(t, grpcserver.Options{}, echo.Echo{Say: func(ctx context.Context, _ string) (string, error) {
+		deadline, _ := ctx.Deadline()
+		left <- time.Until(deadline)
+		return "", nil
+	}})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Second)
+	defer cancel()
+	_, err := s.say(ctx)
+	require.NoError(t, err)
+	got := <-left
+	assert.Less(t, got, 50*time.Second-19*time.Millisecond)
+	assert.Greater(t, got, 30*time.Second)
+}
+
+func TestCallWithoutADeadlineIsGivenOne(t *testing.T) {
+	left := make(chan time.Duration, 1)
+	s := start(t, grpcserver.Options{}, echo.Echo{Say: func(ctx context.Context, _ string) (string, error) {
+		deadline, ok := ctx.Deadline()
+		assert.True(t, ok)
+		left <- time.Until(deadline)
+		return "", nil
+	}})
+	bare := dial(t, s) // ours sets one
+	_, err := echo.Call(t.Context(), bare, echo.Say, "")
+	require.NoError(t, err)
+	assert.LessOrEqual(t, <-left, 30*time.Second)
+}
+
+func TestCallerThatLeavesEndsTheContextOfACall(t *testing.T) {
+	began, ended := make(chan struct{}), make(chan error, 1)
+	wait := func(ctx context.Context) error {
+		began <- struct{}{}
+		<-ctx.Done()
+		ended <- ctx.Err()
+		return ctx.Err()
+	}
+	var log kittest.Buffer
+	s := start(t, grpcserver.Options{Telemetry: kittest.Telemetry(t, &log)}, echo.Echo{
+		Say:   func(ctx context.Context, _ string) (string, error) { return "", wait(ctx) },
+		Watch: func(ss grpc.ServerStream) error { return wait(ss.Context()) },
+	})
+	for name, ask := range map[string]func(context.Context) error{
+		"unary": func(ctx context.Context) error {
+			_, err := s.say(ctx)
+			return err
+		},
+		"stream": func(ctx context.Context) error {
+			stream, err := echo.Open(ctx, s.conn)
+			if err == nil {
+				_, err = stream.Recv()
+			}
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, leave := context.WithCancel(t.Context())
+			go func() {
+				<-began
+				leave()
+			}()
+			assert.Equal(t, call.Canceled, call.ClassOf(ask(ctx)))
+			assert.Equal(t, context.Canceled, within(t, ended, "the handler goes on"))
+		})
+	}
+	kittest.Eventually(t, func() bool { return len(lines(t, &log, "grpc")) == 2 }, "both are logged")
+	for _, line := range lines(t, &log, "grpc") {
+		assert.Equal(t, "Canceled", line["code"])
+		assert.Equal(t, "INFO", line["level"], "callers may leave")
+	}
+}
+
+func TestCallBeyondTheLimitIsRefusedAfterABriefWait(t *testing.T) {
+	unary, streams := newGate(t), newGate(t)
+	s := start(t, grpcserver.Options{MaxInFlight: 1}, echo.Echo{
+		Say: func(context.Context, string) (string, error) {
+			unary.pass()
+			return "served", nil
+		},
+		Watch: func(grpc.ServerStream) error {
+			streams.pass()
+			return nil
+		},
+	})
+	first := make(chan error, 1)
+	go func() {
+		_, err := s.say(t.Context())
+		first <- err
+	}()
+	<-unary.began
+
+	begin := time.Now()
+	_, err := s.say(t.Context())
+	assert.Equal(t, codes.Unavailable, status.Code(err))
+	require.ErrorContains(t, err, shed.ErrFull.Error())
+	assert.GreaterOrEqual(t, time.Since(begin), shed.Patience)
+	assert.Less(t, time.Since(begin), aWhile)
+
+	answer, err := grpc_health_v1.NewHealthClient(s.conn).Check(t.Context(), &grpc_health_v1.HealthCheckRequest{})
+	require.NoError(t, err, "health is not refused")
+	assert.Equal(t, grpc_health_v1.HealthCheckResponse_SERVING, answer.GetStatus())
+
+	one, err := echo.Open(t.Context(), s.conn)
+	require.NoError(t, err)
+	<-streams.began // streams have a limit of their own
+	two, err := echo.Open(t.Context(), s.conn)
+	require.NoError(t, err)
+	_, err = two.Recv()
+	assert.Equal(t, codes.Unavailable, status.Code(err))
+	require.ErrorContains(t, err, shed.ErrFull.Error())
+
+	unary.open()
+	streams.open()
+	require.NoError(t, <-first)
+	_, err = one.Recv()
+	require.ErrorIs(t, err, io.EOF)
+	_, err = s.say(t.Context())
+	require.NoError(t, err, "there is room again")
+}
+
+func TestCallsBeyondTheLimitThatFindAPlaceInTimeAreServed(t *testing.T) {
+	s := start(t, grpcserver.Options{MaxInFlight: 2}, echo.Echo{})
+	for range 100 { // one after the other there is always room: places are given back
+		_, err := s.say(t.Context())
+		require.NoError(t, err)
+	}
+}
+
+func TestFaultsStrikeCallsAndStreamsButNotHealth(t *testing.T) {
+	faults := fault.NewSwitch(true, func(bool) {})
+	s := start(t, grpcserver.Options{Faults: faults}, echo.Echo{Watch: func(grpc.ServerStream) error { return nil }})
+	faults.Set(fault.Fault{ErrorRate: 1})
+	_, err := s.say(t.Context())
+	assert.Equal(t, codes.Unavailable, status.Code(err))
+	require.ErrorContains(t, err, fault.ErrInjected.Error())
+	stream, err := echo.Open(t.Context(), s.conn)
+	require.NoError(t, err)
+	_, err = stream.Recv()
+	assert.Equal(t, codes.Unavailable, status.Code(err))
+	require.ErrorContains(t, err, fault.ErrInjected.Error())
+	_, err = grpc_health_v1.NewHealthClient(s.conn).Check(t.Context(), &grpc_health_v1.HealthCheckRequest{})
+	require.NoError(t, err)
+
+	faults.Set(fault.Fault{})
+	_, err = s.say(t.Context())
+	require.NoError(t, err)
+}
+
+func TestPanicIsInternalAndOneLogLineWithAStack(t *testing.T) {
+	var log kittest.Buffer
+	s := start(t, grpcserver.Options{Telemetry: kittest.Telemetry(t, &log)}, echo.Echo{
+		Say: func(_ context.Context, said string) (string, error) {
+			if said == "panic" {
+				blowUp()
+			}
+			return said, nil
+		},
+		Watch: func(grpc.ServerStream) error {
+			blowUp()
+			return nil
+		},
+	})
+	_, err := echo.Call(t.Context(), s.conn, echo.Say, "panic")
+	assert.Equal(t, codes.Internal, status.Code(err))
+	assert.NotContains(t, err.Error(), "boom", "what went wrong is not the caller's business")
+	said, err := echo.Call(t.Context(), s.conn, echo.Say, "next")
+	require.NoError(t, err)
+	assert.Equal(t, "next", said)
+
+	stream, err := echo.Open(t.Context(), s.conn)
+	require.NoError(t, err)
+	_, err = stream.Recv()
+	assert.Equal(t, codes.Internal, status.Code(err))
+
+	panics := lines(t, &log, "panic")
+	require.Len(t, panics, 2)
+	for _, line := range panics {
+		assert.Equal(t, "ERROR", line["level"])
+		assert.Equal(t, "boom", line["error"])
+		assert.Contains(t, line["stack"], "blowUp")
+	}
+}
+
+func blowUp() { panic("boom") }
+
+func TestOneTraceFromCallerToServerAndInTheLog(t *testing.T) {
+	spans := tracetest.NewInMemoryExporter()
+	provider := sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans))
+	var log kittest.Buffer
+	ours, callers := kittest.Telemetry(t, &log), kittest.Telemetry(t, io.Discard)
+	ours.Traces, callers.Traces = provider, provider
+	inHandler := make(chan trace.SpanContext, 1)
+	s := start(t, grpcserver.Options{Telemetry: ours}, echo.Echo{Say: func(ctx context.Context, _ string) (string, error) {
+		inHandler <- trace.SpanContextFromContext(ctx)
+		return "", nil
+	}})
+	conn := s.client(t, callers)
+
+	ctx, parent := provider.Tracer("test").Start(t.Context(), "parent")
+	_, err := echo.Call(ctx, conn, echo.Say, "")
+	require.NoError(t, err)
+	parent.End()
+	got := <-inHandler
+	assert.Equal(t, parent.SpanContext().TraceID(), got.TraceID())
+	assert.NotEqual(t, parent.SpanContext().SpanID(), got.SpanID())
+
+	byKind := map[trace.SpanKind]tracetest.SpanStub{}
+	kittest.Eventually(t, func() bool {
+		for _, span := range spans.GetSpans() {
+			byKind[span.SpanKind] = span
+		}
+		return len(byKind) == 3
+	}, "parent, client and server")
+	assert.Len(t, spans.GetSpans(), 3, "and none of the health checks")
+	client, server := byKind[trace.SpanKindClient], byKind[trace.SpanKindServer]
+	assert.Equal(t, parent.SpanContext().SpanID(), client.Parent.SpanID())
+	assert.Equal(t, client.SpanContext.SpanID(), server.Parent.SpanID())
+	assert.Equal(t, got.SpanID(), server.SpanContext.SpanID())
+
+	served := lines(t, &log, "grpc")
+	require.Len(t, served, 1)
+	assert.Equal(t, got.TraceID().String(), served[0]["trace_id"])
+	assert.Equal(t, echo.Say, served[0]["method"])
+	assert.Equal(t, "OK", served[0]["code"])
+	assert.Contains(t, served[0]["from"], "127.0.0.1:")
+}
+
+func TestMetricsCountCallsByMethodAndCode(t *testing.T) {
+	tel := kittest.Telemetry(t, io.Discard)
+	s := start(t, grpcserver.Options{Telemetry: tel}, echo.Echo{Say: func(_ context.Context, said string) (string, error) {
+		if said == "panic" {
+			blowUp()
+		}
+		return "", nil
+	}})
+	for _, text := range []string{"", "", "panic"} {
+		_, _ = echo.Call(t.Context(), s.conn, echo.Say, text)
+	}
+	text := kittest.Scrape(t, tel)
+	for _, line := range []string{
+		`grpc_server_handled_total{grpc_code="OK",grpc_method="Say",grpc_service="kit.test.Echo",grpc_type="unary"} 2`,
+		`grpc_server_handled_total{grpc_code="Internal",grpc_method="Say",grpc_service="kit.test.Echo",grpc_type="unary"} 1`,
+		`grpc_server_handling_seconds_count{grpc_method="Say",grpc_service="kit.test.Echo",grpc_type="unary"} 3`,
+	} {
+		assert.Contains(t, text, line+"\n")
+	}
+}
+
+func TestRequestThatIsTooLargeIsRefused(t *testing.T) {
+	s := start(t, grpcserver.Options{}, echo.Echo{Say: func(context.Context, string) (string, error) { return "", nil }})
+	_, err := echo.Call(t.Context(), s.conn, echo.Say, strings.Repeat("x", 1<<20))
+	assert.Equal(t, codes.ResourceExhausted, status.Code(err))
+	_, err = echo.Call(t.Context(), s.conn, echo.Say, strings.Repeat("x", 1<<20-10))
+	require.NoError(t, err)
+}
+
+func TestMaxConnectionAgeMakesClientsReconnectWithoutAFailedCall(t *testing.T) {
+	s := start(t, grpcserver.Options{MaxConnectionAge: 300 * time.Millisecond}, echo.Echo{Say: func(ctx context.Context, _ string) (string, error) {
+		p, _ := peer.FromContext(ctx)
+		return p.Addr.String(), nil
+	}})
+	seen := map[string]bool{}
+	kittest.Eventually(t, func() bool {
+		from, err := s.say(t.Context())
+		assert.NoError(t, err)
+		seen[from] = true
+		return len(seen) == 4
+	}, "the client comes from new ports again and again")
+}
+
+func TestPingsOfOurClientAreNotTooFrequent(t *testing.T) {
+	t.Parallel()
+	s := start(t, grpcserver.Options{}, echo.Echo{Say: func(ctx context.Context, _ string) (string, error) {
+		p, _ := peer.FromContext(ctx)
+		return p.Addr.String(), nil
+	}})
+	before, err := s.say(t.Context())
+	require.NoError(t, err)
+	// Idle for so long that it pings three times, each 10 s: a server that
+	// finds that too often sends it away at the third.
+	time.Sleep(35 * time.Second)
+	after, err := s.say(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, before, after, "the same connection")
+}
+
+// lines are the log's lines with a message.
+func lines(t *testing.T, log *kittest.Buffer, msg string) []map[string]any {
+	t.Helper()
+	var out []map[string]any
+	for text := range strings.Lines(log.String()) {
+		var line map[string]any
+		require.NoError(t, json.Unmarshal([]byte(text), &line))
+		if line["msg"] == msg {
+			out = append(out, line)
+		}
+	}
+	return out
+}

@@ -1,0 +1,135 @@
+package httpclient_test
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"example.com/tandem/kit/call"
+	"example.com/tandem/kit/health"
+	"example.com/tandem/kit/httpclient"
+	"example.com/tandem/kit/httpserver"
+	"example.com/tandem/kit/instance"
+	"example.com/tandem/kit/kittest"
+)
+
+var names *kittest.DNS
+
+func TestMain(m *testing.M) {
+	names = kittest.UseDNS()
+	goleak.VerifyTestMain(m, goleak.IgnoreCurrent()) // the DNS server stays
+}
+
+// newClient makes a client; what o leaves out does not matter to the test.
+func newClient(t *testing.T, o httpclient.Options) *http.Client {
+	t.Helper()
+	if o.Telemetry == nil {
+		o.Telemetry = kittest.Telemetry(t, io.Discard)
+	}
+	if o.Timeout == 0 {
+		o.Timeout = time.Minute
+	}
+	client := httpclient.New(o)
+	t.Cleanup(client.CloseIdleConnections)
+	return client
+}
+
+// result is a call that has ended.
+type result struct {
+	call.Record
+	status int
+	body   string
+	err    error
+	class  call.Class // of err
+}
+
+func get(t *testing.T, client *http.Client, url string) result {
+	t.Helper()
+	return do(client, request(t, t.Context(), http.MethodGet, url, nil))
+}
+
+func request(t *testing.T, ctx context.Context, method, url string, body io.Reader) *http.Request {
+	t.Helper()
+	req, err := http.NewRequestWithContext(ctx, method, url, body)
+	require.NoError(t, err)
+	return req
+}
+
+func do(client *http.Client, req *http.Request) result {
+	ctx, record := call.Recorded(req.Context())
+	resp, err := client.Do(req.WithContext(ctx))
+	r := result{Record: *record, err: err, class: call.ClassOf(err)}
+	if err == nil {
+		body, err := io.ReadAll(resp.Body)
+		r.status, r.body, r.err = resp.StatusCode, string(body), err
+	}
+	return r
+}
+
+// serve starts a server and counts its requests. The handler learns which one
+// it answers, from 1.
+func serve(t *testing.T, answer func(n int, w http.ResponseWriter, r *http.Request)) (url string, requests *atomic.Int64) {
+	t.Helper()
+	requests = new(atomic.Int64)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer(int(requests.Add(1)), w, r)
+	}))
+	t.Cleanup(s.Close)
+	return s.URL, requests
+}
+
+// pod starts package httpserver's server, with one route, at an address. It
+// stops when stop is called, or at the end of the test.
+func pod(t *testing.T, addr string, maxAge time.Duration, answer http.HandlerFunc) (stop func()) {
+	t.Helper()
+	s := httpserver.New(httpserver.Options{
+		Name: "HTTP_ADDR", Addr: addr, MaxConnectionAge: maxAge,
+		Telemetry: kittest.Telemetry(t, io.Discard), Health: health.New(instance.Instance{}),
+	})
+	s.API.Get("/", answer)
+	require.NoError(t, s.Listen())
+	served := make(chan error, 1)
+	go func() { served <- s.Serve() }()
+	stop = sync.OnceFunc(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		assert.NoError(t, s.Shutdown(ctx))
+		assert.NoError(t, <-served)
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+func ok(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") }
+
+// together makes n calls, at most so many at a time.
+func together(n, atATime int, one func(i int)) {
+	var wg sync.WaitGroup
+	var next atomic.Int64
+	for range atATime {
+		wg.Go(func() {
+			for i := next.Add(1); i <= int64(n); i = next.Add(1) {
+				one(int(i))
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// unused is an address at which nothing listens, and its port.
+func unused(t *testing.T) (host, port string) {
+	t.Helper()
+	return kittest.Loopbacks(t, 1)[0], kittest.FreePort()
+}
+
+func join(host, port string) string { return net.JoinHostPort(host, port) }

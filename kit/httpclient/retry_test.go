@@ -1,0 +1,227 @@
+package httpclient_test
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/tandem/kit/call"
+	"example.com/tandem/kit/httpclient"
+)
+
+func status(code int, header ...string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		if len(header) > 0 {
+			w.Header().Set(header[0], header[1])
+		}
+		w.WriteHeader(code)
+	}
+}
+
+// breakOff sends half of an answer and closes the connection, politely or not.
+func breakOff(half string, reset bool) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		conn, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			panic(err)
+		}
+		_, _ = io.WriteString(conn, half)
+		if reset {
+			_ = conn.(*net.TCPConn).SetLinger(0)
+		}
+		_ = conn.Close()
+	}
+}
+
+func TestRetryWhereItMayHelp(t *testing.T) {
+	longAway := time.Now().Add(time.Hour).UTC().Format(http.TimeFormat)
+	for name, tt := range map[string]struct {
+		first    http.HandlerFunc // later requests are answered 200
+		attempts int
+		status   int
+	}{
+		"200":                      {status(200), 1, 200},
+		"404":                      {status(404), 1, 404},
+		"429":                      {status(429), 1, 429},
+		"500":                      {status(500), 1, 500},
+		"502":                      {status(502), 2, 200},
+		"503":                      {status(503), 2, 200},
+		"504":                      {status(504), 2, 200},
+		"503, try at once":         {status(503, "Retry-After", "0"), 2, 200},
+		"503, try in a second":     {status(503, "Retry-After", "1"), 1, 503},
+		"503, try in 300 years":    {status(503, "Retry-After", "10000000000"), 1, 503},
+		"503, try at a date":       {status(503, "Retry-After", longAway), 1, 503},
+		"reset":                    {breakOff("", true), 2, 200},
+		"end before the answer":    {breakOff("", false), 2, 200},
+		"end amid the header":      {breakOff("HTTP/1.1 200 OK\r\nX: y\r\n", false), 2, 200},
+		"end amid the body":        {breakOff("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nwho", false), 2, 200},
+		"end amid the chunks":      {breakOff("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nwho\r\n", false), 2, 200},
+		"not HTTP, which stays so": {breakOff("220 smtp.test\r\n", false), 1, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			url, requests := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
+				if n == 1 {
+					tt.first(w, r)
+				} else {
+					_, _ = io.WriteString(w, "the whole answer")
+				}
+			})
+			r := get(t, newClient(t, httpclient.Options{}), url)
+			assert.Equal(t, tt.attempts, r.Attempts)
+			assert.EqualValues(t, tt.attempts, requests.Load())
+			assert.Equal(t, tt.status, r.status, "%v", r.err)
+			if r.Attempts > 1 {
+				assert.Equal(t, "the whole answer", r.body)
+			}
+		})
+	}
+}
+
+func TestRetryOnlyWhatIsSafeToRepeat(t *testing.T) {
+	replayable := func() io.Reader { return strings.NewReader("question") }
+	once := func() io.Reader { return io.MultiReader(replayable()) } // http.NewRequest cannot make a GetBody of it
+	none := func() io.Reader { return nil }
+	for name, tt := range map[string]struct {
+		method   string
+		key      string
+		body     func() io.Reader
+		attempts int
+	}{
+		"GET":                         {http.MethodGet, "", none, 2},
+		"HEAD":                        {http.MethodHead, "", none, 2},
+		"OPTIONS":                     {http.MethodOptions, "", none, 2},
+		"PUT":                         {http.MethodPut, "", replayable, 1},
+		"DELETE":                      {http.MethodDelete, "", none, 1},
+		"POST":                        {http.MethodPost, "", replayable, 1},
+		"POST with a key":             {http.MethodPost, "k", replayable, 2},
+		"POST with a key and no body": {http.MethodPost, "k", none, 2},
+		"POST with a key, body gone":  {http.MethodPost, "k", once, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var bodies []string
+			url, _ := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
+				body, err := io.ReadAll(r.Body)
+				assert.NoError(t, err)
+				bodies = append(bodies, string(body))
+				if n == 1 {
+					w.WriteHeader(http.StatusServiceUnavailable)
+				}
+			})
+			req := request(t, t.Context(), tt.method, url, tt.body())
+			if tt.key != "" {
+				req.Header.Set("Idempotency-Key", tt.key)
+			}
+			r := do(newClient(t, httpclient.Options{}), req)
+			require.NoError(t, r.err)
+			assert.Equal(t, tt.attempts, r.Attempts)
+			require.Len(t, bodies, tt.attempts)
+			assert.Equal(t, bodies[0], bodies[len(bodies)-1], "the same body again")
+		})
+	}
+}
+
+func TestRetryThreeTimesInAllAndThenHandOverTheAnswer(t *testing.T) {
+	url, requests := serve(t, func(_ int, w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		_, _ = io.WriteString(w, "why")
+	})
+	r := get(t, newClient(t, httpclient.Options{}), url)
+	require.NoError(t, r.err)
+	assert.Equal(t, http.StatusServiceUnavailable, r.status)
+	assert.Equal(t, "why", r.body)
+	assert.Equal(t, 3, r.Attempts)
+	assert.EqualValues(t, 3, requests.Load())
+}
+
+func TestResolverInTroubleIsAskedAgainAndAnUnknownNameIsNot(t *testing.T) {
+	client := newClient(t, httpclient.Options{})
+	r := get(t, client, "http://nobody.test")
+	assert.Equal(t, call.DNS, r.class, "%v", r.err)
+	assert.Equal(t, 1, r.Attempts)
+
+	names.Break(true)
+	defer names.Break(false)
+	r = get(t, client, "http://trouble.test")
+	assert.Equal(t, call.DNS, r.class, "%v", r.err)
+	assert.Equal(t, 3, r.Attempts)
+}
+
+func TestOutageIsNotMadeWorse(t *testing.T) {
+	const calls = 1000
+	count := func(t *testing.T, url string, class call.Class, status int) int64 {
+		client := newClient(t, httpclient.Options{})
+		var attempts atomic.Int64
+		together(calls, 10, func(int) {
+			r := get(t, client, url)
+			attempts.Add(int64(r.Attempts))
+			assert.Equal(t, class, r.class, "%v", r.err)
+			assert.Equal(t, status, r.status)
+		})
+		assert.LessOrEqual(t, attempts.Load(), int64(calls*1.1))
+		assert.Greater(t, attempts.Load(), int64(calls), "until the budget is spent there are retries")
+		return attempts.Load()
+	}
+	t.Run("503", func(t *testing.T) {
+		url, requests := serve(t, func(_ int, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
+		attempts := count(t, url, call.OK, http.StatusServiceUnavailable)
+		assert.Equal(t, requests.Load(), attempts)
+	})
+	t.Run("refused", func(t *testing.T) {
+		host, port := unused(t)
+		count(t, "http://"+join(host, port), call.Refused, 0)
+	})
+}
+
+func TestBudgetIsEarnedBySuccessAlone(t *testing.T) {
+	var answer atomic.Int64
+	url, _ := serve(t, func(_ int, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(int(answer.Load())) })
+	client := newClient(t, httpclient.Options{})
+	attempts := func(status int, calls int) (last int) {
+		answer.Store(int64(status))
+		for range calls {
+			last = get(t, client, url).Attempts
+		}
+		return last
+	}
+	assert.Equal(t, 1, attempts(503, 20), "spent")
+	assert.Equal(t, 1, attempts(500, 100), "never retried")
+	assert.Equal(t, 1, attempts(503, 1), "a failure that is not retried earns nothing")
+	assert.Equal(t, 1, attempts(200, 100))
+	assert.Equal(t, 3, attempts(503, 1), "earned")
+}
+
+func TestBudgetIsNeitherEarnedNorSpentByTimeouts(t *testing.T) {
+	var slow atomic.Bool
+	url, _ := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+		if slow.Load() {
+			hang(w, r)
+		} else {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})
+	client := newClient(t, httpclient.Options{})
+	timeouts := func() {
+		slow.Store(true)
+		together(100, 100, func(int) {
+			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+			defer cancel()
+			assert.Equal(t, call.Timeout, do(client, request(t, ctx, http.MethodGet, url, nil)).class)
+		})
+		slow.Store(false)
+	}
+	timeouts()
+	assert.Equal(t, 3, get(t, client, url).Attempts, "as if nothing had been")
+	for range 20 {
+		get(t, client, url)
+	}
+	timeouts()
+	assert.Equal(t, 1, get(t, client, url).Attempts, "spent as before")
+}

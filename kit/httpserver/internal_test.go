@@ -1,0 +1,42 @@
+package httpserver
+
+import (
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/tandem/kit/kittest"
+)
+
+func TestAListenerThatFailsEndsServe(t *testing.T) {
+	s := newServer("HTTP_ADDR", "127.0.0.1:0", kittest.Telemetry(t, io.Discard))
+	require.NoError(t, s.Listen())
+	require.NoError(t, s.listener.Close())
+	err := s.Serve()
+	require.ErrorIs(t, err, net.ErrClosed)
+	require.ErrorContains(t, err, "HTTP_ADDR: serve: ")
+}
+
+// TestConnectionsThatWereOpenedTogetherAreNotClosedTogether looks inside:
+// from outside, a busy machine would blur what it shows.
+func TestConnectionsThatWereOpenedTogetherAreNotClosedTogether(t *testing.T) {
+	s := &Server{maxAge: time.Hour}
+	var least, most time.Duration
+	for range 1000 {
+		before := time.Now()
+		old := s.noteBirth(t.Context(), nil).Value(birthKey{}).(time.Time)
+		age := old.Sub(before)
+		assert.GreaterOrEqual(t, age, 54*time.Minute)
+		assert.LessOrEqual(t, old.Sub(time.Now()), 66*time.Minute)
+		if least == 0 || age < least {
+			least = age
+		}
+		most = max(most, age)
+	}
+	assert.Less(t, least, 56*time.Minute, "they spread over the whole range")
+	assert.Greater(t, most, 64*time.Minute)
+}

@@ -1,0 +1,98 @@
+// Package echo is a gRPC service for tests: what it does, each test says.
+package echo
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+)
+
+// Service is the name of the service.
+const Service = "kit.test.Echo"
+
+// The methods. Say and Write do the same, so that a client can be told that
+// only one of them is safe to repeat.
+const (
+	Say   = "/" + Service + "/Say"
+	Write = "/" + Service + "/Write"
+	Watch = "/" + Service + "/Watch"
+	Put   = "/" + Service + "/Put"
+)
+
+// Echo answers calls.
+type Echo struct {
+	// Say answers a unary call; nil answers what was said.
+	Say func(ctx context.Context, said string) (string, error)
+	// Watch answers a stream from the server. It sends with Send.
+	Watch func(ss grpc.ServerStream) error
+}
+
+// Register registers the service.
+func (e Echo) Register(r grpc.ServiceRegistrar) {
+	unary := func(_ any, ctx context.Context, decode func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) {
+		in := new(wrapperspb.StringValue)
+		if err := decode(in); err != nil {
+			return nil, err
+		}
+		say := func(ctx context.Context, _ any) (any, error) {
+			if e.Say == nil {
+				return in, nil
+			}
+			out, err := e.Say(ctx, in.GetValue())
+			return wrapperspb.String(out), err
+		}
+		return intercept(ctx, in, &grpc.UnaryServerInfo{FullMethod: Say}, say)
+	}
+	r.RegisterService(&grpc.ServiceDesc{
+		ServiceName: Service,
+		HandlerType: (*any)(nil),
+		Methods:     []grpc.MethodDesc{{MethodName: "Say", Handler: unary}, {MethodName: "Write", Handler: unary}},
+		Streams: []grpc.StreamDesc{
+			{StreamName: "Watch", ServerStreams: true, Handler: func(_ any, ss grpc.ServerStream) error {
+				if err := ss.RecvMsg(new(wrapperspb.StringValue)); err != nil {
+					return err
+				}
+				return e.Watch(ss)
+			}},
+			{StreamName: "Put", ClientStreams: true, Handler: func(_ any, ss grpc.ServerStream) error {
+				var last wrapperspb.StringValue
+				for ss.RecvMsg(&last) == nil {
+				}
+				return ss.SendMsg(&last)
+			}},
+		},
+	}, e)
+}
+
+// Send sends one message to a stream.
+func Send(ss grpc.ServerStream, text string) error { return ss.SendMsg(wrapperspb.String(text)) }
+
+// Call calls Say or Write.
+func Call(ctx context.Context, conn grpc.ClientConnInterface, method, text string, opts ...grpc.CallOption) (string, error) {
+	out := new(wrapperspb.StringValue)
+	err := conn.Invoke(ctx, method, wrapperspb.String(text), out, opts...)
+	return out.GetValue(), err
+}
+
+// Stream is the client's side of Watch.
+type Stream struct{ grpc.ClientStream }
+
+// Open opens a Watch.
+func Open(ctx context.Context, conn grpc.ClientConnInterface) (Stream, error) {
+	s, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, Watch)
+	if err != nil {
+		return Stream{}, err
+	}
+	if err := s.SendMsg(wrapperspb.String("")); err != nil {
+		return Stream{}, err
+	}
+	return Stream{s}, s.CloseSend()
+}
+
+// Recv waits for the next message.
+func (s Stream) Recv() (string, error) {
+	out := new(wrapperspb.StringValue)
+	err := s.RecvMsg(out)
+	return out.GetValue(), err
+}

@@ -1,0 +1,50 @@
+package problem_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/tandem/kit/problem"
+)
+
+func TestAProblemHasTheFormOfRFC9457(t *testing.T) {
+	for _, c := range []struct {
+		name       string
+		problem    problem.Problem
+		body       string
+		retryAfter string
+	}{
+		{"the status alone gives a title", problem.Problem{Status: 404}, `{"title":"Not Found","status":404}`, ""},
+		{"a title of its own stays", problem.Problem{Title: "Gone fishing", Status: 503}, `{"title":"Gone fishing","status":503}`, ""},
+		{
+			"everything", problem.Problem{Status: 503, Detail: "try \"later\"", Class: "unavailable", TraceID: "0af7", Call: map[string]int{"attempts": 3}, RetryAfter: 2},
+			`{"title":"Service Unavailable","status":503,"detail":"try \"later\"","class":"unavailable","traceId":"0af7","call":{"attempts":3}}`, "2",
+		},
+		{"a call that cannot be told is left out", problem.Problem{Status: 502, Call: make(chan int)}, `{"title":"Bad Gateway","status":502}`, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := httptest.NewRecorder()
+			problem.Write(w, c.problem)
+			assert.Equal(t, c.problem.Status, w.Code)
+			assert.JSONEq(t, c.body, w.Body.String())
+			assert.Equal(t, "application/problem+json", w.Header().Get("Content-Type"))
+			assert.Equal(t, "nosniff", w.Header().Get("X-Content-Type-Options"))
+			assert.Equal(t, c.retryAfter, w.Header().Get("Retry-After"))
+		})
+	}
+}
+
+func TestErrorAnswersOneSentence(t *testing.T) {
+	w := httptest.NewRecorder()
+	problem.Error(w, http.StatusBadRequest, "no <script>")
+	assert.Equal(t, http.StatusBadRequest, w.Code)
+	assert.NotContains(t, w.Body.String(), "<", "markup is escaped, should anything take it for a page")
+	var p problem.Problem
+	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &p))
+	assert.Equal(t, problem.Problem{Title: "Bad Request", Status: 400, Detail: "no <script>"}, p)
+}

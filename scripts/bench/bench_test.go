@@ -1,0 +1,151 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// temporary has everything that a run makes in a directory of the test's own,
+// and checks that a run leaves nothing there.
+func temporary(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("builds both services and the floor")
+	}
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", dir)
+	t.Cleanup(func() {
+		left, err := filepath.Glob(filepath.Join(dir, "tandem-bench-*"))
+		require.NoError(t, err)
+		assert.Empty(t, left)
+		for _, name := range running(t) {
+			assert.NotContains(t, name, dir, "a process still runs")
+		}
+	})
+}
+
+// running are the programs of all processes, where there is a /proc.
+func running(t *testing.T) []string {
+	t.Helper()
+	links, err := filepath.Glob("/proc/[0-9]*/exe")
+	require.NoError(t, err)
+	var out []string
+	for _, l := range links {
+		if program, err := os.Readlink(l); err == nil { // others' are not ours to read, and some have ended
+			out = append(out, program)
+		}
+	}
+	return out
+}
+
+func TestRun(t *testing.T) {
+	temporary(t)
+	file := filepath.Join(t.TempDir(), "figures.json")
+	var out bytes.Buffer
+	require.NoError(t, run(t.Context(), []string{"-rounds", "1", "-round", "50ms", "-c", "2", "-json", file}, &out, io.Discard))
+
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	var r Report
+	require.NoError(t, json.Unmarshal(text, &r))
+	require.Len(t, r.Load, 2)
+	for i, via := range []string{"http", "grpc"} {
+		row := r.Load[i]
+		assert.Equal(t, via, row.Via)
+		assert.Equal(t, 2, row.C)
+		assert.Positive(t, row.Ratio.Median)
+		for _, f := range []Figures{row.Pair, row.Floor} {
+			assert.Positive(t, f.PerSecond)
+			assert.Positive(t, f.P50MS)
+			assert.GreaterOrEqual(t, f.P99MS, f.P50MS)
+		}
+	}
+	require.Len(t, r.Processes, 4)
+	for i, name := range []string{"service-b", "service-a", "floor-b", "floor-a"} {
+		p := r.Processes[i]
+		assert.Equal(t, name, p.Name)
+		assert.Positive(t, p.RestMiB)
+		assert.Positive(t, p.LoadedMiB)
+		assert.Positive(t, p.BinaryMB)
+		assert.Equal(t, strings.HasPrefix(name, "service"), p.ReadyMS > 0)
+	}
+	assert.Contains(t, out.String(), "\nverdict: ")
+}
+
+// cancelAt cancels when a text is written.
+type cancelAt struct {
+	text   string
+	cancel context.CancelFunc
+	once   sync.Once
+}
+
+func (c *cancelAt) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte(c.text)) {
+		c.once.Do(c.cancel)
+	}
+	return len(p), nil
+}
+
+func TestRunInterrupted(t *testing.T) {
+	temporary(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	err := run(ctx, []string{"-rounds", "1000", "-round", "50ms", "-c", "2"}, io.Discard, &cancelAt{text: "round 2 of", cancel: cancel})
+	assert.ErrorIs(t, err, context.Canceled)
+}
+
+func TestUsage(t *testing.T) {
+	for _, c := range []struct{ args, want string }{
+		{"-c 0", "want numbers from 1 to 512"},
+		{"-c many", "want numbers from 1 to 512"},
+		{"-via smoke", "want http, grpc or both"},
+		{"-rounds 0", "want 1 or more"},
+		{"-round 0s", "want more than 0"},
+		{"-check -c 1", "-check looks at c = 32"},
+		{"now", `unknown argument "now"`},
+		{"-fast", "flag provided but not defined"},
+	} {
+		t.Run(c.args, func(t *testing.T) {
+			err := run(t.Context(), strings.Fields(c.args), io.Discard, io.Discard)
+			var wrong *usageError
+			require.ErrorAs(t, err, &wrong)
+			assert.ErrorContains(t, err, c.want)
+		})
+	}
+}
+
+func TestVerdict(t *testing.T) {
+	row := func(c int, ratio float64) Row { return Row{Via: "http", C: c, Ratio: Ratio{Median: ratio}} }
+	process := Process{Name: "service-a", ReadyMS: 12, RestMiB: 20}
+	for _, c := range []struct {
+		name string
+		r    Report
+		good bool
+		want string
+	}{
+		{"good", Report{Load: []Row{row(1, 0.2), row(32, 0.8)}, Processes: []Process{process}}, true,
+			"verdict: good: 0.80 of the floor over http at c = 32 (want 0.75); good: ready in 12 ms (want 100); good: 20.0 MiB at rest (want 30)"},
+		{"slow", Report{Load: []Row{row(32, 0.7)}, Processes: []Process{process}}, false,
+			"verdict: MISSED: 0.70 of the floor over http at c = 32 (want 0.75); good: ready in 12 ms (want 100); good: 20.0 MiB at rest (want 30)"},
+		{"large and late", Report{Processes: []Process{{ReadyMS: 101, RestMiB: 31}, process, {RestMiB: 99}}}, true,
+			"verdict: MISSED: ready in 101 ms (want 100); MISSED: 31.0 MiB at rest (want 30)"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			assert.Equal(t, c.good, c.r.fastEnough())
+			assert.Equal(t, c.want, c.r.verdict())
+		})
+	}
+}

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"time"
+)
+
+const (
+	// starts is how often each service is started to see how soon it is ready.
+	starts = 5
+	// rest is how long a process is left alone before its memory is read.
+	rest = time.Second
+)
+
+// side is what is measured: the pair, or the floor beside it.
+type side struct{ a, b *process }
+
+// measure builds everything, starts it, puts it under load and stops it.
+func measure(ctx context.Context, o options, progress io.Writer) (r *Report, err error) {
+	root, err := findRoot()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "tandem-bench-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+
+	fmt.Fprintln(progress, "building service-a, service-b and the floor, as for release")
+	programs, sizes, err := prepare(ctx, root, dir)
+	if err != nil {
+		return nil, err
+	}
+	r = &Report{
+		When: time.Now().UTC().Truncate(time.Second), Go: runtime.Version(),
+		Platform: runtime.GOOS + "/" + runtime.GOARCH, CPUs: runtime.NumCPU(),
+		Rounds: o.rounds, RoundSeconds: o.round.Seconds(),
+	}
+	fmt.Fprintf(progress, "starting each service %d times\n", starts)
+	readyIn := map[string]float64{}
+	for _, p := range programs[:2] {
+		if readyIn[p.name], err = timeStarts(ctx, p, dir); err != nil {
+			return nil, err
+		}
+	}
+
+	var all []*process
+	defer func() {
+		for _, s := range all {
+			s.stop()
+		}
+	}()
+	for _, p := range programs {
+		s, err := start(ctx, p, dir)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, s)
+	}
+	time.Sleep(rest)
+	for i, s := range all {
+		memory, err := resident(s.cmd.Process.Pid)
+		if err != nil {
+			return nil, err
+		}
+		r.Processes = append(r.Processes, Process{Name: s.name, ReadyMS: readyIn[s.name], RestMiB: memory, BinaryMB: float64(sizes[i]) / 1e6})
+	}
+
+	pair, floor := side{all[1], all[0]}, side{all[3], all[2]}
+	for _, via := range o.via {
+		for _, c := range o.c {
+			row, err := compare(ctx, o, via, c, pair, floor, progress)
+			if err != nil {
+				return nil, err
+			}
+			r.Load = append(r.Load, row)
+		}
+	}
+	time.Sleep(rest)
+	for i, s := range all {
+		if r.Processes[i].LoadedMiB, err = resident(s.cmd.Process.Pid); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// prepare builds the programs and says how to start them: service-b,
+// service-a, the floor's b and its a. All that is set is where they are.
+func prepare(ctx context.Context, root, dir string) (programs []program, sizes []int64, err error) {
+	var built [3]struct {
+		path string
+		size int64
+	}
+	for i, pkg := range []string{"./service-b", "./service-a", "./scripts/bench/floor"} {
+		if built[i].path, built[i].size, err = build(ctx, root, dir, pkg); err != nil {
+			return nil, nil, err
+		}
+	}
+	addrs, err := freeAddrs(8)
+	if err != nil {
+		return nil, nil, err
+	}
+	b := func(name, binary, http, grpc, admin string, args ...string) program {
+		return program{name: name, binary: binary, args: args, addr: http, env: []string{"HTTP_ADDR=" + http, "GRPC_ADDR=" + grpc, "ADMIN_ADDR=" + admin}}
+	}
+	a := func(name, binary, http, admin string, b program, grpc string, args ...string) program {
+		return program{name: name, binary: binary, args: args, addr: http, env: []string{
+			"HTTP_ADDR=" + http, "ADMIN_ADDR=" + admin, "SERVICE_B_HTTP_URL=http://" + b.addr, "SERVICE_B_GRPC_TARGET=dns:///" + grpc,
+		}}
+	}
+	serviceB := b("service-b", built[0].path, addrs[0], addrs[1], addrs[2])
+	serviceA := a("service-a", built[1].path, addrs[3], addrs[4], serviceB, addrs[1])
+	floorB := b("floor-b", built[2].path, addrs[5], addrs[6], "", "b")
+	floorA := a("floor-a", built[2].path, addrs[7], "", floorB, addrs[6], "a")
+	return []program{serviceB, serviceA, floorB, floorA}, []int64{built[0].size, built[1].size, built[2].size, built[2].size}, nil
+}
+
+// timeStarts is the median time, in milliseconds, in which a program gets ready.
+func timeStarts(ctx context.Context, p program, dir string) (float64, error) {
+	var times []float64
+	for range starts {
+		s, err := start(ctx, p, dir)
+		if err != nil {
+			return 0, err
+		}
+		s.stop()
+		times = append(times, milliseconds(s.ready))
+	}
+	return median(times), nil
+}
+
+// compare puts both sides under the same load, in turns.
+func compare(ctx context.Context, o options, via string, c int, pair, floor side, progress io.Writer) (Row, error) {
+	path := "/api/data?via=" + via
+	sides := []side{pair, floor}
+	// The first load of its kind grows heaps and pools: it does not count.
+	for _, s := range sides {
+		if _, err := load(ctx, s.a.addr, path, c, 0, min(o.round, time.Second)); err != nil {
+			return Row{}, fmt.Errorf("%s: %w", s.a.name, err)
+		}
+	}
+	var of [2]series
+	for n := range o.rounds {
+		for i, s := range sides {
+			if err := of[i].add(ctx, s, path, c, o); err != nil {
+				return Row{}, fmt.Errorf("%s: %w", s.a.name, err)
+			}
+		}
+		fmt.Fprintf(progress, "%s c = %d, round %d of %d: pair %.0f/s, floor %.0f/s: %.2f\n",
+			via, c, n+1, o.rounds, of[0].perSecond[n], of[1].perSecond[n], of[0].perSecond[n]/of[1].perSecond[n])
+	}
+	return Row{
+		Via: via, C: c, Pair: of[0].medians(), Floor: of[1].medians(),
+		Ratio:    ratioOf(of[0].perSecond, of[1].perSecond),
+		RatioCPU: ratioOf(of[1].cpu, of[0].cpu),
+	}, nil
+}
+
+// series is what the rounds of one side measured, round by round.
+type series struct{ perSecond, p50, p99, cpu, loadCPU []float64 }
+
+func (m *series) add(ctx context.Context, s side, path string, c int, o options) error {
+	self := os.Getpid()
+	used := func() time.Duration { return cpuTime(s.a.cmd.Process.Pid) + cpuTime(s.b.cmd.Process.Pid) }
+	before, selfBefore := used(), cpuTime(self)
+	r, err := load(ctx, s.a.addr, path, c, o.warmUp(), o.round)
+	if err != nil {
+		return err
+	}
+	calls := float64(max(r.calls, 1))
+	m.perSecond = append(m.perSecond, r.perSecond)
+	m.p50 = append(m.p50, milliseconds(r.p50))
+	m.p99 = append(m.p99, milliseconds(r.p99))
+	m.cpu = append(m.cpu, float64((used()-before).Microseconds())/calls)
+	m.loadCPU = append(m.loadCPU, float64((cpuTime(self)-selfBefore).Microseconds())/calls)
+	return errors.Join(s.a.cut(), s.b.cut())
+}
+
+func (m *series) medians() Figures {
+	return Figures{PerSecond: median(m.perSecond), P50MS: median(m.p50), P99MS: median(m.p99), CPUMicros: median(m.cpu), LoadCPUMicros: median(m.loadCPU)}
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -1,0 +1,207 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// startLimit is how long a program may take until it is ready.
+const startLimit = 10 * time.Second
+
+// program is one of the four that are measured.
+type program struct {
+	name   string
+	binary string
+	args   []string
+	env    []string
+	addr   string // where its HTTP listens
+}
+
+// process is a program that runs.
+type process struct {
+	program
+	cmd   *exec.Cmd
+	log   *os.File
+	ended chan struct{}
+	ready time.Duration // from exec to the first /readyz that answered 200
+}
+
+// start starts a program, with nothing in its environment but what it needs,
+// and waits until it is ready. What it prints goes to a file in dir.
+func start(ctx context.Context, p program, dir string) (*process, error) {
+	// Appended to, so that it can be cut while the program runs.
+	log, err := os.OpenFile(filepath.Join(dir, p.name+".log"), os.O_CREATE|os.O_RDWR|os.O_APPEND|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(p.binary, p.args...) // ended by stop, and not before its figures are read
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, p.env...)
+	cmd.Stdout, cmd.Stderr = log, log
+	began := time.Now()
+	if err := cmd.Start(); err != nil {
+		return nil, errors.Join(err, log.Close())
+	}
+	s := &process{program: p, cmd: cmd, log: log, ended: make(chan struct{})}
+	go func() {
+		_ = cmd.Wait() // it is killed in the end
+		close(s.ended)
+	}()
+	if err := s.await(ctx); err != nil {
+		said := s.said()
+		s.stop()
+		return nil, fmt.Errorf("%s is not ready: %w; it said: %s", p.name, err, said)
+	}
+	s.ready = time.Since(began)
+	return s, nil
+}
+
+// await asks /readyz without pause, but for a breath where nothing listens yet.
+func (s *process) await(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	request := []byte("GET /readyz HTTP/1.1\r\nHost: " + s.addr + "\r\nConnection: close\r\n\r\n")
+	for {
+		if isReady(ctx, s.addr, request) {
+			return nil
+		}
+		select {
+		case <-s.ended:
+			return errors.New("it has ended")
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(200 * time.Microsecond):
+		}
+	}
+}
+
+func isReady(ctx context.Context, addr string, request []byte) bool {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return false
+	}
+	defer conn.Close() //nolint:errcheck // nothing is under way
+	_ = conn.SetDeadline(time.Now().Add(time.Second))
+	if _, err := conn.Write(request); err != nil {
+		return false
+	}
+	status := make([]byte, len("HTTP/1.1 200"))
+	n, _ := conn.Read(status)
+	return string(status[:n]) == "HTTP/1.1 200"
+}
+
+// said is the end of what a program has printed.
+func (s *process) said() string {
+	text, _ := os.ReadFile(s.log.Name())
+	return string(bytes.TrimSpace(text[max(0, len(text)-2000):]))
+}
+
+// cut empties the log, which grows by gigabytes an hour under load.
+func (s *process) cut() error { return s.log.Truncate(0) }
+
+func (s *process) stop() {
+	_ = s.cmd.Process.Kill() // it may have ended
+	<-s.ended
+	_ = s.log.Close()
+}
+
+// resident is a process's resident memory in MiB.
+func resident(pid int) (float64, error) {
+	if runtime.GOOS != "linux" {
+		out, err := exec.Command("ps", "-o", "rss=", "-p", strconv.Itoa(pid)).Output()
+		if err != nil {
+			return 0, fmt.Errorf("ps: %w", err)
+		}
+		return mebibytes(string(out))
+	}
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			return mebibytes(strings.TrimSuffix(strings.TrimSpace(value), "kB"))
+		}
+	}
+	return 0, fmt.Errorf("no VmRSS of process %d", pid)
+}
+
+func mebibytes(kibibytes string) (float64, error) {
+	n, err := strconv.ParseFloat(strings.TrimSpace(kibibytes), 64)
+	return n / 1024, err
+}
+
+// cpuTime is the CPU time that a process has used; 0 where there is no /proc.
+func cpuTime(pid int) time.Duration {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	// The second field is the name, which may hold anything but ends with ")".
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	const userTime, systemTime = 11, 12 // less the first two fields
+	if len(fields) <= systemTime {
+		return 0
+	}
+	user, _ := strconv.Atoi(fields[userTime])
+	system, _ := strconv.Atoi(fields[systemTime])
+	return time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100 wherever Go runs
+}
+
+// freeAddrs are n addresses on loopback that were free a moment ago.
+func freeAddrs(n int) ([]string, error) {
+	var addrs []string
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer l.Close() //nolint:errcheck // all stay open until the last is found, so that none comes twice
+		addrs = append(addrs, l.Addr().String())
+	}
+	return addrs, nil
+}
+
+// build builds a program as for release.
+func build(ctx context.Context, root, dir, pkg string) (binary string, size int64, err error) {
+	binary = filepath.Join(dir, filepath.Base(pkg))
+	if runtime.GOOS == "windows" {
+		binary += ".exe"
+	}
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w", "-o", binary, pkg)
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // as in the images
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return "", 0, fmt.Errorf("build %s: %w: %s", pkg, err, text)
+	}
+	info, err := os.Stat(binary)
+	if err != nil {
+		return "", 0, err
+	}
+	return binary, info.Size(), nil
+}
+
+// findRoot is the repository's root: the directory of go.work, here or above.
+func findRoot() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for ; ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.work")); err == nil {
+			return dir, nil
+		}
+		if dir == filepath.Dir(dir) {
+			return "", errors.New("no go.work here or above: run bench in the repository")
+		}
+	}
+}

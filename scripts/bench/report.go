@@ -1,0 +1,138 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// What the project asks of itself.
+const (
+	verdictC  = 32   // calls under way at once
+	wantRatio = 0.75 // of the floor's throughput, at least
+	wantReady = 100  // milliseconds from exec, at most
+	wantRest  = 30   // MiB resident before any load, at most
+)
+
+// Report is what a run found.
+type Report struct {
+	When         time.Time `json:"when"`
+	Go           string    `json:"go"`
+	Platform     string    `json:"platform"`
+	CPUs         int       `json:"cpus"`
+	Rounds       int       `json:"rounds"`
+	RoundSeconds float64   `json:"roundSeconds"`
+	Load         []Row     `json:"load"`
+	Processes    []Process `json:"processes"`
+}
+
+// Row is one transport and one number of calls under way at once.
+type Row struct {
+	Via   string  `json:"via"`
+	C     int     `json:"c"`
+	Pair  Figures `json:"pair"`
+	Floor Figures `json:"floor"`
+	// Ratio is the pair's throughput to the floor's.
+	Ratio Ratio `json:"ratio"`
+	// RatioCPU is the floor's CPU time a call to the pair's: as Ratio, but
+	// free of what the load itself costs and of who else uses the machine.
+	RatioCPU Ratio `json:"ratioCPU"`
+}
+
+// Figures are medians over the rounds.
+type Figures struct {
+	PerSecond float64 `json:"perSecond"`
+	P50MS     float64 `json:"p50Ms"`
+	P99MS     float64 `json:"p99Ms"`
+	// CPUMicros is the CPU time of a and b a call; 0 where it is not known.
+	CPUMicros float64 `json:"cpuMicros"`
+	// LoadCPUMicros is the CPU time of the load itself a call.
+	LoadCPUMicros float64 `json:"loadCPUMicros"`
+}
+
+// Process is one of the four that were measured.
+type Process struct {
+	Name string `json:"name"`
+	// ReadyMS is the time from exec to the first /readyz that answered 200.
+	ReadyMS   float64 `json:"readyMs,omitempty"`
+	RestMiB   float64 `json:"restMiB"`
+	LoadedMiB float64 `json:"loadedMiB"`
+	BinaryMB  float64 `json:"binaryMB"`
+}
+
+func (r *Report) writeJSON(path string) error {
+	text, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(text, '\n'), 0o644) //nolint:gosec // a report is no secret
+}
+
+func (r *Report) print(w io.Writer) {
+	fmt.Fprintf(w, "\nThe pair as released, access log on (to a file), beside the floor: raw net/http and grpc-go.\n"+
+		"Medians of %d rounds of %gs in turns; %s, %s, %d CPUs.\n\n", r.Rounds, r.RoundSeconds, r.Go, r.Platform, r.CPUs)
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	row := func(cells ...string) { fmt.Fprintln(table, strings.Join(cells, "\t")+"\t") }
+	row("", "", "calls/s", "", "", "", "p50 ms", "", "p99 ms", "", "CPU µs/call", "")
+	row("via", "c", "pair", "floor", "ratio", "min–max", "pair", "floor", "pair", "floor", "pair", "floor")
+	for _, l := range r.Load {
+		row(l.Via, fmt.Sprint(l.C),
+			fmt.Sprintf("%.0f", l.Pair.PerSecond), fmt.Sprintf("%.0f", l.Floor.PerSecond),
+			fmt.Sprintf("%.2f", l.Ratio.Median), fmt.Sprintf("%.2f–%.2f", l.Ratio.Min, l.Ratio.Max),
+			fmt.Sprintf("%.2f", l.Pair.P50MS), fmt.Sprintf("%.2f", l.Floor.P50MS),
+			fmt.Sprintf("%.2f", l.Pair.P99MS), fmt.Sprintf("%.2f", l.Floor.P99MS),
+			known("%.0f", l.Pair.CPUMicros), known("%.0f", l.Floor.CPUMicros))
+	}
+	_ = table.Flush() // as with all that is printed here, there is no one else to tell
+	fmt.Fprintln(w)
+	table = tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	row("process", "ready in ms", "MiB at rest", "after load", "binary MB")
+	for _, p := range r.Processes {
+		row(p.Name, known("%.0f", p.ReadyMS), fmt.Sprintf("%.1f", p.RestMiB), fmt.Sprintf("%.1f", p.LoadedMiB), fmt.Sprintf("%.1f", p.BinaryMB))
+	}
+	_ = table.Flush()
+	fmt.Fprintf(w, "\n%s\n", r.verdict())
+}
+
+func known(format string, figure float64) string {
+	if figure == 0 {
+		return "–"
+	}
+	return fmt.Sprintf(format, figure)
+}
+
+// verdict holds the figures against what the project asks of itself.
+func (r *Report) verdict() string {
+	var said []string
+	say := func(what string, good bool) {
+		said = append(said, map[bool]string{true: "good: ", false: "MISSED: "}[good]+what)
+	}
+	for _, l := range r.Load {
+		if l.C == verdictC {
+			say(fmt.Sprintf("%.2f of the floor over %s at c = %d (want %.2f)", l.Ratio.Median, l.Via, l.C, wantRatio), l.Ratio.Median >= wantRatio)
+		}
+	}
+	var ready, memory float64
+	for _, p := range r.Processes {
+		if p.ReadyMS > 0 { // the pair's
+			ready, memory = max(ready, p.ReadyMS), max(memory, p.RestMiB)
+		}
+	}
+	say(fmt.Sprintf("ready in %.0f ms (want %d)", ready, wantReady), ready <= wantReady)
+	say(fmt.Sprintf("%.1f MiB at rest (want %d)", memory, wantRest), memory <= wantRest)
+	return "verdict: " + strings.Join(said, "; ")
+}
+
+// fastEnough reports whether each throughput that the verdict is about is.
+func (r *Report) fastEnough() bool {
+	for _, l := range r.Load {
+		if l.C == verdictC && l.Ratio.Median < wantRatio {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+)
+
+// greeting says what can be done now, and shows it with one call over each transport.
+func greeting(ctx context.Context, set settings) string {
+	var b strings.Builder
+	page := "http://" + set.aHTTP.byName()
+	fmt.Fprintf(&b, "\nTandem runs. The page is at %s; two calls to try:\n\n", page)
+	for _, via := range []string{"http", "grpc"} {
+		url := page + "/api/data?via=" + via
+		fmt.Fprintf(&b, "  curl '%s'\n      %s\n\n", url, sample(ctx, url))
+	}
+	fmt.Fprintf(&b, "Metrics: http://%s/metrics and http://%s/metrics. Stop with Ctrl-C.\n", set.aAdmin.byName(), set.bAdmin.byName())
+	return b.String()
+}
+
+// sample makes one call and says in a line how it went.
+func sample(ctx context.Context, url string) string {
+	status, body, err := get(ctx, url)
+	if err != nil {
+		return "failed: " + err.Error()
+	}
+	type instance struct {
+		Pod string `json:"pod"`
+	}
+	var tree struct {
+		ServedBy instance `json:"servedBy"`
+		Call     struct {
+			Target     string  `json:"target"`
+			Peer       string  `json:"peer"`
+			Attempts   int     `json:"attempts"`
+			DurationMS float64 `json:"durationMs"`
+		} `json:"call"`
+		Data struct {
+			Message  string   `json:"message"`
+			ServedBy instance `json:"servedBy"`
+		} `json:"data"`
+	}
+	if err := json.Unmarshal(body, &tree); status != http.StatusOK || err != nil {
+		return fmt.Sprintf("failed: status %d: %s", status, strings.TrimSpace(string(body)))
+	}
+	c, attempts := tree.Call, "attempt"
+	if c.Attempts != 1 {
+		attempts = "attempts"
+	}
+	return fmt.Sprintf("%s asked %s; %s at %s answered %q in %.1f ms, %d %s",
+		tree.ServedBy.Pod, c.Target, tree.Data.ServedBy.Pod, c.Peer, tree.Data.Message, c.DurationMS, c.Attempts, attempts)
+}

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// host is where the services listen: nobody else's machine can call them.
+const host = "127.0.0.1"
+
+// port is one that a service listens on.
+type port struct {
+	number int
+	owner  string
+	key    string // the variable that changes it
+}
+
+func (p port) addr() string { return net.JoinHostPort(host, strconv.Itoa(p.number)) }
+
+// byName is how others call it. A name, although an address would do: names
+// are what the services are about.
+func (p port) byName() string { return net.JoinHostPort("localhost", strconv.Itoa(p.number)) }
+
+type settings struct {
+	aHTTP, aAdmin, bHTTP, bAdmin, bGRPC port
+
+	rawLogs    bool
+	drainDelay string
+	faults     string
+}
+
+func (s settings) ports() []port { return []port{s.aHTTP, s.aAdmin, s.bHTTP, s.bAdmin, s.bGRPC} }
+
+// readSettings returns an error of one line for each value that cannot be used.
+func readSettings(getenv func(string) string) (settings, error) {
+	var errs []error
+	read := func(key string, standard int, owner string) port {
+		p := port{standard, owner, key}
+		if value := getenv(key); value != "" {
+			n, err := strconv.ParseUint(value, 10, 16)
+			if err != nil || n == 0 {
+				errs = append(errs, fmt.Errorf("%s=%q: want a port from 1 to 65535", key, value))
+			}
+			p.number = int(n)
+		}
+		return p
+	}
+	s := settings{
+		aHTTP:      read("SERVICE_A_HTTP_PORT", 8080, "service-a's HTTP"),
+		aAdmin:     read("SERVICE_A_ADMIN_PORT", 8081, "service-a's admin"),
+		bHTTP:      read("SERVICE_B_HTTP_PORT", 8090, "service-b's HTTP"),
+		bAdmin:     read("SERVICE_B_ADMIN_PORT", 8091, "service-b's admin"),
+		bGRPC:      read("SERVICE_B_GRPC_PORT", 9090, "service-b's gRPC"),
+		drainDelay: cmp.Or(getenv("DRAIN_DELAY"), "0s"),
+		faults:     cmp.Or(getenv("FAULTS"), "on"),
+	}
+	switch format := cmp.Or(getenv("LOG_FORMAT"), "text"); format {
+	case "json":
+		s.rawLogs = true
+	case "text":
+	default:
+		errs = append(errs, fmt.Errorf("LOG_FORMAT=%q: want text or json", format))
+	}
+	if len(errs) == 0 {
+		owners := map[int]port{}
+		for _, p := range s.ports() {
+			if first, taken := owners[p.number]; taken {
+				errs = append(errs, fmt.Errorf("%s=%d: %s has that port already", p.key, p.number, first.key))
+			}
+			owners[p.number] = p
+		}
+	}
+	return s, errors.Join(errs...)
+}
+
+// portsFree returns an error of one line for each port that cannot be had.
+func portsFree(ports []port) error {
+	var errs []error
+	for _, p := range ports {
+		if err := p.free(); err != nil {
+			errs = append(errs, fmt.Errorf("port %d, which %s wants, %w; set %s to another", p.number, p.owner, err, p.key))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (p port) free() error {
+	// To listen is not proof enough: macOS allows it beside a server on all
+	// addresses, and a server on ::1 would get the calls that go to localhost.
+	if conn, err := net.DialTimeout("tcp", p.byName(), time.Second); err == nil {
+		_ = conn.Close() // it has told what we wanted to know
+		return errors.New("is taken by another process")
+	}
+	l, err := net.Listen("tcp", p.addr())
+	if err != nil {
+		return fmt.Errorf("cannot be opened (%w)", err)
+	}
+	return l.Close()
+}
+
+// services in the order in which they start: who is called comes first.
+func (s settings) services() []*service {
+	both := []string{"DRAIN_DELAY=" + s.drainDelay, "FAULTS=" + s.faults}
+	b := []string{
+		"POD_NAME=service-b-1", "HTTP_ADDR=" + s.bHTTP.addr(), "ADMIN_ADDR=" + s.bAdmin.addr(), "GRPC_ADDR=" + s.bGRPC.addr(),
+	}
+	a := []string{
+		"POD_NAME=service-a-1", "HTTP_ADDR=" + s.aHTTP.addr(), "ADMIN_ADDR=" + s.aAdmin.addr(),
+		"SERVICE_B_HTTP_URL=http://" + s.bHTTP.byName(), "SERVICE_B_GRPC_TARGET=dns:///" + s.bGRPC.byName(),
+	}
+	return []*service{
+		{name: "service-b", api: s.bHTTP, environ: slices.Concat(both, b)},
+		{name: "service-a", api: s.aHTTP, environ: slices.Concat(both, a)},
+	}
+}
