@@ -309,8 +309,6 @@ func TestASickInstanceGetsNothingMoreAndNoCallFails(t *testing.T) {
 	kittest.Eventually(t, func() bool { return spread(t, a, "grpc", 30).Pods["b-1"] > 0 }, "and come back to one that is well")
 }
 
-// gRPC asks DNS again when a connection ends, and not more often than every
-// 30 s: so long does this take.
 func TestANewcomerGetsItsShareOnceConnectionsHaveAged(t *testing.T) {
 	t.Parallel()
 	a, bs, name := startPair(t, 2, "MAX_CONNECTION_AGE=1s")

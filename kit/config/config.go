@@ -121,7 +121,7 @@ func Load[T any](environ map[string]string) (T, error) {
 	}
 	err := env.ParseWithOptions(&cfg, env.Options{Environment: environ})
 	if err != nil {
-		bad, rest := explain(err, fields(reflect.TypeOf(cfg)), environ)
+		rest, bad := explain(err, fields(reflect.TypeOf(cfg)), environ)
 		if len(rest) < len(environ) {
 			// With defaults in place of what does not parse, the rest can be checked too.
 			_, err = Load[T](rest)
@@ -137,11 +137,11 @@ func Load[T any](environ map[string]string) (T, error) {
 
 // explain names the variable and its value, where the library names the field.
 // The rest is environ without those variables.
-func explain(err error, fields []field, environ map[string]string) (bad error, rest map[string]string) {
+func explain(err error, fields []field, environ map[string]string) (rest map[string]string, bad error) {
 	rest = maps.Clone(environ)
 	var all env.AggregateError
 	if !errors.As(err, &all) {
-		return err, rest
+		return rest, err
 	}
 	var out []error
 	for _, e := range all.Errors {
@@ -157,7 +157,7 @@ func explain(err error, fields []field, environ map[string]string) (bad error, r
 			}
 		}
 	}
-	return errors.Join(out...), rest
+	return rest, errors.Join(out...)
 }
 
 func wanted(typ reflect.Type, err error) string {

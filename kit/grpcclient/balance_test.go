@@ -7,7 +7,10 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/codes"
 
+	"example.com/tandem/kit/call"
 	"example.com/tandem/kit/grpcclient"
 	"example.com/tandem/kit/internal/echo"
 	"example.com/tandem/kit/kittest"
@@ -60,8 +63,8 @@ func TestNewAddressGetsItsShareOnceConnectionsHaveAged(t *testing.T) {
 	conn := newClient(t, "dns:///join.test:"+port, grpcclient.Options{})
 	kittest.Eventually(t, func() bool { return len(round(t, conn, 10)) == 3 }, "all three are connected to")
 
-	// gRPC asks DNS again 30 s after it did, and then as soon as a connection
-	// is lost, which MaxConnectionAge sees to.
+	// gRPC asks DNS again when a connection is lost, which MaxConnectionAge sees
+	// to.
 	names.Set("join.test", hosts...)
 	begin := time.Now()
 	for time.Since(begin) < 2*time.Minute && round(t, conn, 40)[hosts[3]] < 5 {
@@ -80,4 +83,17 @@ func TestDeadAddressFailsNoCall(t *testing.T) {
 	names.Set("dead.test", hosts...)
 	conn := newClient(t, "dns:///dead.test:"+port, grpcclient.Options{})
 	assert.NotContains(t, round(t, conn, 300), hosts[0])
+}
+
+func TestServersOwnFailureIsNotTakenForADeadAddress(t *testing.T) {
+	port, hosts := kittest.FreePort(), kittest.Loopbacks(t, 2)
+	service, _ := failing(1<<40, codes.Unavailable)
+	start(t, join(hosts[0], port), 0, service)
+	names.Set("half.test", hosts...)
+	conn := newClient(t, "dns:///half.test:"+port, grpcclient.Options{})
+	for begin := time.Now(); time.Since(begin) < time.Second; { // meanwhile the dead one is dialled again
+		r := say(t.Context(), conn)
+		require.Equal(t, call.Unavailable, r.class, "%v", r.err)
+		require.Equal(t, join(hosts[0], port), r.Peer)
+	}
 }

@@ -72,7 +72,7 @@ func New(target string, o Options) (*grpc.ClientConn, error) {
 		// Plaintext, as between all pods here. Under a mesh its sidecars
 		// encrypt; without one, put TLS credentials here.
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithResolvers(watch.resolver()),
+		grpc.WithResolvers(builder{watch}),
 		grpc.WithContextDialer(watch.dial),
 		grpc.WithDisableServiceConfig(), // saves a TXT query a lookup
 		grpc.WithDefaultServiceConfig(serviceConfig(o.Idempotent)),

@@ -29,6 +29,21 @@ func TestTargetThatIsNoTargetIsAnErrorThatNamesIt(t *testing.T) {
 	require.ErrorContains(t, err, `"dns:///%zz"`)
 }
 
+func TestTargetWithoutAPortIsAnErrorOfTheCall(t *testing.T) {
+	for _, target := range []string{"dns:///no-port.test", "dns://10.0.0.10/server.test:9090", "dns:///:9090"} {
+		r := say(t.Context(), newClient(t, target, grpcclient.Options{}))
+		require.ErrorContains(t, r.err, "want dns:///HOST:PORT", target)
+	}
+}
+
+// gRPC's own resolver would wait up to 2 minutes, more with every failure: ten
+// lookups would take it many minutes.
+func TestUnknownNameIsLookedUpAgainAndAgain(t *testing.T) {
+	t.Parallel()
+	newClient(t, "dns:///again.test:1", grpcclient.Options{}).Connect()
+	assert.Eventually(t, func() bool { return names.Asked("again.test") >= 10 }, 90*time.Second, 100*time.Millisecond)
+}
+
 func TestRecordSaysWhatHappened(t *testing.T) {
 	host, port := unused(t)
 	start(t, join(host, port), 0, echo.Echo{})
@@ -45,7 +60,7 @@ func TestUnknownNameIsDNSAndWorksOnceItExists(t *testing.T) {
 	r := say(t.Context(), conn)
 	assert.Equal(t, call.DNS, r.class, "%v", r.err)
 	assert.Equal(t, codes.Unavailable, status.Code(r.err))
-	require.ErrorContains(t, r.err, "the name has no addresses")
+	require.ErrorContains(t, r.err, "no such host")
 	assert.Empty(t, r.Addresses)
 	assert.Empty(t, r.Peer)
 	_, err := echo.Open(t.Context(), conn)

@@ -5,17 +5,12 @@ import (
 	"errors"
 	"net"
 	"sync"
-	"syscall"
 
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/status"
 
 	"example.com/tandem/kit/call"
 )
-
-// errNoAddresses is how gRPC's resolver takes a name that does not exist.
-var errNoAddresses = errors.New("the name has no addresses")
 
 // watcher notes how a connection's name was last resolved and dialled. gRPC
 // folds both into the text of an UNAVAILABLE; callers want to tell them apart.
@@ -24,6 +19,16 @@ type watcher struct {
 	addrs     []string
 	lookupErr error
 	dialErr   error
+}
+
+// resolved notes a lookup. One that fails leaves the addresses of the last, as
+// it leaves gRPC's connections to them.
+func (w *watcher) resolved(addrs []string, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.lookupErr = err; err == nil {
+		w.addrs = addrs
+	}
 }
 
 func (w *watcher) addresses() []string {
@@ -36,9 +41,11 @@ func (w *watcher) addresses() []string {
 // gRPC from looking for a proxy.)
 func (w *watcher) dial(ctx context.Context, addr string) (net.Conn, error) {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.dialErr = err
+	if !errors.Is(err, context.Canceled) { // by gRPC, to which the address is of no more use
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.dialErr = err
+	}
 	return conn, err
 }
 
@@ -51,15 +58,15 @@ func (w *watcher) classify(err error, reached bool) error {
 	defer w.mu.Unlock()
 	code := status.Code(err)
 	class := ClassOf(code)
-	switch {
-	case reached || code == codes.Canceled:
-	case len(w.addrs) == 0 && (code == codes.Unavailable || code == codes.DeadlineExceeded):
-		class = call.DNS
-		if w.lookupErr != nil {
+	if !reached && (code == codes.Unavailable || code == codes.DeadlineExceeded) {
+		switch {
+		// Pods that are all gone leave neither a name nor anyone at its old addresses.
+		case w.lookupErr != nil && (len(w.addrs) == 0 || call.ClassOf(w.dialErr) != call.OK):
+			class = call.DNS
 			err = status.Error(code, w.lookupErr.Error())
+		case code == codes.Unavailable && w.dialErr != nil:
+			class = call.ClassOf(w.dialErr)
 		}
-	case code == codes.Unavailable && errors.Is(w.dialErr, syscall.ECONNREFUSED):
-		class = call.Refused
 	}
 	return &call.Error{Class: class, Err: err}
 }
@@ -78,52 +85,4 @@ func ClassOf(code codes.Code) call.Class {
 	default:
 		return call.Other
 	}
-}
-
-// resolver is gRPC's own for DNS, overheard.
-func (w *watcher) resolver() resolver.Builder {
-	return builder{resolver.Get("dns"), w}
-}
-
-type builder struct {
-	resolver.Builder
-	watch *watcher
-}
-
-func (b builder) Build(target resolver.Target, cc resolver.ClientConn, opts resolver.BuildOptions) (resolver.Resolver, error) {
-	return b.Builder.Build(target, overhearing{cc, b.watch}, opts)
-}
-
-type overhearing struct {
-	resolver.ClientConn
-	watch *watcher
-}
-
-func (o overhearing) UpdateState(s resolver.State) error {
-	var addrs []string
-	for _, e := range s.Endpoints {
-		for _, a := range e.Addresses {
-			addrs = append(addrs, a.Addr)
-		}
-	}
-	if len(s.Endpoints) == 0 {
-		for _, a := range s.Addresses {
-			addrs = append(addrs, a.Addr)
-		}
-	}
-	var err error
-	if len(addrs) == 0 {
-		err = errNoAddresses
-	}
-	o.watch.mu.Lock()
-	o.watch.addrs, o.watch.lookupErr = addrs, err
-	o.watch.mu.Unlock()
-	return o.ClientConn.UpdateState(s)
-}
-
-func (o overhearing) ReportError(err error) {
-	o.watch.mu.Lock()
-	o.watch.lookupErr = err
-	o.watch.mu.Unlock()
-	o.ClientConn.ReportError(err)
 }

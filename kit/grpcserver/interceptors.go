@@ -34,11 +34,7 @@ func internal(method string) bool { return strings.HasPrefix(method, "/grpc.") }
 // observe logs a call that has ended.
 func observe(ctx context.Context, log *slog.Logger, method string, start time.Time, err error) {
 	level := slog.LevelInfo
-	st, ok := status.FromError(err)
-	if !ok { // a handler may return its context's error as it is
-		st = status.FromContextError(err)
-	}
-	code := st.Code()
+	code := codeOf(err)
 	switch {
 	case internal(method):
 		level = slog.LevelDebug
@@ -57,9 +53,17 @@ func observe(ctx context.Context, log *slog.Logger, method string, start time.Ti
 		attrs = append(attrs, slog.String("from", p.Addr.String()))
 	}
 	if err != nil {
-		attrs = append(attrs, slog.String("error", st.Message()))
+		attrs = append(attrs, slog.String("error", status.Convert(err).Message()))
 	}
 	log.LogAttrs(ctx, level, "grpc", attrs...)
+}
+
+// codeOf is the code of an error; a handler may return its context's as it is.
+func codeOf(err error) codes.Code {
+	if s, ok := status.FromError(err); ok {
+		return s.Code()
+	}
+	return status.FromContextError(err).Code()
 }
 
 // recovered turns a panic into INTERNAL, as the caller sees it, and a log line.
@@ -99,7 +103,7 @@ func deadlineUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next g
 	shaved, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
 	resp, err := next(shaved, req)
-	if err != nil && errors.Is(shaved.Err(), context.DeadlineExceeded) {
+	if errors.Is(shaved.Err(), context.DeadlineExceeded) && codeOf(err) == codes.DeadlineExceeded {
 		return nil, status.Errorf(codes.DeadlineExceeded, "the server gave up after %s, %s", left.Round(time.Millisecond), why)
 	}
 	return resp, err

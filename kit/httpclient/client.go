@@ -55,12 +55,13 @@ func New(o Options) *http.Client {
 	dialer := newDialer()
 	transport := &http.Transport{
 		// No Proxy: a name inside a cluster means nothing to a proxy outside.
-		DialContext:           dialer.dial,
-		MaxIdleConnsPerHost:   maxIdlePerHost,
-		IdleConnTimeout:       idleTimeout,
-		TLSHandshakeTimeout:   5 * time.Second,
-		ExpectContinueTimeout: time.Second,
-		DisableCompression:    true, // small answers, short ways
+		DialContext:            dialer.dial,
+		MaxIdleConnsPerHost:    maxIdlePerHost,
+		IdleConnTimeout:        idleTimeout,
+		TLSHandshakeTimeout:    5 * time.Second,
+		ExpectContinueTimeout:  time.Second,
+		MaxResponseHeaderBytes: 64 << 10,
+		DisableCompression:     true, // small answers, short ways
 	}
 	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "http_client_request_duration_seconds",

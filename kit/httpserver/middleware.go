@@ -66,7 +66,7 @@ func observed(log *slog.Logger, metrics prometheus.Registerer) func(http.Handler
 			ww.Header().Set("X-Content-Type-Options", "nosniff")
 			defer func() {
 				p := recover()
-				if p != nil && p != http.ErrAbortHandler {
+				if p != nil && p != http.ErrAbortHandler { //nolint:errorlint // net/http compares so, too
 					log.ErrorContext(r.Context(), "panic", "error", fmt.Sprint(p), "stack", string(debug.Stack()))
 					if ww.Status() == 0 {
 						problem.Error(ww, http.StatusInternalServerError, "a fault of ours; the log has more")

@@ -23,8 +23,7 @@ import (
 // read answers what it was sent, or why it could not read it.
 func read(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
-	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) {
+	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 		http.Error(w, "cut off", http.StatusRequestEntityTooLarge)
 		return
 	}

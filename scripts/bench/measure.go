@@ -73,6 +73,14 @@ func measure(ctx context.Context, o options, progress io.Writer) (r *Report, err
 	}
 
 	pair, floor := side{all[1], all[0]}, side{all[3], all[2]}
+	ours := func() (sum time.Duration) {
+		for _, s := range all {
+			sum += cpuTime(s.cmd.Process.Pid)
+		}
+		return sum + cpuTime(os.Getpid())
+	}
+	oursBefore := ours()
+	usedBefore, givenBefore := allTime()
 	for _, via := range o.via {
 		for _, c := range o.c {
 			row, err := compare(ctx, o, via, c, pair, floor, progress)
@@ -81,6 +89,10 @@ func measure(ctx context.Context, o options, progress io.Writer) (r *Report, err
 			}
 			r.Load = append(r.Load, row)
 		}
+	}
+	if used, given := allTime(); given > givenBefore {
+		others := (used - usedBefore) - (ours() - oursBefore)
+		r.OthersCPU = max(0, others.Seconds()/(given-givenBefore).Seconds())
 	}
 	time.Sleep(rest)
 	for i, s := range all {

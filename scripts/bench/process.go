@@ -157,6 +157,29 @@ func cpuTime(pid int) time.Duration {
 	return time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100 wherever Go runs
 }
 
+// allTime is the CPU time that all processes together have used, and that all
+// CPUs could have given; 0 where there is no /proc.
+func allTime() (used, given time.Duration) {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, 0
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	// cpu user nice system idle iowait irq softirq steal …
+	for i, field := range strings.Fields(line) {
+		n, _ := strconv.Atoi(field)
+		ticks := time.Duration(n) * 10 * time.Millisecond
+		switch {
+		case i >= 1 && i <= 3:
+			used += ticks
+			given += ticks
+		case i >= 4 && i <= 8:
+			given += ticks
+		}
+	}
+	return used, given
+}
+
 // freeAddrs are n addresses on loopback that were free a moment ago.
 func freeAddrs(n int) ([]string, error) {
 	var addrs []string

@@ -16,6 +16,7 @@ const (
 	wantRatio = 0.75 // of the floor's throughput, at least
 	wantReady = 100  // milliseconds from exec, at most
 	wantRest  = 30   // MiB resident before any load, at most
+	quiet     = 0.10 // of the CPUs may go to others before the report says so
 )
 
 // Report is what a run found.
@@ -26,8 +27,11 @@ type Report struct {
 	CPUs         int       `json:"cpus"`
 	Rounds       int       `json:"rounds"`
 	RoundSeconds float64   `json:"roundSeconds"`
-	Load         []Row     `json:"load"`
-	Processes    []Process `json:"processes"`
+	// OthersCPU is the share of the machine's CPU time that went to processes
+	// that are none of ours meanwhile; 0 where it is not known.
+	OthersCPU float64   `json:"othersCPU"`
+	Load      []Row     `json:"load"`
+	Processes []Process `json:"processes"`
 }
 
 // Row is one transport and one number of calls under way at once.
@@ -95,6 +99,9 @@ func (r *Report) print(w io.Writer) {
 		row(p.Name, known("%.0f", p.ReadyMS), fmt.Sprintf("%.1f", p.RestMiB), fmt.Sprintf("%.1f", p.LoadedMiB), fmt.Sprintf("%.1f", p.BinaryMB))
 	}
 	_ = table.Flush()
+	if r.OthersCPU > quiet {
+		fmt.Fprintf(w, "\nOther processes had %.0f %% of the CPUs meanwhile: trust no figure here by more than its min–max.\n", 100*r.OthersCPU)
+	}
 	fmt.Fprintf(w, "\n%s\n", r.verdict())
 }
 
