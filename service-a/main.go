@@ -41,7 +41,7 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, tel.Flush()) }()
+	defer tel.Flush()
 
 	client := httpclient.New(httpclient.Options{Timeout: cfg.CallTimeout, Telemetry: tel})
 	defer client.CloseIdleConnections()

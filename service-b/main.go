@@ -3,7 +3,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"io"
 
 	"example.com/tandem/kit/command"
@@ -28,7 +27,7 @@ const (
 
 func main() { life.Main(run) }
 
-func run(ctx context.Context, args []string, environ map[string]string, out io.Writer) (err error) {
+func run(ctx context.Context, args []string, environ map[string]string, out io.Writer) error {
 	if done, err := command.Run[Config](ctx, name, about, args, out); done {
 		return err
 	}
@@ -41,7 +40,7 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, tel.Flush()) }()
+	defer tel.Flush()
 
 	state := health.New(me)
 	faults := fault.NewSwitch(bool(cfg.Faults), state.SetSick)

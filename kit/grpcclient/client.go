@@ -12,9 +12,6 @@ import (
 
 	middleware "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
 	"github.com/prometheus/client_golang/prometheus"
-	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
-	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc/filters"
-	"go.opentelemetry.io/otel/metric/noop"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
@@ -68,7 +65,7 @@ func New(target string, o Options) (*grpc.ClientConn, error) {
 	name := peerName(target)
 	calls := call.NewCounter(o.Telemetry.Metrics)
 
-	conn, err := grpc.NewClient(target,
+	conn, err := grpc.NewClient(target, append(traced(o.Telemetry),
 		// Plaintext, as between all pods here. Under a mesh its sidecars
 		// encrypt; without one, put TLS credentials here.
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -82,16 +79,10 @@ func New(target string, o Options) (*grpc.ClientConn, error) {
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingEvery, Timeout: pingTimeout, PermitWithoutStream: true}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(o.MaxAnswer)),
-		grpc.WithStatsHandler(otelgrpc.NewClientHandler(
-			otelgrpc.WithTracerProvider(o.Telemetry.Traces),
-			otelgrpc.WithPropagators(telemetry.Propagator),
-			otelgrpc.WithMeterProvider(noop.NewMeterProvider()), // metrics are Prometheus's
-			otelgrpc.WithFilter(filters.Not(filters.HealthCheck())),
-		)),
 		grpc.WithStatsHandler(attempts{}),
 		grpc.WithChainUnaryInterceptor(unary(o.Timeout, name, calls, watch), metrics.UnaryClientInterceptor()),
 		grpc.WithChainStreamInterceptor(stream(name, calls, watch), metrics.StreamClientInterceptor()),
-	)
+	)...)
 	if err != nil {
 		return nil, fmt.Errorf("target %q: %w", target, err)
 	}

@@ -47,7 +47,7 @@ func observe(ctx context.Context, log *slog.Logger, method string, start time.Ti
 	attrs := []slog.Attr{
 		slog.String("method", method),
 		slog.String("code", code.String()),
-		slog.Float64("duration_ms", float64(time.Since(start).Microseconds())/1000),
+		slog.Int64("duration_us", time.Since(start).Microseconds()),
 	}
 	if p, ok := peer.FromContext(ctx); ok {
 		attrs = append(attrs, slog.String("from", p.Addr.String()))

@@ -11,9 +11,6 @@ import (
 	"time"
 
 	middleware "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
-	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
-	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc/filters"
-	"go.opentelemetry.io/otel/metric/noop"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
@@ -78,7 +75,7 @@ func New(o Options) *Server {
 	metrics := middleware.NewServerMetrics(middleware.WithServerHandlingTimeHistogram())
 	o.Telemetry.Metrics.MustRegister(metrics)
 
-	s.Server = grpc.NewServer(
+	s.Server = grpc.NewServer(append(traced(o.Telemetry),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			MaxConnectionAge:      o.MaxConnectionAge,
 			MaxConnectionAgeGrace: ageGrace,
@@ -88,12 +85,6 @@ func New(o Options) *Server {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxConcurrentStreams(maxStreams),
-		grpc.StatsHandler(otelgrpc.NewServerHandler(
-			otelgrpc.WithTracerProvider(o.Telemetry.Traces),
-			otelgrpc.WithPropagators(telemetry.Propagator),
-			otelgrpc.WithMeterProvider(noop.NewMeterProvider()), // metrics are Prometheus's
-			otelgrpc.WithFilter(filters.Not(filters.HealthCheck())),
-		)),
 		// A call passes these from first to last, its answer from last to first.
 		grpc.ChainUnaryInterceptor(
 			metrics.UnaryServerInterceptor(),
@@ -109,7 +100,7 @@ func New(o Options) *Server {
 			sheddingStream(shed.New(o.MaxInFlight)),
 			faultyStream(o.Faults),
 		),
-	)
+	)...)
 	grpc_health_v1.RegisterHealthServer(s.Server, o.Health.GRPC())
 	reflection.Register(s.Server) // so that grpcurl can list and call without the .proto
 	return s

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 	"go.opentelemetry.io/otel/metric/noop"
+	"go.opentelemetry.io/otel/propagation"
 
 	"example.com/tandem/kit/call"
 	"example.com/tandem/kit/telemetry"
@@ -85,16 +86,34 @@ func New(o Options) *http.Client {
 				next: &attempt{
 					maxAnswer: o.MaxAnswer,
 					seconds:   seconds,
-					next: otelhttp.NewTransport(transport,
-						otelhttp.WithTracerProvider(o.Telemetry.Traces),
-						otelhttp.WithPropagators(telemetry.Propagator),
-						otelhttp.WithMeterProvider(noop.NewMeterProvider()), // metrics are Prometheus's
-					),
+					next:      traced(o.Telemetry, transport),
 					closeIdle: transport.CloseIdleConnections,
 				},
 			},
 		},
 	}
+}
+
+// traced makes each attempt a span, or only tells the server the caller's.
+func traced(t *telemetry.Telemetry, next http.RoundTripper) http.RoundTripper {
+	if t.Traces == nil {
+		return telling{next}
+	}
+	return otelhttp.NewTransport(next,
+		otelhttp.WithTracerProvider(t.Traces),
+		otelhttp.WithPropagators(telemetry.Propagator),
+		otelhttp.WithMeterProvider(noop.NewMeterProvider()), // metrics are Prometheus's
+	)
+}
+
+// telling tells servers of the trace that a request belongs to.
+type telling struct{ next http.RoundTripper }
+
+func (t telling) RoundTrip(req *http.Request) (*http.Response, error) {
+	req = req.WithContext(req.Context()) // the caller's own must not change
+	req.Header = req.Header.Clone()
+	telemetry.Propagator.Inject(req.Context(), propagation.HeaderCarrier(req.Header))
+	return t.next.RoundTrip(req)
 }
 
 // caller is what is done once a call: the deadline, the count, the record.

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 	"go.opentelemetry.io/otel/metric/noop"
+	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
 	"example.com/tandem/kit/call"
@@ -31,6 +32,8 @@ import (
 const (
 	maxHeader = 16 << 10 // bytes of request line and headers
 	maxBody   = 1 << 20  // bytes of a request's body
+	// maxLoggedPath is how much of a path, in bytes, goes into a log line.
+	maxLoggedPath = 256
 )
 
 // probes are asked every few seconds by kubelet: no spans, and no log lines
@@ -41,9 +44,16 @@ var probes = []string{"/livez", "/readyz", "/health"}
 var methods = []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions}
 
 // traced continues the caller's trace, or begins one.
-func traced(provider trace.TracerProvider) func(http.Handler) http.Handler {
+func traced(t *telemetry.Telemetry) func(http.Handler) http.Handler {
+	if t.Traces == nil {
+		return func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				next.ServeHTTP(w, r.WithContext(telemetry.Continue(r.Context(), propagation.HeaderCarrier(r.Header))))
+			})
+		}
+	}
 	return otelhttp.NewMiddleware("http",
-		otelhttp.WithTracerProvider(provider),
+		otelhttp.WithTracerProvider(t.Traces),
 		otelhttp.WithPropagators(telemetry.Propagator),
 		otelhttp.WithMeterProvider(noop.NewMeterProvider()), // metrics are Prometheus's
 		otelhttp.WithFilter(func(r *http.Request) bool { return !slices.Contains(probes, r.URL.Path) }),
@@ -80,10 +90,10 @@ func observed(log *slog.Logger, metrics prometheus.Registerer) func(http.Handler
 				seconds.WithLabelValues(methodOf(r), route, strconv.Itoa(status)).Observe(took.Seconds())
 				log.LogAttrs(r.Context(), levelOf(route, status), "http",
 					slog.String("method", r.Method),
-					slog.String("path", r.URL.Path),
+					slog.String("path", r.URL.Path[:min(len(r.URL.Path), maxLoggedPath)]),
 					slog.Int("status", status),
 					slog.Int("bytes", ww.BytesWritten()),
-					slog.Float64("duration_ms", float64(took.Microseconds())/1000),
+					slog.Int64("duration_us", took.Microseconds()),
 					slog.String("from", r.RemoteAddr),
 				)
 				if p != nil {
@@ -149,7 +159,7 @@ func bounded(next http.Handler) http.Handler {
 			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 			if r.Method == http.MethodGet || r.Method == http.MethodHead {
 				// A body that says it is of unknown length may still be empty.
-				if n, _ := io.ReadFull(r.Body, make([]byte, 1)); n > 0 {
+				if n, err := io.ReadFull(r.Body, make([]byte, 1)); n > 0 || !errors.Is(err, io.EOF) {
 					problem.Error(w, http.StatusBadRequest, r.Method+" takes no body")
 					return
 				}

@@ -192,7 +192,7 @@ func TestTheAccessLogTellsTheRequest(t *testing.T) {
 	assert.InDelta(t, 200, line["status"], 0)
 	assert.InDelta(t, len("hello"), line["bytes"], 0)
 	assert.Contains(t, line["from"], "127.0.0.1:")
-	assert.Contains(t, line, "duration_ms")
+	assert.Contains(t, line, "duration_us")
 
 	get(t, c, s.URL+"/readyz")
 	get(t, c, s.URL+"/fails")

@@ -83,7 +83,7 @@ func New(o Options) *Server {
 	root := chi.NewRouter()
 	// A request passes these from top to bottom, its answer from bottom to top.
 	root.Use(
-		traced(o.Telemetry.Traces),
+		traced(o.Telemetry),
 		observed(o.Telemetry.Log, o.Telemetry.Metrics),
 		s.closesOldConnections,
 		bounded,

@@ -32,7 +32,9 @@ func Main(run func(ctx context.Context, args []string, environ map[string]string
 	// gRPC logs to stderr by itself; let its lines be JSON, as all others are.
 	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard,
 		slog.NewLogLogger(slog.NewJSONHandler(os.Stderr, nil), slog.LevelWarn).Writer()))
-	err := run(ctx, os.Args[1:], config.Environ(os.Environ()), os.Stdout)
+	out := &lines{w: os.Stdout}
+	err := run(ctx, os.Args[1:], config.Environ(os.Environ()), out)
+	out.flush()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	}

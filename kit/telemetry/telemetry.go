@@ -31,9 +31,11 @@ import (
 type Telemetry struct {
 	Log     *slog.Logger
 	Metrics *prometheus.Registry
-	Traces  oteltrace.TracerProvider
+	// Traces is nil where spans are not exported; see Continue for what is done
+	// then.
+	Traces oteltrace.TracerProvider
 
-	provider *trace.TracerProvider
+	flush func(context.Context) error
 }
 
 // Propagator carries the trace from service to service, in W3C's headers.
@@ -42,8 +44,7 @@ var Propagator = propagation.NewCompositeTextMapPropagator(propagation.TraceCont
 // New sets up telemetry for one instance. Log lines of level and above go to w.
 // Spans are exported where an OTLP endpoint is named by the standard OTEL_*
 // variables; the error is that of an exporter which cannot be made from them.
-// Without an endpoint spans have ids, for logs and for the next service, but
-// nothing is recorded.
+// Without an endpoint no spans are made, only their ids.
 func New(ctx context.Context, me instance.Instance, level slog.Level, environ map[string]string, w io.Writer) (*Telemetry, error) {
 	log := slog.New(withTrace{slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level})}).
 		With("service", me.Service, "pod", me.Pod)
@@ -59,34 +60,40 @@ func New(ctx context.Context, me instance.Instance, level slog.Level, environ ma
 		}, func() float64 { return 1 }),
 	)
 
+	t := &Telemetry{Log: log, Metrics: metrics, flush: func(context.Context) error { return nil }}
+	if !exporting(environ) {
+		return t, nil
+	}
 	provider, err := newProvider(ctx, me, environ)
 	if err != nil {
 		return nil, fmt.Errorf("set up traces: %w", err)
 	}
+	t.Traces, t.flush = provider, provider.Shutdown
 	// The SDK has one place for errors in the background, such as a collector
 	// that does not answer; without this they would break the JSON of the log.
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("telemetry", "error", err.Error()) }))
-	return &Telemetry{Log: log, Metrics: metrics, Traces: provider, provider: provider}, nil
+	return t, nil
 }
 
 // Flush sends what has not been sent yet. It is the last thing that a service
 // does, because requests still being drained make spans too. It takes 5 s at
-// most: a collector that is gone must not hold the exit.
-func (t *Telemetry) Flush() error {
+// most, and what cannot be sent is logged: a collector that is gone must neither
+// hold the exit nor make it a failure.
+func (t *Telemetry) Flush() {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	if err := t.provider.Shutdown(ctx); err != nil {
-		return fmt.Errorf("flush traces: %w", err)
+	if err := t.flush(ctx); err != nil {
+		t.Log.Warn("telemetry: spans are lost", "error", err.Error())
 	}
-	return nil
+}
+
+const forAll, forTraces = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+
+func exporting(environ map[string]string) bool {
+	return environ[forAll]+environ[forTraces] != "" && !strings.EqualFold(environ["OTEL_SDK_DISABLED"], "true") && environ["OTEL_TRACES_EXPORTER"] != "none"
 }
 
 func newProvider(ctx context.Context, me instance.Instance, environ map[string]string) (*trace.TracerProvider, error) {
-	const forAll, forTraces = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
-	if environ[forAll]+environ[forTraces] == "" || strings.EqualFold(environ["OTEL_SDK_DISABLED"], "true") || environ["OTEL_TRACES_EXPORTER"] == "none" {
-		// A caller that samples stays sampled, so that its trace goes on beyond us.
-		return trace.NewTracerProvider(trace.WithSampler(trace.ParentBased(trace.NeverSample()))), nil
-	}
 	for _, key := range []string{forAll, forTraces} {
 		// The SDK would take what is no URL for https://localhost:4318.
 		if u, err := url.Parse(environ[key]); environ[key] != "" && (err != nil || u.Host == "" && u.Scheme != "unix") {

@@ -1,0 +1,52 @@
+package life
+
+import (
+	"io"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+type counting struct {
+	mu     sync.Mutex
+	text   strings.Builder
+	writes int
+}
+
+func (c *counting) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.writes++
+	return c.text.Write(p)
+}
+
+func (c *counting) get() (string, int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.text.String(), c.writes
+}
+
+func TestLinesAreWrittenTogetherSoonAndInOrder(t *testing.T) {
+	var w counting
+	l := &lines{w: &w}
+	want := strings.Repeat("one\ntwo\n", 500)
+	for range 500 {
+		_, err := io.WriteString(l, "one\n")
+		require.NoError(t, err)
+		_, err = io.WriteString(l, "two\n")
+		require.NoError(t, err)
+	}
+	require.Eventually(t, func() bool { text, _ := w.get(); return text == want }, 10*time.Second, time.Millisecond, "without a flush")
+	_, writes := w.get()
+	assert.Less(t, writes, 500, "of 1000")
+
+	_, err := io.WriteString(l, "the last\n")
+	require.NoError(t, err)
+	l.flush()
+	text, _ := w.get()
+	assert.Equal(t, want+"the last\n", text)
+}
