@@ -94,26 +94,16 @@ func New(o Options) *http.Client {
 	}
 }
 
-// traced makes each attempt a span, or only tells the server the caller's.
+// traced makes each attempt a span, where spans are exported.
 func traced(t *telemetry.Telemetry, next http.RoundTripper) http.RoundTripper {
 	if t.Traces == nil {
-		return telling{next}
+		return next
 	}
 	return otelhttp.NewTransport(next,
 		otelhttp.WithTracerProvider(t.Traces),
 		otelhttp.WithPropagators(telemetry.Propagator),
 		otelhttp.WithMeterProvider(noop.NewMeterProvider()), // metrics are Prometheus's
 	)
-}
-
-// telling tells servers of the trace that a request belongs to.
-type telling struct{ next http.RoundTripper }
-
-func (t telling) RoundTrip(req *http.Request) (*http.Response, error) {
-	req = req.WithContext(req.Context()) // the caller's own must not change
-	req.Header = req.Header.Clone()
-	telemetry.Propagator.Inject(req.Context(), propagation.HeaderCarrier(req.Header))
-	return t.next.RoundTrip(req)
 }
 
 // caller is what is done once a call: the deadline, the count, the record.
@@ -127,14 +117,21 @@ type caller struct {
 func (c *caller) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithTimeout(req.Context(), c.timeout)
 	defer cancel() // the answer has been read by then
-	resp, err := c.next.RoundTrip(req.WithContext(ctx))
+	record := call.RecordOf(ctx)
+	// One copy for all that is added: the caller's own must not change.
+	req = req.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(c httptrace.GotConnInfo) { record.Peer = c.Conn.RemoteAddr().String() },
+	}))
+	req.Header = req.Header.Clone()
+	telemetry.Propagator.Inject(ctx, propagation.HeaderCarrier(req.Header))
+	resp, err := c.next.RoundTrip(req)
 
 	outcome := call.ClassOf(err)
 	if err == nil {
 		outcome = call.ClassOfStatus(resp.StatusCode)
 	}
 	c.calls.Add(req.URL.Hostname(), "http", outcome)
-	call.RecordOf(ctx).Addresses = c.dialer.addresses(hostPort(req.URL))
+	record.Addresses = c.dialer.addresses(hostPort(req.URL))
 	return resp, err
 }
 
@@ -154,12 +151,9 @@ func (a *attempt) RoundTrip(req *http.Request) (*http.Response, error) {
 	record := call.RecordOf(req.Context())
 	record.Attempts++
 	record.Peer = ""
-	ctx := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
-		GotConn: func(c httptrace.GotConnInfo) { record.Peer = c.Conn.RemoteAddr().String() },
-	})
 
 	code := 0
-	resp, err := a.next.RoundTrip(req.WithContext(ctx))
+	resp, err := a.next.RoundTrip(req)
 	if err == nil {
 		code = resp.StatusCode
 		if err = a.read(resp); err != nil {

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -32,6 +33,12 @@ func Main(run func(ctx context.Context, args []string, environ map[string]string
 	// gRPC logs to stderr by itself; let its lines be JSON, as all others are.
 	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard,
 		slog.NewLogLogger(slog.NewJSONHandler(os.Stderr, nil), slog.LevelWarn).Writer()))
+	// A service's live heap is a few MB, so that by Go's own setting (100) it is
+	// collected every few hundred requests. At four times its size that takes a
+	// quarter of the time, for some MB more; GOMEMLIMIT still bounds them.
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400)
+	}
 	out := &lines{w: os.Stdout}
 	err := run(ctx, os.Args[1:], config.Environ(os.Environ()), out)
 	out.flush()
