@@ -6,7 +6,6 @@ import (
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc/filters"
 	"go.opentelemetry.io/otel/metric/noop"
-	"go.opentelemetry.io/otel/propagation"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
@@ -36,10 +35,19 @@ func tellStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn,
 
 // tell puts the trace that a call belongs to into its metadata.
 func tell(ctx context.Context) context.Context {
-	headers := propagation.MapCarrier{}
-	telemetry.Propagator.Inject(ctx, headers)
-	for name, value := range headers {
-		ctx = metadata.AppendToOutgoingContext(ctx, name, value)
-	}
-	return ctx
+	headers := outgoing{}
+	telemetry.Propagator.Inject(ctx, &headers)
+	return metadata.AppendToOutgoingContext(ctx, headers...)
 }
+
+// outgoing is names and values in turn, as the propagator writes headers.
+type outgoing []string
+
+// Set adds a header.
+func (o *outgoing) Set(name, value string) { *o = append(*o, name, value) }
+
+// Get is empty, as is Keys: they are for readers.
+func (*outgoing) Get(string) string { return "" }
+
+// Keys is empty.
+func (*outgoing) Keys() []string { return nil }
