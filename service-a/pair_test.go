@@ -352,8 +352,11 @@ func TestNothingIsLostOverRestartsUnderLoad(t *testing.T) {
 		})
 	}
 	for range 5 {
+		begin := time.Now()
 		bs[0].stop(t)
+		drained := time.Since(begin)
 		bs[0].start(t)
+		t.Logf("drained in %s, up again after %s", drained.Round(time.Millisecond), time.Since(begin).Round(time.Millisecond))
 		// The next restart must not meet a client that has not come back yet.
 		for _, via := range transports {
 			kittest.Eventually(t, func() bool { return spread(t, a, via, 20).Pods["b-1"] > 0 }, via+" reaches it again")

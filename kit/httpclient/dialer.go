@@ -11,13 +11,15 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"example.com/tandem/kit/call"
 )
 
 const (
 	// connectTimeout of one address. A dead one must leave time for another.
 	connectTimeout = time.Second
 	tcpKeepAlive   = 15 * time.Second
-	// shunned is how long an address that could not be connected to is tried
+	// shunned is how long an address that does not answer at all is tried
 	// last. It has the fewest connections of all, so that otherwise each new
 	// connection would wait for it first, for as long as DNS names it.
 	shunned = 10 * time.Second
@@ -73,7 +75,9 @@ func (d *dialer) dial(ctx context.Context, network, hostport string) (net.Conn, 
 		if ctx.Err() != nil {
 			break
 		}
-		d.shun(addr)
+		if call.ClassOf(err) != call.Refused { // which takes no time, and may be over any moment
+			d.shun(addr)
+		}
 	}
 	return nil, errors.Join(failures...)
 }
