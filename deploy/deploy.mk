@@ -6,32 +6,33 @@ export KIND_CLUSTER KIND_NODE_IMAGE KIND_PORT METRICS_SERVER OVERLAY SERVICE VER
 .PHONY: images compose-test kind-up deploy status logs kind-down lint-deploy schemas
 
 images: ## build the container images of both services
-	scripts/images.sh
+	@scripts/images.sh
 
 compose-test: ## run the pair under docker compose, and check that calls spread over three service-b
-	scripts/compose-test.sh
+	@scripts/compose-test.sh
 
 kind-up: ## make a Kubernetes cluster on this machine (scripts/kind.sh --help lists its settings)
-	scripts/kind.sh up
+	@scripts/kind.sh up
 
 deploy: bin/kustomize ## build, load and apply the pair to the cluster, and wait until it runs (OVERLAY=kind)
-	scripts/kind.sh deploy
+	@scripts/kind.sh deploy
 
 status: ## what runs where on the cluster
-	scripts/kind.sh status
+	@scripts/kind.sh status
 
 logs: ## follow the pods' logs (SERVICE=service-b for one service's)
-	scripts/kind.sh logs
+	@scripts/kind.sh logs
 
 kind-down: ## delete the cluster
-	scripts/kind.sh down
+	@scripts/kind.sh down
 
 lint-deploy: bin/kustomize bin/kubeconform ## check all manifests against Kubernetes' schemas, without a cluster
-	scripts/kubeconform.sh
+	@scripts/kubeconform.sh
 
 schemas: ## write deploy/schemas anew, after a new version or kind
-	scripts/schemas.sh
+	@scripts/schemas.sh
 
-bin/kustomize bin/kubeconform: bin/%: scripts/tools/%/go.mod
-	cd scripts/tools/$* && GOWORK=off GOBIN=$(CURDIR)/bin go install tool
+bin/kustomize bin/kubeconform: bin/%: scripts/tools/%/go.mod scripts/tools/%/go.sum
+	@echo "building $* (once; takes a minute)"
+	@cd $(<D) && GOWORK=off GOBIN=$(CURDIR)/bin go install tool
 	@touch $@
