@@ -152,13 +152,15 @@ deploy() {
 }
 
 look() {
-  local at
+  local at service_b
   at=$(docker port "$cluster-control-plane" 30080/tcp)
+  service_b=$(kubectl get services --all-namespaces --field-selector metadata.name=service-b --output 'jsonpath={.items[0].metadata.namespace}')
+  if [[ $service_b == tandem ]]; then service_b=service-b; else service_b=service-b.$service_b; fi
   cat <<LOOK
 
 The page:    http://localhost:${at##*:}
 The spread:  curl 'http://localhost:${at##*:}/api/spread?via=grpc&n=300'
-From a pod:  kubectl --context kind-$cluster --namespace tandem exec deploy/service-a -- /service-a probe http://service-b/health
+From a pod:  kubectl --context kind-$cluster --namespace tandem exec deploy/service-a -- /service-a probe http://$service_b/health
 More:        make status, make logs, make kind-down
 LOOK
 }
