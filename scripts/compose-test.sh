@@ -8,9 +8,9 @@ readonly n=300
 export COMPOSE_PROJECT_NAME=tandem-test PORT=${PORT:-18080}
 
 case ${1-} in
-  '') ;;
-  -h | --help)
-    cat <<'HELP'
+	'') ;;
+	-h | --help)
+		cat <<'HELP'
 usage: scripts/compose-test.sh
 
 Brings the pair up with docker compose, has service-a ask service-b 300 times
@@ -20,33 +20,33 @@ its third, give or take 25 %.
 
 Needs docker compose and jq. PORT (18080) is where service-a is published.
 HELP
-    exit
-    ;;
-  *)
-    echo "compose-test: unknown argument $1; see --help" >&2
-    exit 2
-    ;;
+		exit
+		;;
+	*)
+		echo "compose-test: unknown argument $1; see --help" >&2
+		exit 2
+		;;
 esac
 
 down() {
-  status=$?
-  if ((status != 0)); then
-    docker compose ps --all
-    docker compose logs --tail 20
-  fi >&2
-  echo "compose-test: taking it down" >&2
-  docker compose down --timeout 5 >/dev/null 2>&1 || echo "compose-test: docker compose down failed" >&2
+	status=$?
+	if ((status != 0)); then
+		docker compose ps --all
+		docker compose logs --tail 20
+	fi >&2
+	echo "compose-test: taking it down" >&2
+	docker compose down --timeout 5 >/dev/null 2>&1 || echo "compose-test: docker compose down failed" >&2
 }
 trap down EXIT
 
 spread() { # spread VIA JQ-CONDITION: one line of what happened; fails unless the condition holds
-  local answer
-  answer=$(curl --silent --show-error --fail --max-time 30 "http://localhost:$PORT/api/spread?via=$1&n=$n")
-  jq --compact-output '{via, pods: [.pods[]], errors, p99: .latencyMs.p99}' <<<"$answer"
-  if ! jq --exit-status --argjson n $n "(.errors == {}) and (.pods | length == 3) and ($2)" >/dev/null <<<"$answer"; then
-    echo "compose-test: FAILED over $1: want no errors, three pods, and $2" >&2
-    return 1
-  fi
+	local answer
+	answer=$(curl --silent --show-error --fail --max-time 30 "http://localhost:$PORT/api/spread?via=$1&n=$n")
+	jq --compact-output '{via, pods: [.pods[]], errors, p99: .latencyMs.p99}' <<<"$answer"
+	if ! jq --exit-status --argjson n $n "(.errors == {}) and (.pods | length == 3) and ($2)" >/dev/null <<<"$answer"; then
+		echo "compose-test: FAILED over $1: want no errors, three pods, and $2" >&2
+		return 1
+	fi
 }
 
 echo "compose-test: building and starting" >&2

@@ -5,20 +5,20 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly kubernetes=v1.36.3
 readonly kinds=(
-  apps/v1/Deployment
-  autoscaling/v2/HorizontalPodAutoscaler
-  core/v1/ConfigMap
-  core/v1/Namespace
-  core/v1/Service
-  core/v1/ServiceAccount
-  networking.k8s.io/v1/NetworkPolicy
-  policy/v1/PodDisruptionBudget
+	apps/v1/Deployment
+	autoscaling/v2/HorizontalPodAutoscaler
+	core/v1/ConfigMap
+	core/v1/Namespace
+	core/v1/Service
+	core/v1/ServiceAccount
+	networking.k8s.io/v1/NetworkPolicy
+	policy/v1/PodDisruptionBudget
 )
 
 case ${1-} in
-  '') ;;
-  -h | --help)
-    cat <<HELP
+	'') ;;
+	-h | --help)
+		cat <<HELP
 usage: scripts/schemas.sh
 
 Writes deploy/schemas anew: a JSON Schema for each kind that deploy/ uses, which
@@ -29,12 +29,12 @@ network. They are made from the OpenAPI description in Kubernetes' own module
 Run it after a new version or kind has been put into this script, or a CRD into
 deploy/crds, and commit what it wrote. Needs Go.
 HELP
-    exit
-    ;;
-  *)
-    echo "schemas: unknown argument $1; see --help" >&2
-    exit 2
-    ;;
+		exit
+		;;
+	*)
+		echo "schemas: unknown argument $1; see --help" >&2
+		exit 2
+		;;
 esac
 
 echo "schemas: reading Kubernetes $kubernetes" >&2
