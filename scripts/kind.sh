@@ -38,6 +38,7 @@ Environment, with defaults:
 HELP
 }
 
+our_namespaces() { kubectl get namespaces --selector "$ours" --output 'jsonpath={.items[*].metadata.name}'; }
 exists() { kind get clusters 2>/dev/null | grep -qxF "$cluster"; }
 need_cluster() { exists || fail "there is no cluster $cluster; make kind-up makes it"; }
 
@@ -143,7 +144,9 @@ deploy() {
 	done < <(kubectl get --filename - --output 'jsonpath={range .items[?(@.kind=="Deployment")]}{.metadata.namespace} {.metadata.name}{"\n"}{end}' <<<"$manifests")
 	if ((failed)); then
 		kubectl get pods --all-namespaces --selector "$ours" --output wide >&2
-		kubectl get events --all-namespaces --field-selector type=Warning --sort-by .lastTimestamp | tail -20 >&2
+		for namespace in $(our_namespaces); do
+			kubectl --namespace "$namespace" get events --field-selector type=Warning --sort-by .lastTimestamp | tail -10 >&2
+		done
 		fail "it does not run; the pods and the last warnings are above"
 	fi
 	prune "$manifests"
@@ -178,7 +181,7 @@ logs() {
 	local namespace selector=$ours${SERVICE:+,app.kubernetes.io/name=$SERVICE}
 	need_cluster
 	trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
-	for namespace in $(kubectl get namespaces --selector "$ours" --output 'jsonpath={.items[*].metadata.name}'); do
+	for namespace in $(our_namespaces); do
 		kubectl --namespace "$namespace" logs --selector "$selector" --prefix --tail 20 --follow --max-log-requests 50 &
 	done
 	wait
