@@ -15,13 +15,14 @@ func TestGRPCThroughTheVirtualIPStaysOnOnePod(t *testing.T) {
 	defer c.keep(t)
 	elsewhere := c.otherNamespace(t)
 	c.admit(t, elsewhere)
-	pod := c.caller(t, elsewhere, "caller", map[string]string{nameLabel: "caller"}, "SERVICE_B_GRPC_TARGET=dns:///service-b."+namespace+":9090")
-	c.mayAsk(t, elsewhere, pod, "grpc://service-b."+namespace+":9090")
+	target := "dns:///" + serviceB + qualified + ":9090"
+	pod := c.caller(t, elsewhere, "caller", map[string]string{nameLabel: "caller"}, "SERVICE_B_GRPC_TARGET="+target)
+	c.mayAsk(t, elsewhere, pod, "grpc://"+serviceB+qualified+":9090")
 	got, err := spread(c.forward(t, elsewhere, pod, 8080), "grpc", calls)
 	require.NoError(t, err)
 	assert.Empty(t, got.Errors)
 	assert.Len(t, got.Pods, 1, "one connection, one pod")
-	t.Logf("through dns:///service-b:9090, of %d pods: %v", len(c.serving(t, serviceB)), got.Pods)
+	t.Logf("through %s, of %d pods: %v", target, len(c.serving(t, serviceB)), got.Pods)
 }
 
 func TestGRPCThroughTheHeadlessNameSpreadsOverAllPods(t *testing.T) {

@@ -167,6 +167,15 @@ func (l *load) now(via string) tally {
 	return s
 }
 
+// forget a pod's first answers: the next one is its first.
+func (l *load) forget(pod string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.via {
+		delete(s.First, pod)
+	}
+}
+
 // awaitAll waits until each of the pods has answered over each transport.
 func (l *load) awaitAll(t *testing.T, within time.Duration, pods []string) {
 	t.Helper()
