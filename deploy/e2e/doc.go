@@ -1,0 +1,13 @@
+// Package e2e proves on a real cluster what Tandem claims about calls between
+// services. Each claim is a test that is named for it and prints its figure:
+//
+//	make kind-up deploy e2e
+//
+// The tests change things (they scale, drain, swap policies, make pods sick)
+// and put everything back, so they can be run again at once, and one by one:
+//
+//	make e2e RUN=TestAStrangerIsShutOut
+//
+// A test that fails keeps logs, events and descriptions of the pods in
+// out/e2e, or where E2E_ARTIFACTS says, as they are before it puts things back.
+package e2e

@@ -1,0 +1,75 @@
+package e2e
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// throw throws a pod's fault switch: PUT sets a fault, DELETE heals.
+func throw(t *testing.T, admin, method, fault string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, admin+"/faults", strings.NewReader(fault))
+	require.NoError(t, err)
+	resp, err := http.DefaultClient.Do(req)
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	require.Equal(t, http.StatusOK, resp.StatusCode, "the fault switch; is FAULTS on?")
+}
+
+func TestASickPodIsLeftOutUntilItIsHealed(t *testing.T) {
+	c := connect(t)
+	defer c.keep(t)
+	pods := names(c.serving(t, serviceB))
+	sick, patience := pods[0], c.maxConnectionAge(t)+35*time.Second
+	// Not through the API server's proxy, which policies shut out.
+	admin := c.forward(t, namespace, sick, 8081)
+	load := c.load(t, steady)
+	load.awaitAll(t, patience, pods)
+
+	start := time.Now()
+	throw(t, admin, http.MethodPut, `{"notReady":true}`)
+	t.Cleanup(func() { // the port-forward, made earlier, is closed later
+		req, _ := http.NewRequest(http.MethodDelete, admin+"/faults", nil)
+		resp, err := http.DefaultClient.Do(req)
+		if assert.NoError(t, err, "heal %s", sick) {
+			assert.NoError(t, resp.Body.Close())
+		}
+	})
+	for _, service := range []string{serviceB, headless} {
+		eventually(t, time.Minute, "it stays among the endpoints of "+service, func(is *assert.CollectT) {
+			assert.NotContains(is, c.endpoints(is, service), sick)
+		})
+		t.Logf("out of the endpoints of %s after %s", service, time.Since(start).Round(100*time.Millisecond))
+	}
+	// Quiet for 5 s is left out. HTTP connections that are open go on to their
+	// pod, which still answers, until they are old.
+	for _, via := range []string{"grpc", "http"} {
+		eventually(t, patience, "it still gets calls over "+via, func(is *assert.CollectT) {
+			assert.Greater(is, time.Since(load.now(via).Last[sick]), 5*time.Second, via)
+		})
+		last := max(0, load.now(via).Last[sick].Sub(start)) // a call of before may have been the last
+		t.Logf("the last call over %s came %s after the fault", via, last.Round(100*time.Millisecond))
+	}
+	// The health check is what takes it out of gRPC clients' choice, long before DNS does.
+	assert.Less(t, load.now("grpc").Last[sick].Sub(start), 5*time.Second)
+
+	load.forget(sick)
+	healed := time.Now()
+	throw(t, admin, http.MethodDelete, "")
+	for _, service := range []string{serviceB, headless} {
+		eventually(t, time.Minute, "it does not come back to "+service, func(is *assert.CollectT) {
+			assert.Contains(is, c.endpoints(is, service), sick)
+		})
+		t.Logf("back among the endpoints of %s %s after it was healed", service, time.Since(healed).Round(100*time.Millisecond))
+	}
+	load.awaitAll(t, patience, []string{sick})
+	for _, via := range transports {
+		t.Logf("the first call over %s came %s after it was healed", via, load.now(via).First[sick].Sub(healed).Round(100*time.Millisecond))
+	}
+	load.wantNoneFailed(t)
+}

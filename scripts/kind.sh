@@ -1,0 +1,211 @@
+#!/usr/bin/env bash
+# See --help.
+set -euo pipefail
+shopt -s inherit_errexit # in $(…) too
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+cluster=${KIND_CLUSTER:-tandem}
+# Always by name: whatever cluster kubectl points at just now is not touched.
+kubectl() { command kubectl --context "kind-$cluster" "$@"; }
+readonly ours=app.kubernetes.io/part-of=tandem
+
+say() { echo "kind: $*" >&2; }
+fail() {
+	say "$*"
+	exit 1
+}
+
+help() {
+	cat <<'HELP'
+usage: scripts/kind.sh up|deploy|status|logs|down
+
+  up      make a cluster of three nodes, or find it made
+  deploy  build the images, load them, apply OVERLAY, and wait until it runs;
+          what an overlay applied before has more is deleted
+  status  what runs where
+  logs    follow the logs of all pods, or of SERVICE's
+  down    delete the cluster
+
+Environment, with defaults:
+  KIND_CLUSTER    tandem  the cluster's name
+  KIND_NODE_IMAGE         the nodes' image, which is the version of Kubernetes;
+                          by default kind's own
+  KIND_PORT       8080    where up puts service-a's page on this machine
+  METRICS_SERVER          a manifest of metrics-server, file or URL, for up to
+                          apply; kubectl top and autoscaling need one
+  OVERLAY         kind    a folder of deploy/overlays
+  SERVICE                 service-a or service-b, for logs
+HELP
+}
+
+our_namespaces() { kubectl get namespaces --selector "$ours" --output 'jsonpath={.items[*].metadata.name}'; }
+exists() { kind get clusters 2>/dev/null | grep -qxF "$cluster"; }
+need_cluster() { exists || fail "there is no cluster $cluster; make kind-up makes it"; }
+
+up() {
+	local port=${KIND_PORT:-8080} image=()
+	if exists; then
+		say "cluster $cluster is there"
+		docker ps --all --quiet --filter "label=io.x-k8s.kind.cluster=$cluster" --filter status=exited |
+			xargs --no-run-if-empty docker start >/dev/null # stopped with the machine
+		kind export kubeconfig --name "$cluster" --quiet
+	else
+		say "making cluster $cluster; the first time, kind pulls the nodes' image"
+		if [[ -n ${KIND_NODE_IMAGE-} ]]; then image=(--image "$KIND_NODE_IMAGE"); fi
+		sed "s/hostPort: 8080/hostPort: $port/" deploy/kind/cluster.yaml |
+			kind create cluster --name "$cluster" --config - --wait 120s ${image[@]+"${image[@]}"}
+	fi
+	say "waiting for nodes and DNS"
+	kubectl wait --for=condition=Ready node --all --timeout=180s
+	kubectl --namespace kube-system rollout status deployment/coredns --timeout=180s
+	if [[ -n ${METRICS_SERVER-} ]]; then metrics_server; fi
+	say "ready; next: make deploy"
+}
+
+metrics_server() {
+	say "metrics-server"
+	kubectl apply --filename "$METRICS_SERVER"
+	# The certificates of kind's kubelets are signed by nobody.
+	if ! kubectl --namespace kube-system get deployment metrics-server --output yaml | grep -q -e --kubelet-insecure-tls; then
+		kubectl --namespace kube-system patch deployment metrics-server --type json \
+			--patch '[{"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": "--kubelet-insecure-tls"}]'
+	fi
+	kubectl --namespace kube-system rollout status deployment/metrics-server --timeout=180s
+}
+
+load() { # load IMAGE...
+	if kind load docker-image --name "$cluster" "$@"; then return; fi
+	# Docker's containerd store can leave kind without an image's contents (kind#3795); an archive has them.
+	say "loading them from an archive instead"
+	archive=$(mktemp)
+	trap 'rm -f "$archive"' EXIT
+	docker save --output "$archive" "$@"
+	kind load image-archive --name "$cluster" "$archive"
+}
+
+render() { # render OVERLAY IMAGE...: with the images' tags in place of dev
+	local overlay=$1 image folder
+	shift
+	mkdir -p out
+	folder=$(mktemp -d out/deploy.XXXXXX)
+	{
+		echo "resources: [../../deploy/overlays/$overlay]"
+		echo "images:"
+		for image in "$@"; do echo "  - { name: ${image%:*}, newTag: ${image##*:} }"; done
+	} >"$folder/kustomization.yaml"
+	bin/kustomize build "$folder"
+	rm -r "$folder"
+}
+
+# Where an autoscaler takes over, the manifest stops naming a number of replicas; without this the field would fall back
+# to 1, and pods would go. Another field manager naming the number of now keeps it (Kubernetes calls it a handover).
+hand_over_replicas() { # hand_over_replicas MANIFESTS
+	local namespace name replicas
+	kubectl get --filename - --ignore-not-found --output \
+		'jsonpath={range .items[?(@.kind=="Deployment")]}{.metadata.namespace} {.metadata.name} {.spec.replicas}{"\n"}{end}' <<<"$1" |
+		while read -r namespace name replicas; do
+			kubectl apply --server-side --force-conflicts --field-manager=tandem-handover --filename - >/dev/null <<MANIFEST
+{"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"namespace": "$namespace", "name": "$name"}, "spec": {"replicas": $replicas}}
+MANIFEST
+		done
+}
+
+each='jsonpath={range .items[*]}{.kind} {.metadata.namespace} {.metadata.name}{"\n"}{end}'
+
+prune() { # prune MANIFESTS: delete what is ours and not in them; ConfigMaps stay, for older pods and for rollout undo
+	local kind namespace name
+	comm -23 \
+		<(kubectl get namespaces,deployments,services,serviceaccounts,networkpolicies,poddisruptionbudgets,horizontalpodautoscalers \
+			--all-namespaces --selector "$ours" --output "$each" | sort) \
+		<(kubectl get --filename - --output "$each" <<<"$1" | sort) |
+		while read -r kind namespace name; do
+			if [[ -z $name ]]; then name=$namespace namespace=; fi # a Namespace is in none
+			say "deleting $kind $name${namespace:+ of $namespace}, which this overlay does not have"
+			kubectl delete "$kind" "$name" ${namespace:+--namespace "$namespace"} --ignore-not-found </dev/null >&2
+		done
+}
+
+deploy() {
+	local overlay=${OVERLAY:-kind} manifests images namespace name failed=0
+	need_cluster
+	[[ -d deploy/overlays/$overlay ]] || fail "there is no deploy/overlays/$overlay; there are: $(cd deploy/overlays && echo *)"
+	images=$(scripts/images.sh)
+	say "loading the images"
+	# shellcheck disable=SC2086 # one word an image
+	load $images
+	# shellcheck disable=SC2086
+	manifests=$(render "$overlay" $images)
+	say "applying overlays/$overlay"
+	if grep -q '^kind: HorizontalPodAutoscaler' <<<"$manifests"; then hand_over_replicas "$manifests"; fi
+	# The API server merges, and knows who set what; --force-conflicts: these files are right, not what was edited by hand.
+	kubectl apply --server-side --force-conflicts --field-manager=tandem --filename - <<<"$manifests"
+	while read -r namespace name; do
+		kubectl --namespace "$namespace" rollout status "deployment/$name" --timeout=240s </dev/null || failed=1
+	done < <(kubectl get --filename - --output 'jsonpath={range .items[?(@.kind=="Deployment")]}{.metadata.namespace} {.metadata.name}{"\n"}{end}' <<<"$manifests")
+	if ((failed)); then
+		kubectl get pods --all-namespaces --selector "$ours" --output wide >&2
+		for namespace in $(our_namespaces); do
+			kubectl --namespace "$namespace" get events --field-selector type=Warning --sort-by .lastTimestamp | tail -10 >&2
+		done
+		fail "it does not run; the pods and the last warnings are above"
+	fi
+	prune "$manifests"
+	look
+}
+
+look() {
+	local at service_b
+	at=$(docker port "$cluster-control-plane" 30080/tcp)
+	service_b=$(kubectl get services --all-namespaces --field-selector metadata.name=service-b --output 'jsonpath={.items[0].metadata.namespace}')
+	if [[ $service_b == tandem ]]; then service_b=service-b; else service_b=service-b.$service_b; fi
+	cat <<LOOK
+
+The page:    http://localhost:${at##*:}
+The spread:  curl 'http://localhost:${at##*:}/api/spread?via=grpc&n=300'
+From a pod:  kubectl --context kind-$cluster --namespace tandem exec deploy/service-a -- /service-a probe http://$service_b/health
+More:        make status, make logs, make kind-down
+LOOK
+}
+
+status() {
+	need_cluster
+	kubectl get nodes --label-columns topology.kubernetes.io/zone
+	echo
+	kubectl get pods --all-namespaces --selector "$ours" --sort-by .metadata.name --label-columns topology.kubernetes.io/zone --output wide
+	echo
+	kubectl get services,horizontalpodautoscalers,poddisruptionbudgets --all-namespaces --selector "$ours"
+	look
+}
+
+logs() {
+	local namespace selector=$ours${SERVICE:+,app.kubernetes.io/name=$SERVICE}
+	need_cluster
+	trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
+	for namespace in $(our_namespaces); do
+		kubectl --namespace "$namespace" logs --selector "$selector" --prefix --tail 20 --follow --max-log-requests 50 &
+	done
+	wait
+}
+
+down() {
+	if exists; then
+		kind delete cluster --name "$cluster"
+	else
+		say "there is no cluster $cluster"
+	fi
+}
+
+case ${1-} in
+	up | deploy | status | logs | down)
+		(($# == 1)) || fail "$1 takes no arguments; see --help"
+		for tool in docker kind kubectl; do
+			type -P $tool >/dev/null || fail "$tool is not on PATH"
+		done
+		"$1"
+		;;
+	-h | --help) help ;;
+	*)
+		help >&2
+		exit 2
+		;;
+esac
