@@ -15,10 +15,11 @@ BUILD   := -trimpath -tags grpcnotrace -ldflags "-s -w -X example.com/tandem/kit
 RACE    := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
 .DEFAULT_GOAL := help
+include deploy/deploy.mk deploy/e2e.mk
 .PHONY: help run build test fuzz bench lint fmt generate clean
 
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## build both services, run them on this machine and show one call over each transport
 	@mkdir -p bin && $(GO) build -o bin/run ./scripts/run && exec bin/run
@@ -44,7 +45,7 @@ fuzz: ## run each fuzz target: make fuzz FUZZTIME=1000000x for longer
 bench: ## compare both transports with the least code that could do the same
 	@$(GO) run ./scripts/bench
 
-lint: bin/golangci-lint bin/buf bin/actionlint bin/protoc-gen-go ## check code, contract, modules, generated code and shell scripts
+lint: bin/golangci-lint bin/buf bin/actionlint bin/protoc-gen-go lint-deploy ## check code, contract, modules, generated code, scripts and manifests
 	@scripts/lint.sh $(MODULES)
 
 fmt: bin/golangci-lint bin/buf ## format Go and protobuf, and tidy every go.mod
@@ -57,7 +58,7 @@ generate: bin/buf bin/protoc-gen-go ## generate Go from proto/
 	@cd proto && ../bin/buf generate
 
 clean: ## remove what was built
-	rm -rf bin
+	rm -rf bin out
 
 # The tools are pinned, each in a module of its own, and built when first needed.
 # go install leaves a file alone that would not change: touch tells make it is new.
