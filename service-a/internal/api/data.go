@@ -25,18 +25,12 @@ type answer struct {
 // Data is GET /api/data?via=http|grpc&key=: it asks service-b once.
 func Data(me instance.Instance, backends map[string]backend.Backend) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		query := r.URL.Query()
-		b, _, err := viaOf(query, backends)
+		q, err := questionOf(r.URL.Query(), backends)
 		if err != nil {
 			problem.Error(w, http.StatusBadRequest, err.Error())
 			return
 		}
-		key, err := keyOf(query)
-		if err != nil {
-			problem.Error(w, http.StatusBadRequest, err.Error())
-			return
-		}
-		data, how, err := b.Get(r.Context(), key)
+		data, how, err := q.backend.Get(r.Context(), q.key)
 		if err != nil {
 			problem.Write(w, problemOf(err, how))
 			return

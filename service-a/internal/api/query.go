@@ -18,6 +18,22 @@ const MaxSpread = 1000
 
 const defaultSpread = 100
 
+// question is what one call or many ask.
+type question struct {
+	backend  backend.Backend
+	via, key string
+}
+
+// questionOf reads ?via= and ?key=.
+func questionOf(query url.Values, backends map[string]backend.Backend) (question, error) {
+	b, via, err := viaOf(query, backends)
+	if err != nil {
+		return question{}, err
+	}
+	key, err := keyOf(query)
+	return question{b, via, key}, err
+}
+
 // viaOf picks the backend that ?via= names; http if it is left out.
 func viaOf(query url.Values, backends map[string]backend.Backend) (backend.Backend, string, error) {
 	via := "http"

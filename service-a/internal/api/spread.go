@@ -50,30 +50,24 @@ type latency struct {
 // times. It answers 200 whatever became of the calls: they are the answer.
 func Spread(me instance.Instance, backends map[string]backend.Backend) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		query := r.URL.Query()
-		b, via, err := viaOf(query, backends)
+		q, err := questionOf(r.URL.Query(), backends)
 		if err != nil {
 			problem.Error(w, http.StatusBadRequest, err.Error())
 			return
 		}
-		n, err := countOf(query)
+		n, err := countOf(r.URL.Query())
 		if err != nil {
 			problem.Error(w, http.StatusBadRequest, err.Error())
 			return
 		}
-		key, err := keyOf(query)
-		if err != nil {
-			problem.Error(w, http.StatusBadRequest, err.Error())
-			return
-		}
-		result := ask(r.Context(), b, n, key)
-		result.ServedBy, result.Via = me, via
+		result := ask(r.Context(), q, n)
+		result.ServedBy, result.Via = me, q.via
 		writeJSON(w, result)
 	}
 }
 
 // ask makes n calls, a bounded number at once.
-func ask(ctx context.Context, b backend.Backend, n int, key string) spread {
+func ask(ctx context.Context, q question, n int) spread {
 	ctx, cancel := context.WithTimeout(ctx, spreadTimeout)
 	defer cancel()
 	result := spread{N: n, Concurrency: min(n, spreadConcurrency), Pods: map[string]int{}, Errors: map[call.Class]int{}, Addresses: []string{}}
@@ -85,7 +79,7 @@ func ask(ctx context.Context, b backend.Backend, n int, key string) spread {
 	group.SetLimit(result.Concurrency)
 	for range n {
 		group.Go(func() error {
-			data, how, err := b.Get(ctx, key)
+			data, how, err := q.backend.Get(ctx, q.key)
 			mu.Lock()
 			defer mu.Unlock()
 			result.Attempts += how.Attempts
