@@ -9,8 +9,9 @@ MODULES := $(shell sed -n 's|^[[:space:]]*\./||p' go.work)
 # The claims about a cluster need one, so they are a verb of their own.
 TESTED  := $(filter-out deploy/e2e,$(MODULES))
 # grpcnotrace leaves out gRPC's /debug pages, whose templates make the linker
-# keep every method of the binary.
-BUILD   := -trimpath -tags grpcnotrace -ldflags "-s -w -X example.com/tandem/kit/instance.version=$(VERSION)"
+# keep every method of the binary; nethttpomithttp2 leaves out net/http's HTTP/2,
+# which plaintext HTTP/1.1 has no use for (gRPC brings its own).
+BUILD   := -trimpath -tags grpcnotrace,nethttpomithttp2 -ldflags "-s -w -X example.com/tandem/kit/instance.version=$(VERSION)"
 # The race detector needs a C compiler, without which cgo is off.
 RACE    := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 

@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/codes"
 )
 
 // Class is a kind of failure. The set is closed, so it can be a metric label.
@@ -98,6 +99,22 @@ func ClassOfStatus(status int) Class {
 		return Unavailable
 	case status == http.StatusGatewayTimeout:
 		return Timeout
+	default:
+		return Other
+	}
+}
+
+// ClassOfCode classifies the status code of a gRPC answer.
+func ClassOfCode(code codes.Code) Class {
+	switch code {
+	case codes.OK:
+		return OK
+	case codes.Canceled:
+		return Canceled
+	case codes.DeadlineExceeded:
+		return Timeout
+	case codes.Unavailable:
+		return Unavailable
 	default:
 		return Other
 	}

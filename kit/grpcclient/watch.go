@@ -57,7 +57,7 @@ func (w *watcher) classify(err error, reached bool) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	code := status.Code(err)
-	class := ClassOf(code)
+	class := call.ClassOfCode(code)
 	if !reached && (code == codes.Unavailable || code == codes.DeadlineExceeded) {
 		switch {
 		// Pods that are all gone leave neither a name nor anyone at its old addresses.
@@ -69,20 +69,4 @@ func (w *watcher) classify(err error, reached bool) error {
 		}
 	}
 	return &call.Error{Class: class, Err: err}
-}
-
-// ClassOf is the class of a status code, as far as the code alone tells.
-func ClassOf(code codes.Code) call.Class {
-	switch code {
-	case codes.OK:
-		return call.OK
-	case codes.Canceled:
-		return call.Canceled
-	case codes.DeadlineExceeded:
-		return call.Timeout
-	case codes.Unavailable:
-		return call.Unavailable
-	default:
-		return call.Other
-	}
 }

@@ -102,7 +102,7 @@ func New(o Options) *Server {
 		),
 	)...)
 	grpc_health_v1.RegisterHealthServer(s.Server, o.Health.GRPC())
-	reflection.Register(s.Server) // so that grpcurl can list and call without the .proto
+	reflection.RegisterV1(s.Server) // so that grpcurl can list and call without the .proto
 	return s
 }
 

@@ -27,7 +27,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	"example.com/tandem/kit/call"
-	"example.com/tandem/kit/grpcclient"
 )
 
 // usageError ends a process with status 2.
@@ -169,7 +168,7 @@ func (p *prober) grpc(ctx context.Context) error {
 	defer conn.Close() //nolint:errcheck // one question was all
 	answer, err := grpc_health_v1.NewHealthClient(conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{})
 	if err != nil {
-		return &call.Error{Class: grpcclient.ClassOf(status.Code(err)), Err: errors.New(printable(err.Error()))}
+		return &call.Error{Class: call.ClassOfCode(status.Code(err)), Err: errors.New(printable(err.Error()))}
 	}
 	p.step("answered", sent, "gRPC health %s", answer.GetStatus())
 	if answer.GetStatus() != grpc_health_v1.HealthCheckResponse_SERVING {

@@ -200,7 +200,7 @@ func build(ctx context.Context, root, dir, pkg string) (binary string, size int6
 	if runtime.GOOS == "windows" {
 		binary += ".exe"
 	}
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w", "-o", binary, ".")
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags", "grpcnotrace,nethttpomithttp2", "-ldflags", "-s -w", "-o", binary, ".")
 	cmd.Dir = filepath.Join(root, pkg)              // whose module builds it, without the workspace too
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // as in the images
 	if text, err := cmd.CombinedOutput(); err != nil {

@@ -36,7 +36,7 @@ func (s *service) build(ctx context.Context, bin string) error {
 	if s.binary, err = filepath.Abs(filepath.Join(bin, s.name)); err != nil {
 		return err
 	}
-	build := exec.CommandContext(ctx, "go", "build", "-C", s.name, "-trimpath", "-tags", "grpcnotrace", "-o", s.binary, ".")
+	build := exec.CommandContext(ctx, "go", "build", "-C", s.name, "-trimpath", "-tags", "grpcnotrace,nethttpomithttp2", "-o", s.binary, ".")
 	build.Stdout, build.Stderr = os.Stdout, os.Stderr
 	build.Cancel = func() error { return build.Process.Signal(os.Interrupt) } // it then ends its compilers
 	if err := build.Run(); err != nil {
