@@ -98,11 +98,12 @@ func TestMetricsAreWellNamedAndBounded(t *testing.T) {
 func TestABadConfigurationStopsTheStart(t *testing.T) {
 	t.Parallel()
 	for variable, want := range map[string]string{
-		"CALL_TIMEOUT=0s":                  `CALL_TIMEOUT="0s": want more than 0`,
-		"CALL_TIMEOUT=soon":                `CALL_TIMEOUT="soon": want a duration such as 250ms, 5s or 1m`,
-		"SERVICE_B_HTTP_URL=service-b":     `SERVICE_B_HTTP_URL="service-b": want http://HOST[:PORT]`,
-		"SERVICE_B_HTTP_URL=ftp://b":       `SERVICE_B_HTTP_URL="ftp://b": want http://HOST[:PORT]`,
-		"SERVICE_B_GRPC_TARGET=nope:///%%": `SERVICE_B_GRPC_TARGET="nope:///%%": `,
+		"CALL_TIMEOUT=0s":                        `CALL_TIMEOUT="0s": want more than 0`,
+		"CALL_TIMEOUT=soon":                      `CALL_TIMEOUT="soon": want a duration such as 250ms, 5s or 1m`,
+		"SERVICE_B_HTTP_URL=service-b":           `SERVICE_B_HTTP_URL="service-b": want http://HOST[:PORT]`,
+		"SERVICE_B_HTTP_URL=ftp://b":             `SERVICE_B_HTTP_URL="ftp://b": want http://HOST[:PORT]`,
+		"SERVICE_B_GRPC_TARGET=nope:///%%":       `SERVICE_B_GRPC_TARGET="nope:///%%": `,
+		"SERVICE_B_GRPC_TARGET=dns:///service-b": `SERVICE_B_GRPC_TARGET="dns:///service-b": `,
 	} {
 		k, v, _ := strings.Cut(variable, "=")
 		err := run(t.Context(), nil, map[string]string{"HTTP_ADDR": "127.0.0.1:0", "ADMIN_ADDR": "127.0.0.1:0", k: v}, &bytes.Buffer{})

@@ -5,8 +5,10 @@ package grpcclient
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"strings"
 	"time"
 
@@ -17,6 +19,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	_ "google.golang.org/grpc/health" // without it healthCheckConfig is ignored
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/resolver"
 
 	"example.com/tandem/kit/call"
 	"example.com/tandem/kit/telemetry"
@@ -85,6 +88,12 @@ func New(target string, o Options) (*grpc.ClientConn, error) {
 	)...)
 	if err != nil {
 		return nil, fmt.Errorf("target %q: %w", target, err)
+	}
+	// gRPC itself would find this out at the first call.
+	if u, _ := url.Parse(conn.CanonicalTarget()); u != nil && u.Scheme == (builder{}).Scheme() {
+		if _, _, err := split(resolver.Target{URL: *u}); err != nil {
+			return nil, fmt.Errorf("target %q: %w", target, errors.Join(err, conn.Close()))
+		}
 	}
 	return conn, nil
 }

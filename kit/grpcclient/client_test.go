@@ -29,10 +29,15 @@ func TestTargetThatIsNoTargetIsAnErrorThatNamesIt(t *testing.T) {
 	require.ErrorContains(t, err, `"dns:///%zz"`)
 }
 
-func TestTargetWithoutAPortIsAnErrorOfTheCall(t *testing.T) {
-	for _, target := range []string{"dns:///no-port.test", "dns://10.0.0.10/server.test:9090", "dns:///:9090"} {
-		r := say(t.Context(), newClient(t, target, grpcclient.Options{}))
-		require.ErrorContains(t, r.err, "want dns:///HOST:PORT", target)
+func TestTargetThatOurResolverCannotUseIsAnErrorAtTheStart(t *testing.T) {
+	for _, target := range []string{"dns:///no-port.test", "no-port.test", "dns:///no-port.test:", "dns:///:9090", "dns://10.0.0.10/server.test:9090"} {
+		_, err := grpcclient.New(target, grpcclient.Options{Telemetry: kittest.Telemetry(t, io.Discard)})
+		require.ErrorContains(t, err, "want dns:///HOST:PORT", target)
+	}
+	for _, target := range []string{"dns:///server.test:9090", "dns:server.test:9090", "server.test:9090", "passthrough:///server.test"} {
+		conn, err := grpcclient.New(target, grpcclient.Options{Telemetry: kittest.Telemetry(t, io.Discard)})
+		require.NoError(t, err, target)
+		require.NoError(t, conn.Close())
 	}
 }
 

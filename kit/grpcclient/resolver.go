@@ -27,12 +27,21 @@ type builder struct{ watch *watcher }
 // Scheme is that of gRPC's own resolver, in whose place this one stands.
 func (builder) Scheme() string { return "dns" }
 
-// Build begins to resolve a target. It refuses one without a port, and one
-// that names a DNS server.
-func (b builder) Build(target resolver.Target, cc resolver.ClientConn, _ resolver.BuildOptions) (resolver.Resolver, error) {
-	host, port, err := net.SplitHostPort(target.Endpoint())
+// split returns the name and the port of a target of ours. One that names a DNS
+// server is an error too: the system's is asked.
+func split(target resolver.Target) (host, port string, err error) {
+	host, port, err = net.SplitHostPort(target.Endpoint())
 	if err != nil || host == "" || port == "" || target.URL.Host != "" {
-		return nil, errors.New("want dns:///HOST:PORT")
+		return "", "", errors.New("want dns:///HOST:PORT")
+	}
+	return host, port, nil
+}
+
+// Build begins to resolve a target.
+func (b builder) Build(target resolver.Target, cc resolver.ClientConn, _ resolver.BuildOptions) (resolver.Resolver, error) {
+	host, port, err := split(target)
+	if err != nil {
+		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &nameResolver{host: host, port: port, watch: b.watch, cc: cc, wanted: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{})}
