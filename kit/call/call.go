@@ -153,15 +153,23 @@ type Counter struct{ vec *prometheus.CounterVec }
 
 // NewCounter registers the metric, or finds it where another client has.
 func NewCounter(reg prometheus.Registerer) Counter {
-	vec := prometheus.NewCounterVec(prometheus.CounterOpts{
+	return Counter{Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "calls_total",
 		Help: "Calls to other services, by peer, transport and outcome.",
-	}, []string{"peer", "transport", "outcome"})
-	var there prometheus.AlreadyRegisteredError
-	if err := reg.Register(vec); errors.As(err, &there) {
-		vec = there.ExistingCollector.(*prometheus.CounterVec)
+	}, []string{"peer", "transport", "outcome"}))}
+}
+
+// Register registers a client's collector, or finds the same one of another
+// client. It panics, as MustRegister does, if a different one has its name.
+func Register[C prometheus.Collector](reg prometheus.Registerer, c C) C {
+	err := reg.Register(c)
+	if there, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
+		return there.ExistingCollector.(C)
 	}
-	return Counter{vec}
+	if err != nil {
+		panic(err)
+	}
+	return c
 }
 
 // Add counts one call.

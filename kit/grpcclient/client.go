@@ -13,7 +13,6 @@ import (
 	"time"
 
 	middleware "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
-	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
@@ -60,10 +59,7 @@ func New(target string, o Options) (*grpc.ClientConn, error) {
 	if o.MaxAnswer == 0 {
 		o.MaxAnswer = 1 << 20
 	}
-	metrics, err := register(o.Telemetry.Metrics, middleware.NewClientMetrics(middleware.WithClientHandlingTimeHistogram()))
-	if err != nil {
-		return nil, err
-	}
+	metrics := call.Register(o.Telemetry.Metrics, middleware.NewClientMetrics(middleware.WithClientHandlingTimeHistogram()))
 	watch := &watcher{}
 	name := peerName(target)
 	calls := call.NewCounter(o.Telemetry.Metrics)
@@ -96,15 +92,6 @@ func New(target string, o Options) (*grpc.ClientConn, error) {
 		}
 	}
 	return conn, nil
-}
-
-// register registers a collector, or finds it where another client has.
-func register[C prometheus.Collector](reg prometheus.Registerer, c C) (C, error) {
-	err := reg.Register(c)
-	if there, ok := err.(prometheus.AlreadyRegisteredError); ok { //nolint:errorlint // Register does not wrap
-		return there.ExistingCollector.(C), nil
-	}
-	return c, err
 }
 
 // serviceConfig is how to balance and what to retry, in the JSON that gRPC

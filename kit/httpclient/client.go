@@ -64,15 +64,11 @@ func New(o Options) *http.Client {
 		MaxResponseHeaderBytes: 64 << 10,
 		DisableCompression:     true, // small answers, short ways
 	}
-	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+	seconds := call.Register(o.Telemetry.Metrics, prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "http_client_request_duration_seconds",
 		Help:    "Time of one attempt until its answer was read, by method, peer and status; code is 0 where there was none.",
 		Buckets: prometheus.DefBuckets,
-	}, []string{"method", "peer", "code"})
-	var there prometheus.AlreadyRegisteredError // by another client
-	if err := o.Telemetry.Metrics.Register(seconds); errors.As(err, &there) {
-		seconds = there.ExistingCollector.(*prometheus.HistogramVec)
-	}
+	}, []string{"method", "peer", "code"}))
 
 	return &http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
