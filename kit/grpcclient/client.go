@@ -110,13 +110,13 @@ func serviceConfig(idempotent []string) string {
 		"healthCheckConfig": object{"serviceName": ""},
 		// The budget: a failure costs a token, a success earns a tenth of one,
 		// and there are retries only while the bucket is more than half full.
-		"retryThrottling": object{"maxTokens": 10, "tokenRatio": 0.1},
+		"retryThrottling": object{"maxTokens": call.MaxTokens, "tokenRatio": call.TokenRatio},
 	}
 	if len(names) > 0 {
 		config["methodConfig"] = []object{{
 			"name": names,
 			"retryPolicy": object{
-				"maxAttempts":          3,
+				"maxAttempts":          call.MaxAttempts,
 				"initialBackoff":       "0.05s", // gRPC does not take "50ms"
 				"maxBackoff":           "0.5s",
 				"backoffMultiplier":    2,

@@ -78,7 +78,7 @@ func New(o Options) *http.Client {
 			calls:   call.NewCounter(o.Telemetry.Metrics),
 			dialer:  dialer,
 			next: &retrier{
-				budget: newBudget(),
+				budget: call.NewBudget(),
 				next: &attempt{
 					maxAnswer: o.MaxAnswer,
 					seconds:   seconds,

@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"sync"
 	"time"
 
 	"example.com/tandem/kit/call"
@@ -14,14 +13,13 @@ import (
 
 // The same figures as package grpcclient's, so that the transports compare.
 const (
-	maxAttempts = 3
 	baseBackoff = 50 * time.Millisecond
 	maxBackoff  = 500 * time.Millisecond
 )
 
 // retrier repeats requests that are safe to repeat, where a repeat can help.
 type retrier struct {
-	budget *budget
+	budget *call.Budget
 	next   *attempt
 }
 
@@ -30,13 +28,13 @@ func (r *retrier) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp, err := r.next.RoundTrip(req)
 		if !mendable(req.Context(), resp, err) {
 			if err == nil && resp.StatusCode < http.StatusInternalServerError {
-				r.budget.succeed()
+				r.budget.Succeed()
 			}
 			return resp, err
 		}
-		mayRetry := r.budget.fail()
+		mayRetry := r.budget.Fail()
 		wait, ok := backoff(n, resp)
-		if n == maxAttempts || !mayRetry || !ok || !repeatable(req) || !sleep(req.Context(), wait) {
+		if n == call.MaxAttempts || !mayRetry || !ok || !repeatable(req) || !sleep(req.Context(), wait) {
 			return resp, err
 		}
 		if req.GetBody != nil {
@@ -103,34 +101,4 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	case <-ctx.Done():
 		return false
 	}
-}
-
-// budget keeps retries from making an outage worse. It is gRPC's retry
-// throttle (gRFC A6): a failure costs a token, a success earns a tenth of
-// one, and there are retries only while the bucket is more than half full. A
-// peer that is down gets a handful of retries, then one attempt a call.
-type budget struct {
-	mu     sync.Mutex
-	tokens float64
-}
-
-const (
-	maxTokens  = 10
-	tokenRatio = 0.1
-)
-
-func newBudget() *budget { return &budget{tokens: maxTokens} }
-
-func (b *budget) succeed() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.tokens = min(b.tokens+tokenRatio, maxTokens)
-}
-
-// fail reports whether there may be a retry.
-func (b *budget) fail() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.tokens = max(b.tokens-1, 0)
-	return b.tokens > maxTokens/2
 }

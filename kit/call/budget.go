@@ -1,0 +1,63 @@
+package call
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// MaxAttempts is how often a call is attempted in all, over either transport.
+const MaxAttempts = 3
+
+// Budget keeps retries from making an outage worse. It is gRPC's retry
+// throttle (gRFC A6): a failure costs a token, a success earns a tenth of one,
+// and there are retries only while the bucket is more than half full. A peer
+// that is down gets a handful of retries, then one attempt a call. It is safe
+// for concurrent use.
+type Budget struct {
+	mu     sync.Mutex
+	tokens float64
+}
+
+// The figures that gRFC A6 gives as an example, and that package grpcclient
+// gives gRPC.
+const (
+	MaxTokens  = 10
+	TokenRatio = 0.1
+)
+
+// NewBudget makes a full bucket.
+func NewBudget() *Budget { return &Budget{tokens: MaxTokens} }
+
+// Succeed notes an attempt that did not fail.
+func (b *Budget) Succeed() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.tokens = min(b.tokens+TokenRatio, MaxTokens)
+}
+
+// Fail notes a failed attempt, and reports whether there may be another.
+func (b *Budget) Fail() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.tokens = max(b.tokens-1, 0)
+	return b.tokens > MaxTokens/2
+}
+
+// Covers reports whether an attempt that began and failed now might be repeated.
+func (b *Budget) Covers() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.tokens-1 > MaxTokens/2
+}
+
+// Half returns a context that ends after half of the time that is left of
+// ctx's deadline: what an attempt may take that is not to be the last, so that
+// a peer that is silent leaves time to ask another.
+func Half(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, time.Until(deadline)/2)
+}
