@@ -82,7 +82,8 @@ func (c *cluster) level(t *testing.T) {
 	c.settle(t)
 }
 
-func TestADrainKeepsTheDisruptionBudgetAndLosesNoCall(t *testing.T) {
+func TestWhenANodeIsDrainedNoCallIsLost(t *testing.T) {
+	r := newRow(t, 6, "a worker drained", "no failed call, and never fewer pods than the disruption budget allows")
 	c := connect(t)
 	defer c.keep(t)
 	// The node with the most of service-b: two of three, where one may be away.
@@ -99,8 +100,8 @@ func TestADrainKeepsTheDisruptionBudgetAndLosesNoCall(t *testing.T) {
 	budget, err := c.PolicyV1().PodDisruptionBudgets(namespace).Get(t.Context(), serviceB, metav1.GetOptions{})
 	require.NoError(t, err)
 	pods := names(c.serving(t, serviceB))
-	load := c.load(t, steady)
-	load.awaitAll(t, c.maxConnectionAge(t)+35*time.Second, pods)
+	f := c.traffic(t, moderate)
+	f.awaitAnswers(t)
 
 	fewest := c.watchServing(t)
 	t.Cleanup(func() { c.level(t) })
@@ -121,15 +122,15 @@ func TestADrainKeepsTheDisruptionBudgetAndLosesNoCall(t *testing.T) {
 		}
 	}
 	c.settle(t)
-	t.Logf("%s drained of %d pods of ours in %s; evictions refused for now: %d", node, leaving, took.Round(time.Second), refused)
+	r.fact("%d pods of ours were evicted in %s; %d evictions had to wait for the budget", leaving, took.Round(time.Second), refused)
 	for service, least := range fewest() {
-		t.Logf("%s: never fewer than %d of %d ready", service, least, len(pods))
+		r.fact("%s: never fewer than %d of %d ready", service, least, len(pods))
 		assert.GreaterOrEqual(t, least, len(pods)-budget.Spec.MaxUnavailable.IntValue(), service)
 	}
 	if leaving > 2 {
 		assert.Positive(t, refused, "two pods of one service cannot go at once")
 	}
-	load.wantNoneFailed(t)
+	r.wantNoneLost(f)
 }
 
 // watchServing notes how few pods of each service were ever ready, until the

@@ -1,0 +1,326 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// The rows of docs/reliability.md in which something breaks.
+
+// node runs a command on a node of kind's, which is a container.
+func (c *cluster) node(ctx context.Context, node, stdin string, command ...string) error {
+	cmd := exec.CommandContext(ctx, "docker", append([]string{"exec", "--interactive", node}, command...)...)
+	cmd.Stdin = strings.NewReader(stdin)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %s: %w\n%s", node, strings.Join(command, " "), err, out)
+	}
+	return nil
+}
+
+// needNodes skips a test that must get at the nodes themselves.
+func (c *cluster) needNodes(t *testing.T) {
+	if !strings.HasPrefix(c.context, "kind-") {
+		t.Skip("only on kind, whose nodes are containers")
+	}
+}
+
+func TestWhenAContainerIsKilledCallsAreRetriedAndStreamsResume(t *testing.T) {
+	r := newRow(t, 5, "a service-b container killed with SIGKILL, which leaves it no time to drain",
+		"no failed call (GET and GetData are retried); streams resume")
+	c := connect(t)
+	c.needNodes(t)
+	defer c.keep(t)
+	const interval = 200 * time.Millisecond
+	f := c.traffic(t, moderate)
+	var streams []*listener
+	for range 9 {
+		streams = append(streams, c.listen(t, interval))
+	}
+	f.awaitAnswers(t)
+	eventually(t, time.Minute, "not all streams run", func(is *assert.CollectT) {
+		for _, l := range streams {
+			assert.NotEmpty(is, l.pod())
+		}
+	})
+	moved := 0
+	for i := range either(r, 2, 6) {
+		pods := c.serving(t, serviceB)
+		pod := pods[names(pods)[i%len(pods)]]
+		on := 0
+		for _, l := range streams {
+			if l.pod() == pod.Name {
+				on++
+			}
+		}
+		moved += on
+		before := pod.Status.ContainerStatuses[0]
+		id := strings.TrimPrefix(before.ContainerID, "containerd://")
+		start := time.Now()
+		require.NoError(t, c.node(t.Context(), pod.Spec.NodeName, "", "ctr", "--namespace", "k8s.io", "tasks", "kill", "--signal", "SIGKILL", id))
+		eventually(t, 2*time.Minute, "it does not start again", func(is *assert.CollectT) {
+			now := c.pods(is, serviceB)[pod.Name]
+			require.NotEmpty(is, now.Status.ContainerStatuses)
+			assert.Greater(is, now.Status.ContainerStatuses[0].RestartCount, before.RestartCount)
+			assert.False(is, readySince(now).IsZero())
+		})
+		r.fact("%d streams were on it; it was ready again after %s", on, time.Since(start).Round(100*time.Millisecond))
+		time.Sleep(3 * time.Second)
+	}
+	require.Positive(t, moved, "no stream was on a pod that was killed")
+	for i, l := range streams {
+		l.mu.Lock()
+		assert.Zero(t, l.problems, "stream %d", i)
+		assert.Zero(t, l.breaks, "stream %d: the connection to service-a", i)
+		assert.Less(t, time.Since(l.last), 2*time.Second+f.stalled(), "stream %d has ended", i)
+		assert.Less(t, l.gap, c.callTimeout(t)+interval+f.stalled(), "stream %d stood still", i)
+		l.mu.Unlock()
+	}
+	longest := time.Duration(0)
+	for _, l := range streams {
+		longest = max(longest, l.gap)
+	}
+	r.fact("%d streams with an event every %s: the longest gap was %s", len(streams), interval, longest.Round(time.Millisecond))
+	r.wantNoneLost(f)
+}
+
+// detection is how long a node may be gone before nobody is sent to its pods:
+// node-monitor-grace-period (50 s, from Kubernetes 1.32 on), during which
+// kubelet's silence is not yet the node's death, the 5 s of the controller that
+// looks, and what it takes for endpoints and nodes to hear of it.
+const detection = 65 * time.Second
+
+func TestWhenANodeIsCutOffNoCallHangsAndServiceIsBack(t *testing.T) {
+	r := newRow(t, 7, "a worker cut off: its network dropped, without a word",
+		fmt.Sprintf("no call from a service-a that is left hangs beyond its deadline, and service-a finds a way round service-b's dead pods; from outside all is well after %s at most", detection))
+	c := connect(t)
+	c.needNodes(t)
+	defer c.keep(t)
+	t.Cleanup(func() { c.level(t) })
+	_, zone, _ := c.byZone(t, serviceB)
+	node := c.zones(t)[zone][0] // with the most of service-b
+	lost := map[string]int{}
+	var left []string
+	for _, service := range []string{serviceA, serviceB} {
+		for name, p := range c.serving(t, service) {
+			if p.Spec.NodeName == node {
+				lost[service]++
+			} else if service == serviceA {
+				left = append(left, name)
+			}
+		}
+	}
+	require.NotEmpty(t, left, "all of service-a is on %s", node)
+	require.Positive(t, lost[serviceB])
+	var counters []string
+	for _, pod := range left {
+		counters = append(counters, c.forward(t, namespace, pod, 8081))
+	}
+	deadline := c.callTimeout(t)
+	f := c.traffic(t, moderate)
+	f.awaitAnswers(t)
+
+	restore(t, "the network of "+node, func(ctx context.Context) error {
+		return c.node(ctx, node, "", "sh", "-c", "nft delete table ip tandem_e2e 2>/dev/null || true")
+	})
+	before := outcomes(t, counters)
+	cut := f.now()
+	require.NoError(t, c.node(t.Context(), node, `table ip tandem_e2e {
+		chain in  { type filter hook prerouting  priority -300; iifname "eth0" drop; }
+		chain out { type filter hook postrouting priority 300;  oifname "eth0" drop; }
+	}`, "nft", "--file", "-"))
+	for _, service := range []string{serviceB, headless, serviceA} {
+		eventually(t, 3*time.Minute, "its pods stay among the endpoints of "+service, func(is *assert.CollectT) {
+			for _, pod := range c.endpoints(is, service) {
+				p := c.pods(is, serviceA)[pod]
+				if p.Name == "" {
+					p = c.pods(is, serviceB)[pod]
+				}
+				assert.NotEqual(is, node, p.Spec.NodeName)
+			}
+		})
+	}
+	noticed := f.now()
+	r.fact("%s with %d pods of service-a and %d of service-b was cut off; Kubernetes took them out of the endpoints after %s", "one worker of two", lost[serviceA], lost[serviceB], (noticed - cut).Round(time.Second))
+	time.Sleep(15 * time.Second)
+	after := outcomes(t, counters)
+	end := f.now()
+
+	for _, via := range transports {
+		all, failed := 0.0, 0.0
+		for outcome, n := range after[via] {
+			n -= before[via][outcome]
+			all += n
+			if outcome != "ok" {
+				failed += n
+			}
+		}
+		r.fact("%s, as counted by the service-a that is left: %.0f calls of service-b, %.0f failed", via, all, failed)
+		assert.Zero(t, failed, "%s: calls of the service-a that is left", via)
+		require.Positive(t, all, via)
+		r.measured(f.figures(via, "until the endpoints know", cut, noticed))
+		r.measured(f.figures(via, "after it", noticed+5*time.Second, end))
+		back := cut
+		longest := time.Duration(0)
+		for _, call := range f.between(via, cut, end) {
+			if call.class != "" {
+				back = call.at
+			}
+			if call.class != atTheDoor {
+				longest = max(longest, call.took)
+			}
+		}
+		r.fact("%s: the last call failed %s after the cut; the longest that service-a answered took %s", via, (back - cut).Round(time.Second), longest.Round(10*time.Millisecond))
+		assert.LessOrEqual(t, longest, deadline+500*time.Millisecond+2*f.stalled(), via)
+		assert.LessOrEqual(t, back-cut, detection+f.client.Timeout, via)
+		for class := range f.figures(via, "", cut, end).Failed {
+			assert.Equal(t, atTheDoor, class, "%s: service-a's own pods that are cut off cannot answer; any other failure is service-b's: %v", via, f.why())
+		}
+	}
+
+	require.NoError(t, c.node(t.Context(), node, "", "nft", "delete", "table", "ip", "tandem_e2e"))
+	back := f.now()
+	_, _, err := c.kubectl(t.Context(), "", "wait", "--for=condition=Ready", "node/"+node, "--timeout=180s")
+	require.NoError(t, err)
+	c.settle(t)
+	r.fact("all pods ready %s after the network was back", (f.now() - back).Round(time.Second))
+	time.Sleep(10 * time.Second)
+	end = f.now()
+	f.stop()
+	for _, via := range transports {
+		g := r.measured(f.figures(via, "once it is back", back, end))
+		assert.Empty(t, g.Failed, "%s: %v", via, f.why())
+	}
+	r.Bound = "What is lost is lost at the door: a virtual IP sends new connections to service-a's dead pods until Kubernetes takes the node for dead. A gateway or mesh that ejects outliers and retries (as service-a does towards service-b) lowers it to about a second; so do more replicas, in share. A shorter --node-monitor-grace-period is not to be had on AKS."
+}
+
+// outcomes of the calls that some pods of service-a have made, by transport.
+func outcomes(t *testing.T, admins []string) map[string]map[string]float64 {
+	t.Helper()
+	out := map[string]map[string]float64{"http": {}, "grpc": {}}
+	for _, admin := range admins {
+		for _, m := range scrape(t, admin) {
+			if m.name == "calls_total" {
+				out[m.labels["transport"]][m.labels["outcome"]] += m.value
+			}
+		}
+	}
+	return out
+}
+
+func TestWhenAPodIsSlowMostCallsAreNot(t *testing.T) {
+	r := newRow(t, 9, "service-b made slow: 5 s on one pod of three",
+		"no call takes longer than the deadline; at most that pod's share is slow, and less once it is noticed")
+	c := connect(t)
+	defer c.keep(t)
+	deadline := c.callTimeout(t)
+	f := c.traffic(t, moderate)
+	f.awaitAnswers(t)
+	pods := names(c.serving(t, serviceB))
+	c.sicken(t, pods[0], `{"latency":"5s"}`)
+	start := f.now()
+	const soon = 5 * time.Second
+	time.Sleep(soon + either(r, 25*time.Second, 115*time.Second))
+	end := f.now()
+	f.stop()
+	slow := deadline / 4 // far above what an answer takes, far below what an attempt may
+	share := 1 / float64(len(pods))
+	for _, via := range transports {
+		for _, span := range []struct {
+			during   string
+			from, to time.Duration
+			share    float64
+		}{
+			{"the first 5 s", start, start + soon, share},
+			{"after that", start + soon, end, share / 4},
+		} {
+			g := r.measured(f.figures(via, span.during, span.from, span.to))
+			got := slower(f.between(via, span.from, span.to), slow)
+			r.fact("%s, %s: %.1f %% of the calls took more than %s", via, span.during, 100*got, slow)
+			assert.LessOrEqual(t, got, span.share, "%s, %s", via, span.during)
+			assert.Empty(t, g.Failed, "%s: what is slow is asked of another pod: %v", via, f.why())
+		}
+	}
+	r.wantNoneHung(f, deadline)
+}
+
+func TestWhenAPodAnswersErrorsTheyAreRetriedAway(t *testing.T) {
+	r := newRow(t, 10, "service-b answers errors: 30 % on one pod of three", "retried away within the budget")
+	c := connect(t)
+	defer c.keep(t)
+	f := c.traffic(t, moderate)
+	f.awaitAnswers(t)
+	c.sicken(t, names(c.serving(t, serviceB))[0], `{"errorRate":0.3}`)
+	time.Sleep(either(r, 30*time.Second, 120*time.Second))
+	r.wantNoneLost(f)
+}
+
+// sicken throws a pod's fault switch until the test ends.
+func (c *cluster) sicken(t *testing.T, pod, fault string) {
+	t.Helper()
+	admin := c.forward(t, namespace, pod, 8081)
+	throw(t, admin, http.MethodPut, fault)
+	t.Cleanup(func() { // the port-forward, made earlier, is closed later
+		req, err := http.NewRequest(http.MethodDelete, admin+"/faults", nil)
+		require.NoError(t, err)
+		resp, err := http.DefaultClient.Do(req)
+		if assert.NoError(t, err, "heal %s", pod) {
+			assert.NoError(t, resp.Body.Close())
+		}
+	})
+}
+
+func TestWhenDNSIsAwayKnownNamesStillWork(t *testing.T) {
+	r := newRow(t, 11, "CoreDNS deleted, and made again",
+		"no failed call of those who know the name; who asks for the first time gets an answer within the deadline or the class dns")
+	c := connect(t)
+	defer c.keep(t)
+	const dns = "coredns"
+	deployments := c.AppsV1().Deployments("kube-system")
+	d, err := deployments.Get(t.Context(), dns, metav1.GetOptions{})
+	require.NoError(t, err)
+	scale := func(ctx context.Context, n int32) error {
+		_, err := deployments.Patch(ctx, dns, types.MergePatchType, fmt.Appendf(nil, `{"spec":{"replicas":%d}}`, n), metav1.PatchOptions{})
+		return err
+	}
+	restore(t, "CoreDNS", func(ctx context.Context) error { return scale(ctx, *d.Spec.Replicas) })
+	age := c.maxConnectionAge(t)
+	f := c.traffic(t, moderate)
+	f.awaitAnswers(t)
+
+	require.NoError(t, scale(t.Context(), 0))
+	eventually(t, time.Minute, "CoreDNS stays", func(is *assert.CollectT) {
+		pods, err := c.CoreV1().Pods("kube-system").List(context.Background(), metav1.ListOptions{LabelSelector: "k8s-app=kube-dns"})
+		require.NoError(is, err)
+		assert.Empty(is, pods.Items)
+	})
+	gone := f.now()
+	// A process of its own, which has asked for no name before.
+	newcomer := c.probe(namespace, "deploy/"+serviceA, "http://"+serviceB+"/health", brief)
+	assert.Equal(t, "dns", newcomer.class, newcomer.words)
+	r.fact("who asks for the first time gets the class %s", newcomer.class)
+	time.Sleep(age*11/10 + 5*time.Second - (f.now() - gone)) // every connection is made anew meanwhile
+	require.NoError(t, scale(t.Context(), *d.Spec.Replicas))
+	back := f.now()
+	_, _, err = c.kubectl(t.Context(), "", "--namespace", "kube-system", "rollout", "status", "deployment/"+dns, "--timeout=120s")
+	require.NoError(t, err)
+	r.fact("there was no DNS for %s, longer than a connection lives (%s)", (f.now() - gone).Round(time.Second), age)
+	time.Sleep(10 * time.Second)
+	end := f.now()
+	f.stop()
+	for _, via := range transports {
+		g := r.measured(f.figures(via, "without DNS", gone, back))
+		assert.Empty(t, g.Failed, "%s: %v", via, f.why())
+		assert.Empty(t, f.figures(via, "", back, end).Failed, "%s, once it is back: %v", via, f.why())
+	}
+	c.mayAsk(t, namespace, "deploy/"+serviceA, "http://"+serviceB+"/health")
+}

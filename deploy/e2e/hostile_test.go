@@ -1,0 +1,222 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+)
+
+// attack is something ill-meant that is done to a port, over and over until the
+// context ends. It counts connections, and those that the server closed.
+type attack struct {
+	name           string
+	opened, closed atomic.Int64
+}
+
+// closeWithin is how long a server may keep a connection that says nothing of
+// use: its time-out is 5 s, and the machine may be busy.
+const closeWithin = 15 * time.Second
+
+// wantClosed waits for the server to close a connection.
+func (a *attack) wantClosed(conn net.Conn) {
+	_ = conn.SetReadDeadline(time.Now().Add(closeWithin)) // of an open connection it cannot fail
+	if _, err := io.Copy(io.Discard, conn); !errors.Is(err, os.ErrDeadlineExceeded) {
+		a.closed.Add(1)
+	}
+	_ = conn.Close()
+}
+
+func (a *attack) dial(ctx context.Context, addr string) net.Conn {
+	conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil
+	}
+	a.opened.Add(1)
+	return conn
+}
+
+// halfOpen connects, and says nothing.
+func (a *attack) halfOpen(ctx context.Context, addr string) {
+	if conn := a.dial(ctx, addr); conn != nil {
+		a.wantClosed(conn)
+	}
+}
+
+// slowHeaders sends headers, a byte at a time.
+func (a *attack) slowHeaders(ctx context.Context, addr string) {
+	conn := a.dial(ctx, addr)
+	if conn == nil {
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for _, b := range []byte("GET /api/data HTTP/1.1\r\nHost: tandem\r\nX-Slow: " + string(bytes.Repeat([]byte{'x'}, 4096))) {
+			if _, err := conn.Write([]byte{b}); err != nil {
+				return
+			}
+			time.Sleep(300 * time.Millisecond)
+		}
+	}()
+	a.wantClosed(conn)
+	<-done
+}
+
+// bigHeaders sends a megabyte of them.
+func (a *attack) bigHeaders(ctx context.Context, addr string) {
+	conn := a.dial(ctx, addr)
+	if conn == nil {
+		return
+	}
+	go func() {
+		_, _ = fmt.Fprintf(conn, "GET /api/data HTTP/1.1\r\nHost: tandem\r\nX-Big: %s\r\n\r\n", bytes.Repeat([]byte{'x'}, 1<<20)) // it is cut off
+	}()
+	a.wantClosed(conn)
+}
+
+// garbage sends bytes that mean nothing.
+func (a *attack) garbage(ctx context.Context, addr string) {
+	conn := a.dial(ctx, addr)
+	if conn == nil {
+		return
+	}
+	noise := make([]byte, 64<<10)
+	_, _ = rand.Read(noise)
+	go func() { _, _ = conn.Write(noise) }()
+	a.wantClosed(conn)
+}
+
+// rapidResets asks over HTTP/2 and takes each question back at once
+// (CVE-2023-44487).
+func (a *attack) rapidResets(ctx context.Context, addr string) {
+	conn := a.dial(ctx, addr)
+	if conn == nil {
+		return
+	}
+	defer conn.Close() //nolint:errcheck // it is broken by then
+	go func() { _, _ = io.Copy(io.Discard, conn) }()
+	_ = conn.SetWriteDeadline(time.Now().Add(closeWithin))
+	if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
+		return
+	}
+	var block bytes.Buffer
+	headers := hpack.NewEncoder(&block)
+	for _, pair := range [][2]string{
+		{":method", "POST"}, {":scheme", "http"}, {":path", "/data.v1.DataService/GetData"}, {":authority", "service-b"},
+		{"content-type", "application/grpc"}, {"te", "trailers"},
+	} {
+		_ = headers.WriteField(hpack.HeaderField{Name: pair[0], Value: pair[1]}) // into memory
+	}
+	framer := http2.NewFramer(conn, nil)
+	if framer.WriteSettings() != nil {
+		return
+	}
+	// The table of names is the peer's after the first block: send it as it was.
+	for id := uint32(1); id < 20_000 && ctx.Err() == nil; id += 2 {
+		if framer.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block.Bytes(), EndHeaders: true}) != nil ||
+			framer.WriteRSTStream(id, http2.ErrCodeCancel) != nil {
+			break
+		}
+	}
+	a.closed.Add(1) // by us, or by the server that has had enough
+}
+
+func TestWhenCallersAreHostileOthersAreServed(t *testing.T) {
+	r := newRow(t, 14, "hostile input: slow headers, 1,000 half-open connections, headers of 1 MB, garbage on both ports, rapid resets",
+		"other callers keep their p99 within twice of quiet; no crash; the connections are closed")
+	c := connect(t)
+	defer c.keep(t)
+	before := c.restarts(t)
+	door, err := url.Parse(c.url)
+	require.NoError(t, err)
+	victim := one(c.serving(t, serviceB)).Name
+	behind, err := url.Parse(c.forward(t, namespace, victim, 9090))
+	require.NoError(t, err)
+	admins := map[string]string{}
+	for pod := range c.serving(t, serviceA) {
+		admins[pod] = c.forward(t, namespace, pod, 8081)
+	}
+	admins[victim] = c.forward(t, namespace, victim, 8081)
+	quietGoroutines := map[string]float64{}
+
+	f := c.traffic(t, offer{rate: 60, callers: 400})
+	f.awaitAnswers(t)
+	span := either(r, 20*time.Second, 60*time.Second)
+	from := f.now()
+	time.Sleep(span)
+	quiet := f.now()
+	for pod, admin := range admins {
+		quietGoroutines[pod] = gauge(t, admin, "go_goroutines")
+	}
+
+	ctx, stop := context.WithCancel(t.Context())
+	var attackers sync.WaitGroup
+	var attacks []*attack
+	launch := func(name string, many int, addr string, pause time.Duration, do func(*attack, context.Context, string)) {
+		a := &attack{name: name}
+		attacks = append(attacks, a)
+		for i := range many {
+			attackers.Go(func() {
+				time.Sleep(time.Duration(i) * time.Second / time.Duration(many)) // not all in one moment
+				for ctx.Err() == nil {
+					do(a, ctx, addr)
+					select {
+					case <-time.After(pause):
+					case <-ctx.Done():
+					}
+				}
+			})
+		}
+	}
+	start := f.now()
+	launch("half-open connections to service-a", 1000, door.Host, time.Second, (*attack).halfOpen)
+	launch("slow headers to service-a", 100, door.Host, time.Second, (*attack).slowHeaders)
+	launch("headers of 1 MB to service-a", 2, door.Host, time.Second, (*attack).bigHeaders)
+	launch("garbage to service-a", 5, door.Host, time.Second, (*attack).garbage)
+	// Through one port-forward, which is a bottle's neck.
+	launch("half-open connections to service-b's gRPC", 50, behind.Host, time.Second, (*attack).halfOpen)
+	launch("garbage to service-b's gRPC", 2, behind.Host, time.Second, (*attack).garbage)
+	launch("rapid resets to service-b's gRPC", 1, behind.Host, time.Second, (*attack).rapidResets)
+	time.Sleep(2 * time.Second)
+	middle := f.now()
+	time.Sleep(span)
+	end := f.now()
+	stop()
+	attackers.Wait()
+	f.stop()
+	r.fact("the attacks lasted %s", (end - start).Round(time.Second))
+	for _, a := range attacks {
+		opened, closed := a.opened.Load(), a.closed.Load()
+		r.fact("%s: %d, of which the server closed %d", a.name, opened, closed)
+		assert.Positive(t, opened, a.name)
+		assert.Equal(t, opened, closed, a.name)
+	}
+	for _, via := range transports {
+		calm := r.measured(f.figures(via, "quiet", from, quiet))
+		hard := r.measured(f.figures(via, "under attack", middle, end))
+		r.fact("%s: p99 under attack is %.1f times that of quiet", via, hard.P99/calm.P99)
+		assert.LessOrEqual(t, hard.P99/calm.P99, 2.0, via)
+		assert.Empty(t, hard.Failed, "%s: %v", via, f.why())
+	}
+	assert.Equal(t, before, c.restarts(t), "restarts")
+	eventually(t, time.Minute, "goroutines stay behind", func(is *assert.CollectT) {
+		for pod, admin := range admins {
+			assert.LessOrEqual(is, gauge(t, admin, "go_goroutines"), quietGoroutines[pod]*1.5+20, pod)
+		}
+	})
+}

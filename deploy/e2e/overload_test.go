@@ -1,0 +1,186 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// The rows of docs/reliability.md in which there is much load, or ill-meant.
+
+// smallCPU is what service-b's containers may use of a core while overload is
+// tried: so little that it is the pair that is short of it, and neither the
+// machine nor what makes the load.
+const smallCPU = "25m"
+
+func TestWhenThereIsTooMuchLoadTheRestIsRefusedQuickly(t *testing.T) {
+	r := newRow(t, 12, "load of 1, 2 and 4 times what the pair can serve",
+		"answers a second at 4 times are at least 0.9 of the peak; the rest is refused quickly with 503; no pod is killed or restarted; all is well again within 5 s")
+	c := connect(t)
+	defer c.keep(t)
+	c.squeeze(t)
+	before := c.restarts(t)
+	deadline := c.callTimeout(t)
+	span := either(r, 8*time.Second, 20*time.Second)
+	for _, via := range transports {
+		peak := 0.0
+		for _, callers := range []int{16, 64} {
+			f := c.traffic(t, offer{callers: callers, transports: []string{via}})
+			time.Sleep(2 * time.Second)
+			from := f.now()
+			time.Sleep(span)
+			to := f.now()
+			f.stop()
+			g := r.measured(f.figures(via, fmt.Sprintf("closed loop of %d callers", callers), from, to))
+			peak = max(peak, g.PerSecond)
+		}
+		for _, times := range []float64{1, 2, 4} {
+			f := c.traffic(t, offer{rate: times * peak, callers: 1500, transports: []string{via}})
+			time.Sleep(2 * time.Second)
+			from := f.now()
+			time.Sleep(span)
+			to := f.now()
+			f.stop()
+			g := r.measured(f.figures(via, fmt.Sprintf("%.0f times: %.0f calls a second", times, times*peak), from, to))
+			var refusals []time.Duration
+			for _, call := range f.between(via, from, to) {
+				if call.class != "" {
+					refusals = append(refusals, call.took)
+				}
+			}
+			for class := range g.Failed {
+				assert.Equal(t, "unavailable (503)", class, "%s: %v", via, f.why())
+			}
+			if len(refusals) > 0 {
+				slices.Sort(refusals)
+				r.fact("%s at %.0f times: half of the refusals came within %s, 99 %% within %s; calls that were not made: %d", via, times,
+					rank(refusals, 0.5).Round(time.Millisecond), rank(refusals, 0.99).Round(time.Millisecond), f.withheld.Load())
+				assert.Less(t, rank(refusals, 0.99), deadline/2+f.stalled(), "%s: quickly", via)
+			}
+			if times == 4 {
+				r.fact("%s: %.2f of the peak at 4 times the load", via, g.PerSecond/peak)
+				assert.GreaterOrEqual(t, g.PerSecond/peak, 0.9, via)
+			}
+		}
+		// Well below the peak again: nothing of the overload may be left.
+		f := c.traffic(t, offer{rate: peak / 2, callers: 1500, transports: []string{via}})
+		time.Sleep(15 * time.Second)
+		end := f.now()
+		f.stop()
+		last := time.Duration(0)
+		for _, call := range f.between(via, 0, end) {
+			if call.class != "" {
+				last = call.at
+			}
+		}
+		r.fact("%s at half of the peak after it: the last failure came after %s", via, last.Round(100*time.Millisecond))
+		assert.LessOrEqual(t, last, 5*time.Second, "%s: %v", via, f.why())
+	}
+	assert.Equal(t, before, c.restarts(t), "restarts")
+	r.Bound = fmt.Sprintf("service-b has %s of a core a pod here, so that the pair is what is short. Where service-a itself is, refusing costs it a good part of what answering does, and no refusal is free: more replicas (the autoscaler) or a limit at the gateway lower it.", smallCPU)
+}
+
+// squeeze leaves service-b little CPU until the test ends.
+func (c *cluster) squeeze(t *testing.T) {
+	t.Helper()
+	d := c.deployment(t, serviceB)
+	patch := func(ctx context.Context, limit string, minReady int32) error {
+		text := fmt.Sprintf(`{"spec":{"minReadySeconds":%d,"template":{"spec":{"containers":[{"name":%q,"resources":{"limits":{"cpu":%s}, "requests":{"cpu":%s}}}]}}}}`,
+			minReady, serviceB, limit, limit)
+		_, err := c.AppsV1().Deployments(namespace).Patch(ctx, serviceB, types.StrategicMergePatchType, []byte(text), metav1.PatchOptions{})
+		return err
+	}
+	resources := d.Spec.Template.Spec.Containers[0].Resources
+	require.Empty(t, resources.Limits.Cpu().Value(), "the base sets no CPU limit")
+	restore(t, "CPU of service-b", func(ctx context.Context) error {
+		text := fmt.Sprintf(`{"spec":{"minReadySeconds":%d,"template":{"spec":{"containers":[{"name":%q,"resources":{"limits":{"cpu":null}, "requests":{"cpu":%q}}}]}}}}`,
+			d.Spec.MinReadySeconds, serviceB, resources.Requests.Cpu().String())
+		_, err := c.AppsV1().Deployments(namespace).Patch(ctx, serviceB, types.StrategicMergePatchType, []byte(text), metav1.PatchOptions{})
+		return err
+	})
+	require.NoError(t, patch(t.Context(), fmt.Sprintf("%q", smallCPU), 0))
+	c.settle(t)
+}
+
+func TestWhenThereIsLoadForLongMemoryStaysFlat(t *testing.T) {
+	minutes := 2.0
+	r := newRow(t, 13, "load at 0.7 of the peak, for long", "resident memory flat, no restart, no more goroutines")
+	if r.Full {
+		minutes = 30
+	}
+	r.What = fmt.Sprintf("%.0f minutes of load at 0.7 of the peak", minutes)
+	c := connect(t)
+	defer c.keep(t)
+	before := c.restarts(t)
+	admins := map[string]map[string]string{serviceA: {}, serviceB: {}}
+	for service := range admins {
+		for pod := range c.serving(t, service) {
+			admins[service][pod] = c.forward(t, namespace, pod, 8081)
+		}
+	}
+	peak := map[string]float64{}
+	f := c.traffic(t, offer{callers: 16})
+	time.Sleep(2 * time.Second)
+	from := f.now()
+	time.Sleep(10 * time.Second)
+	to := f.now()
+	f.stop()
+	for _, via := range transports {
+		peak[via] = f.figures(via, "", from, to).PerSecond
+	}
+	rate := 0.7 * min(peak["http"], peak["grpc"])
+	r.fact("the peak is %.0f answers a second over HTTP beside %.0f over gRPC; so %.0f are asked for over each", peak["http"], peak["grpc"], rate)
+
+	f = c.traffic(t, offer{rate: rate, callers: 400})
+	// What a process needs for so much load it takes in the first moments.
+	time.Sleep(20 * time.Second)
+	memory, goroutines := map[string][]float64{}, map[string][]float64{}
+	span := time.Duration(minutes * float64(time.Minute))
+	start := f.now()
+	for f.now()-start < span {
+		for service, pods := range admins {
+			resident, running := 0.0, 0.0
+			for _, admin := range pods {
+				resident = max(resident, gauge(t, admin, "process_resident_memory_bytes"))
+				running = max(running, gauge(t, admin, "go_goroutines"))
+			}
+			memory[service] = append(memory[service], resident/(1<<20))
+			goroutines[service] = append(goroutines[service], running)
+		}
+		time.Sleep(min(5*time.Second, span/60))
+	}
+	end := f.now()
+	f.stop()
+	for _, via := range transports {
+		r.measured(f.figures(via, "", start, end))
+	}
+	for _, service := range []string{serviceA, serviceB} {
+		middle, last := thirds(memory[service])
+		r.fact("%s: the largest pod had %.1f MiB resident in the middle third, %.1f in the last (limit 128), at most %.1f", service, middle, last, slices.Max(memory[service]))
+		assert.InDelta(t, 1, last/middle, 0.10, "resident memory of %s", service)
+		middle, last = thirds(goroutines[service])
+		r.fact("%s: %.0f goroutines in the middle third, %.0f in the last", service, middle, last)
+		assert.LessOrEqual(t, last, 1.25*middle+10, "goroutines of %s", service)
+	}
+	assert.Equal(t, before, c.restarts(t), "restarts")
+}
+
+// thirds are the means of the middle third and of the last.
+func thirds(figures []float64) (middle, last float64) {
+	n := len(figures) / 3
+	mean := func(part []float64) float64 {
+		sum := 0.0
+		for _, v := range part {
+			sum += v
+		}
+		return sum / float64(max(len(part), 1))
+	}
+	return mean(figures[n : 2*n]), mean(figures[2*n:])
+}

@@ -1,0 +1,56 @@
+package e2e
+
+import (
+	"net/http"
+	"testing"
+
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+	"github.com/stretchr/testify/require"
+)
+
+// metric is one line of /metrics: a counter or a gauge.
+type metric struct {
+	name   string
+	labels map[string]string
+	value  float64
+}
+
+// scrape reads a pod's counters and gauges, at its admin port.
+func scrape(t *testing.T, admin string) []metric {
+	t.Helper()
+	resp, err := http.Get(admin + "/metrics")
+	require.NoError(t, err)
+	defer resp.Body.Close() //nolint:errcheck // it is read whole
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(resp.Body)
+	require.NoError(t, err)
+	var out []metric
+	for name, family := range families {
+		for _, m := range family.GetMetric() {
+			value := m.GetCounter().GetValue()
+			if family.GetType() == dto.MetricType_GAUGE {
+				value = m.GetGauge().GetValue()
+			}
+			labels := map[string]string{}
+			for _, pair := range m.GetLabel() {
+				labels[pair.GetName()] = pair.GetValue()
+			}
+			out = append(out, metric{name, labels, value})
+		}
+	}
+	return out
+}
+
+// gauge is one figure of a pod's.
+func gauge(t *testing.T, admin, name string) float64 {
+	t.Helper()
+	for _, m := range scrape(t, admin) {
+		if m.name == name {
+			return m.value
+		}
+	}
+	require.Fail(t, "no such metric", name)
+	return 0
+}
