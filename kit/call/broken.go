@@ -3,8 +3,16 @@ package call
 import (
 	"errors"
 	"io"
+	"net"
 	"syscall"
 )
+
+// unreached reports whether an address did not answer at all when a connection
+// to it was to be opened.
+func unreached(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "dial" && op.Timeout()
+}
 
 // brokenOff reports whether the peer ended a connection in the middle.
 func brokenOff(err error) bool {

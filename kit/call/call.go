@@ -24,7 +24,7 @@ const (
 	DNS         Class = "dns"         // the name has no address, or the resolver did not answer
 	Refused     Class = "refused"     // an address answered, but nothing listens there
 	Timeout     Class = "timeout"     // the deadline passed
-	Unavailable Class = "unavailable" // the peer is overloaded, draining, or broke the connection off
+	Unavailable Class = "unavailable" // the peer is overloaded, draining, not to be reached, or broke the connection off
 	Canceled    Class = "canceled"    // the caller left
 	Other       Class = "other"       // anything else: mostly an answer that makes no sense
 )
@@ -77,6 +77,8 @@ func ClassOf(err error) Class {
 		return Canceled
 	case errors.As(err, &dns):
 		return DNS // and no Timeout if the deadline passed meanwhile: this tells more
+	case unreached(err):
+		return Unavailable // nor here: nobody is there who could be slow
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
 		return Timeout
 	case errors.Is(err, syscall.ECONNREFUSED):

@@ -109,6 +109,10 @@ func TestClassOfRealFailures(t *testing.T) {
 			return err
 		}, call.DNS},
 		{"a port that is closed", func() error { return get(t.Context(), "127.0.0.1:"+kittest.FreePort()) }, call.Refused},
+		{"an address that does not answer when dialled", func() error {
+			_, err := (&net.Dialer{Timeout: time.Nanosecond}).Dial("tcp", silent)
+			return err
+		}, call.Unavailable},
 		{"no answer until the deadline", func() error { return get(soon(), silent) }, call.Timeout},
 		{"no answer until a read's deadline", func() error {
 			conn, err := net.Dial("tcp", silent)

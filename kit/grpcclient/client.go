@@ -79,7 +79,7 @@ func New(target string, o Options) (*grpc.ClientConn, error) {
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingEvery, Timeout: pingTimeout, PermitWithoutStream: true}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(o.MaxAnswer)),
 		grpc.WithStatsHandler(attempts{}),
-		grpc.WithChainUnaryInterceptor(unary(o.Timeout, name, calls, watch), metrics.UnaryClientInterceptor()),
+		grpc.WithChainUnaryInterceptor(unary(o, name, calls, watch), metrics.UnaryClientInterceptor()),
 		grpc.WithChainStreamInterceptor(stream(name, calls, watch), metrics.StreamClientInterceptor()),
 	)...)
 	if err != nil {
@@ -104,7 +104,7 @@ func serviceConfig(idempotent []string) string {
 		names = append(names, object{"service": service, "method": method})
 	}
 	config := object{
-		"loadBalancingConfig": []object{{"round_robin": object{}}},
+		"loadBalancingConfig": []object{{policy{}.Name(): object{}}},
 		// Clients watch each server's health, and send it nothing while it is
 		// NOT_SERVING. (pick_first, gRPC's default balancer, never looks.)
 		"healthCheckConfig": object{"serviceName": ""},

@@ -8,7 +8,7 @@ import (
 
 func TestServiceConfigIsAsGRPCTakesIt(t *testing.T) {
 	assert.JSONEq(t, `{
-		"loadBalancingConfig": [{"round_robin": {}}],
+		"loadBalancingConfig": [{"round_robin_less_outliers": {}}],
 		"healthCheckConfig": {"serviceName": ""},
 		"retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
 		"methodConfig": [{
@@ -34,5 +34,20 @@ func TestPeerIsTheHostOfATarget(t *testing.T) {
 		"dns:///service-b.ns.svc.cluster.local.": "service-b.ns.svc.cluster.local.",
 	} {
 		assert.Equal(t, want, peerName(target), target)
+	}
+}
+
+func TestWhatIsListedIsRepeatable(t *testing.T) {
+	idempotent := []string{"pkg.One/Get", "pkg.Two"}
+	for method, want := range map[string]bool{
+		"/pkg.One/Get":    true,
+		"/pkg.One/GetAll": false,
+		"/pkg.One/Put":    false,
+		"/pkg.Two/Get":    true,
+		"/pkg.Two2/Get":   false,
+		"/Two/Get":        false,
+	} {
+		assert.Equal(t, want, repeatable(idempotent, method), method)
+		assert.False(t, repeatable(nil, method), method)
 	}
 }

@@ -4,22 +4,32 @@ import (
 	"context"
 	"errors"
 	"io"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/peer"
-	"google.golang.org/grpc/stats"
 
 	"example.com/tandem/kit/call"
 )
 
-// unary is what is done once a call: the deadline, the count, the record.
-func unary(timeout time.Duration, name string, calls call.Counter, watch *watcher) grpc.UnaryClientInterceptor {
+// unary is what is done once a call: the deadline, the count, the record. What
+// stands after it in the chain is done once for each time that it asks.
+func unary(o Options, name string, calls call.Counter, watch *watcher) grpc.UnaryClientInterceptor {
+	budget := call.NewBudget()
 	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-		ctx, cancel := context.WithTimeout(ctx, timeout)
+		ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 		defer cancel()
 		var p peer.Peer
-		err := invoke(ctx, method, req, reply, cc, append(opts, grpc.Peer(&p))...)
+		opts = append(opts, grpc.Peer(&p))
+		ask := func(ctx context.Context) error {
+			p = peer.Peer{} // gRPC leaves the last one's if it reaches no server
+			return invoke(ctx, method, req, reply, cc, opts...)
+		}
+		var err error
+		if repeatable(o.Idempotent, method) {
+			err = askAgain(ctx, budget, ask)
+		} else {
+			err = ask(ctx)
+		}
 		err = watch.classify(err, p.Addr != nil)
 
 		calls.Add(name, "grpc", call.ClassOf(err))
@@ -72,15 +82,3 @@ func (c *classified) RecvMsg(m any) error {
 	}
 	return err
 }
-
-// attempts counts attempts: gRPC tags the context anew for each.
-type attempts struct{}
-
-func (attempts) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context {
-	call.RecordOf(ctx).Attempts++
-	return ctx
-}
-
-func (attempts) HandleRPC(context.Context, stats.RPCStats)                         {}
-func (attempts) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
-func (attempts) HandleConn(context.Context, stats.ConnStats)                       {}

@@ -2,9 +2,12 @@ package grpcclient_test
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -45,7 +48,7 @@ func TestRetryWhatIsIdempotentWhereItMayHelp(t *testing.T) {
 		"it fails three times":        {[]string{echo.Service}, echo.Say, 3, codes.Unavailable, 3, call.Unavailable},
 		"a fault of the server's":     {[]string{echo.Service}, echo.Say, 1, codes.Internal, 1, call.Other},
 		"a fault of the caller's":     {[]string{echo.Service}, echo.Say, 1, codes.InvalidArgument, 1, call.Other},
-		"the server gave up in time":  {[]string{echo.Service}, echo.Say, 1, codes.DeadlineExceeded, 1, call.Timeout},
+		"the server gave up in time":  {[]string{echo.Service}, echo.Say, 1, codes.DeadlineExceeded, 2, call.OK},
 		"too large, or a quota spent": {[]string{echo.Service}, echo.Say, 1, codes.ResourceExhausted, 1, call.Other},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -115,4 +118,110 @@ func TestBudgetIsEarnedAgainBySuccesses(t *testing.T) {
 	assert.Equal(t, 1, attempts(true, 20), "spent")
 	assert.Equal(t, 1, attempts(false, 100))
 	assert.Equal(t, 3, attempts(true, 1), "earned")
+}
+
+// hanging is a pod that answers after a while, and notes when each call to it
+// was over.
+func hanging(d time.Duration) (service echo.Echo, took chan time.Duration) {
+	took = make(chan time.Duration, 1000)
+	return echo.Echo{Say: func(ctx context.Context, _ string) (string, error) {
+		begin := time.Now()
+		defer func() { took <- time.Since(begin) }()
+		select {
+		case <-time.After(d):
+			return "served", nil
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
+	}}, took
+}
+
+func TestSilentPodCostsHalfTheTimeAndAnotherIsAsked(t *testing.T) {
+	port, hosts := kittest.FreePort(), kittest.Loopbacks(t, 2)
+	start(t, join(hosts[0], port), 0, echo.Echo{})
+	names.Set("silent.test", hosts...)
+	tel := kittest.Telemetry(t, io.Discard)
+	conn := newClient(t, "dns:///silent.test:"+port, grpcclient.Options{Timeout: 2 * time.Second, Idempotent: []string{echo.Service}, Telemetry: tel})
+	require.NoError(t, say(t.Context(), conn).err)
+	service, took := hanging(time.Minute)
+	start(t, join(hosts[1], port), 0, service)
+
+	var r result
+	calls := 1
+	kittest.Eventually(t, func() bool {
+		begin := time.Now()
+		r = say(t.Context(), conn)
+		require.NoError(t, r.err)
+		assert.Less(t, time.Since(begin), 2*time.Second)
+		calls++
+		return r.Attempts > 1
+	}, "the silent one is asked")
+	assert.Equal(t, call.Record{Addresses: r.Addresses, Peer: join(hosts[0], port), Attempts: 2}, r.Record)
+	assert.InDelta(t, time.Second, <-took, float64(200*time.Millisecond), "it was given half, and then told to stop")
+
+	text := kittest.Scrape(t, tel)
+	for _, line := range []string{
+		fmt.Sprintf(`calls_total{outcome="ok",peer="silent.test",transport="grpc"} %d`, calls),
+		fmt.Sprintf(`grpc_client_handled_total{grpc_code="OK",grpc_method="Say",grpc_service="kit.test.Echo",grpc_type="unary"} %d`, calls),
+		`grpc_client_handled_total{grpc_code="DeadlineExceeded",grpc_method="Say",grpc_service="kit.test.Echo",grpc_type="unary"} 1`,
+	} {
+		assert.Contains(t, text, line+"\n", "one call, two attempts")
+	}
+}
+
+func TestWhereAllAreSilentTheDeadlineHolds(t *testing.T) {
+	service, took := hanging(time.Minute)
+	conn := newClient(t, local(t, service), grpcclient.Options{Timeout: 2 * time.Second, Idempotent: []string{echo.Service}})
+	begin := time.Now()
+	r := say(t.Context(), conn)
+	assert.InDelta(t, 2*time.Second, time.Since(begin), float64(200*time.Millisecond))
+	assert.Equal(t, call.Timeout, r.class, "%v", r.err)
+	assert.Equal(t, 3, r.Attempts)
+	for _, want := range []time.Duration{time.Second, time.Second / 2, time.Second / 2} {
+		assert.InDelta(t, want, <-took, float64(200*time.Millisecond))
+	}
+}
+
+func TestCallerThatLeavesIsNotAskedForAgain(t *testing.T) {
+	service, took := hanging(time.Minute)
+	conn := newClient(t, local(t, service), grpcclient.Options{Timeout: 2 * time.Second, Idempotent: []string{echo.Service}})
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	time.AfterFunc(50*time.Millisecond, cancel)
+	r := say(ctx, conn)
+	assert.Equal(t, call.Canceled, r.class, "%v", r.err)
+	assert.Equal(t, 1, r.Attempts)
+	assert.Less(t, <-took, aWhile)
+}
+
+func TestWhatIsNotSafeToRepeatHasAllTheTime(t *testing.T) {
+	service, _ := hanging(time.Second)
+	conn := newClient(t, local(t, service), grpcclient.Options{Timeout: 1500 * time.Millisecond, Idempotent: []string{echo.Service + "/Say"}})
+	r := do(t.Context(), conn, echo.Write)
+	require.NoError(t, r.err)
+	assert.Equal(t, 1, r.Attempts)
+	assert.Greater(t, do(t.Context(), conn, echo.Say).Attempts, 1)
+}
+
+// What half of the time would cut off is answered by all of it; that must not
+// earn the next call a half.
+func TestBackendThatIsSlowThroughoutIsAnsweredOnceTheBudgetIsSpent(t *testing.T) {
+	service, _ := hanging(time.Second)
+	conn := newClient(t, local(t, service), grpcclient.Options{Timeout: 1500 * time.Millisecond, Idempotent: []string{echo.Service}})
+	failures := 0
+	for say(t.Context(), conn).err != nil {
+		failures++
+	}
+	assert.LessOrEqual(t, failures, 3)
+	for range 2 {
+		var all sync.WaitGroup
+		for range 50 {
+			all.Go(func() {
+				r := say(t.Context(), conn)
+				assert.NoError(t, r.err)
+				assert.Equal(t, 1, r.Attempts)
+			})
+		}
+		all.Wait()
+	}
 }

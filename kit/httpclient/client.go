@@ -47,6 +47,10 @@ type Options struct {
 // New makes a client. Answers are read whole before a call returns, so that a
 // connection that breaks half-way is noticed, and retried, in here.
 //
+// An attempt that another may follow has half of the time that is left, and the
+// connection of a peer that fails is left, too: many pods may be behind a name,
+// and one of them be sick.
+//
 // Errors are the transport's; call.ClassOf tells their class. Answers of any
 // status are answers. Redirects are not followed: services answer themselves.
 func New(o Options) *http.Client {
@@ -64,6 +68,10 @@ func New(o Options) *http.Client {
 		MaxResponseHeaderBytes: 64 << 10,
 		DisableCompression:     true, // small answers, short ways
 	}
+	// A request that cannot be sent a second time must not meet a kept
+	// connection that proves to be closed, by the peer or by useOf.
+	once := transport.Clone()
+	once.DisableKeepAlives = true
 	seconds := call.Register(o.Telemetry.Metrics, prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "http_client_request_duration_seconds",
 		Help:    "Time of one attempt until its answer was read, by method, peer and status; code is 0 where there was none.",
@@ -83,6 +91,7 @@ func New(o Options) *http.Client {
 					maxAnswer: o.MaxAnswer,
 					seconds:   seconds,
 					next:      traced(o.Telemetry, transport),
+					once:      traced(o.Telemetry, once),
 					closeIdle: transport.CloseIdleConnections,
 				},
 			},
@@ -113,11 +122,8 @@ type caller struct {
 func (c *caller) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithTimeout(req.Context(), c.timeout)
 	defer cancel() // the answer has been read by then
-	record := call.RecordOf(ctx)
-	// One copy for all that is added: the caller's own must not change.
-	req = req.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn: func(c httptrace.GotConnInfo) { record.Peer = c.Conn.RemoteAddr().String() },
-	}))
+	// A copy for what is added: the caller's own must not change.
+	req = req.WithContext(ctx)
 	req.Header = req.Header.Clone()
 	telemetry.Propagator.Inject(ctx, propagation.HeaderCarrier(req.Header))
 	resp, err := c.next.RoundTrip(req)
@@ -127,7 +133,7 @@ func (c *caller) RoundTrip(req *http.Request) (*http.Response, error) {
 		outcome = call.ClassOfStatus(resp.StatusCode)
 	}
 	c.calls.Add(req.URL.Hostname(), "http", outcome)
-	record.Addresses = c.dialer.addresses(hostPort(req.URL))
+	call.RecordOf(ctx).Addresses = c.dialer.addresses(hostPort(req.URL))
 	return resp, err
 }
 
@@ -139,17 +145,18 @@ type attempt struct {
 	maxAnswer int64
 	seconds   *prometheus.HistogramVec
 	next      http.RoundTripper
+	once      http.RoundTripper // for a request whose body cannot be had again
 	closeIdle func()
 }
 
-func (a *attempt) RoundTrip(req *http.Request) (*http.Response, error) {
+// try also returns the use that was made of a connection. It is for the caller
+// to end.
+func (a *attempt) try(ctx context.Context, req *http.Request) (*http.Response, use, error) {
 	start := time.Now()
-	record := call.RecordOf(req.Context())
-	record.Attempts++
-	record.Peer = ""
+	call.RecordOf(ctx).Attempts++
 
 	code := 0
-	resp, err := a.next.RoundTrip(req)
+	resp, u, err := a.send(ctx, req)
 	if err == nil {
 		code = resp.StatusCode
 		if err = a.read(resp); err != nil {
@@ -157,7 +164,33 @@ func (a *attempt) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 	}
 	a.seconds.WithLabelValues(req.Method, req.URL.Hostname(), strconv.Itoa(code)).Observe(time.Since(start).Seconds())
-	return resp, err
+	return resp, u, err
+}
+
+func (a *attempt) send(ctx context.Context, req *http.Request) (resp *http.Response, u use, err error) {
+	next := a.next
+	if !replayable(req) {
+		next = a.once
+	}
+	record := call.RecordOf(ctx)
+	req = req.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(got httptrace.GotConnInfo) {
+			record.Peer = got.Conn.RemoteAddr().String()
+			u = useOf(got.Conn)
+		},
+	}))
+	for {
+		record.Peer, u = "", use{}
+		resp, err = next.RoundTrip(req)
+		if err == nil || !u.refused {
+			return resp, u, err
+		}
+		// Nothing was sent, so this is the same attempt. net/http sees to that
+		// by itself where there is no body (go.dev/issue/81217).
+		if req, err = again(req); err != nil {
+			return nil, u, err
+		}
+	}
 }
 
 // read replaces an answer's body by what it held.

@@ -60,7 +60,6 @@ func TestNoServerHoldsACallBeyondItsDeadline(t *testing.T) {
 			start := time.Now()
 			r := get(t, newClient(t, httpclient.Options{Timeout: 200 * time.Millisecond}), url)
 			assert.Equal(t, call.Timeout, r.class, "%v", r.err)
-			assert.Equal(t, 1, r.Attempts)
 			assert.Less(t, time.Since(start), aWhile)
 		})
 	}

@@ -3,6 +3,7 @@ package httpclient
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"maps"
 	"math/rand/v2"
@@ -16,12 +17,18 @@ import (
 )
 
 const (
-	// connectTimeout of one address. A dead one must leave time for another.
-	connectTimeout = time.Second
+	// lookupPatience is how long DNS is waited for where the addresses of a
+	// name are known from before: far more than CoreDNS takes and, with
+	// connectTimeout, less than the second that is half of the usual deadline.
+	lookupPatience = 300 * time.Millisecond
+	// connectTimeout of one address. A dead one must leave time for another;
+	// a SYN that is lost is repeated only after a second in any case.
+	connectTimeout = 500 * time.Millisecond
 	tcpKeepAlive   = 15 * time.Second
-	// shunned is how long an address that does not answer at all is tried
-	// last. It has the fewest connections of all, so that otherwise each new
-	// connection would wait for it first, for as long as DNS names it.
+	// shunned is how long an address that does not answer, or whose connection
+	// was left, is tried last. It has the fewest connections of all, so that
+	// otherwise each new connection would go to it first, for as long as DNS
+	// names it.
 	shunned = 10 * time.Second
 )
 
@@ -34,7 +41,7 @@ type dialer struct {
 
 	mu     sync.Mutex
 	open   map[string]int       // connections by address
-	failed map[string]time.Time // when an address could last not be connected to
+	failed map[string]time.Time // when an address was last shunned
 	names  map[string][]string  // addresses by name, as last resolved
 }
 
@@ -48,27 +55,20 @@ func newDialer() *dialer {
 }
 
 func (d *dialer) dial(ctx context.Context, network, hostport string) (net.Conn, error) {
-	host, port, err := net.SplitHostPort(hostport)
+	addrs, err := d.lookup(ctx, hostport)
 	if err != nil {
 		return nil, err
 	}
-	hosts, err := net.DefaultResolver.LookupHost(ctx, host)
-	if err != nil {
-		d.resolved(hostport, nil)
-		return nil, err
-	}
-	addrs := make([]string, len(hosts))
-	for i, h := range hosts {
-		addrs[i] = net.JoinHostPort(h, port)
-	}
-	d.resolved(hostport, addrs)
-
 	var failures []error
 	for _, addr := range d.fewestFirst(addrs) {
 		d.count(addr, +1) // before it is open, so that dials side by side spread too
 		conn, err := d.DialContext(ctx, network, addr)
 		if err == nil {
-			return &counted{Conn: conn, closed: sync.OnceFunc(func() { d.count(addr, -1) })}, nil
+			return &counted{
+				TCPConn: conn.(*net.TCPConn),
+				closed:  sync.OnceFunc(func() { d.count(addr, -1) }),
+				shun:    func() { d.shun(addr) },
+			}, nil
 		}
 		d.count(addr, -1)
 		failures = append(failures, err)
@@ -80,6 +80,43 @@ func (d *dialer) dial(ctx context.Context, network, hostport string) (net.Conn, 
 		}
 	}
 	return nil, errors.Join(failures...)
+}
+
+// lookup returns the addresses of a name. While DNS is in trouble those are the
+// ones that it had before: a ClusterIP does not change, and a pod's address
+// mostly has not. A name that is gone is another matter.
+func (d *dialer) lookup(ctx context.Context, hostport string) ([]string, error) {
+	host, port, err := net.SplitHostPort(hostport)
+	if err != nil {
+		return nil, err
+	}
+	known := d.addresses(hostport)
+	if known != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, lookupPatience)
+		defer cancel()
+	}
+	hosts, err := net.DefaultResolver.LookupHost(ctx, host)
+	switch {
+	case err == nil:
+		addrs := make([]string, len(hosts))
+		for i, h := range hosts {
+			addrs[i] = net.JoinHostPort(h, port)
+		}
+		d.resolved(hostport, addrs)
+		return addrs, nil
+	case notFound(err):
+		d.resolved(hostport, nil)
+	case known != nil:
+		return known, nil
+	}
+	return nil, err
+}
+
+// notFound reports whether DNS said that a name has no address.
+func notFound(err error) bool {
+	dns, ok := errors.AsType[*net.DNSError](err)
+	return ok && dns.IsNotFound
 }
 
 // fewestFirst sorts addresses by their connections, those with equally many by
@@ -112,10 +149,12 @@ func (d *dialer) count(addr string, by int) {
 func (d *dialer) resolved(hostport string, addrs []string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.names[hostport] = addrs
+	if d.names[hostport] = addrs; addrs == nil {
+		delete(d.names, hostport)
+	}
 }
 
-// addresses that hostport stood for when a connection was last opened.
+// addresses that hostport stood for when DNS last said so.
 func (d *dialer) addresses(hostport string) []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -124,13 +163,61 @@ func (d *dialer) addresses(hostport string) []string {
 
 // counted is a connection that is counted until it is closed.
 type counted struct {
-	net.Conn
+	*net.TCPConn
 	closed func()
+	shun   func() // its address
+
+	mu   sync.Mutex
+	uses int  // by requests that go on: 2 while net/http hands it from one to the next
+	left bool // no request is to be written to it any more
 }
 
 func (c *counted) Close() error {
 	c.closed()
-	return c.Conn.Close()
+	return c.TCPConn.Close()
+}
+
+// use of a connection by one request, from before it is written.
+type use struct {
+	conn    *counted // nil if there was none
+	refused bool     // nothing was written
+}
+
+// useOf begins a use. A connection that was left refuses it, unless the request
+// before has yet to take its answer, which net/http would throw away with it.
+func useOf(conn net.Conn) use {
+	if over, ok := conn.(*tls.Conn); ok {
+		conn = over.NetConn()
+	}
+	c := conn.(*counted) // the dialer makes no others
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.uses++
+	u := use{c, c.left && c.uses == 1}
+	if u.refused {
+		_ = c.Close() // it may be closed
+	}
+	return u
+}
+
+// end ends a use, and leaves the connection if the peer failed: behind a
+// ClusterIP a connection is a pod, and net/http uses the last one first, so
+// that a retry would meet the same pod.
+func (u use) end(failed bool) {
+	if u.conn == nil {
+		return
+	}
+	u.conn.mu.Lock()
+	defer u.conn.mu.Unlock()
+	u.conn.uses--
+	if failed {
+		u.conn.left = true
+		u.conn.shun()
+		_ = u.conn.SetLinger(0) // no TIME_WAIT: an outage at a port a call would use them all up
+	}
+	if u.conn.left && u.conn.uses == 0 {
+		_ = u.conn.Close() // it may be closed
+	}
 }
 
 // hostPort is what net/http dials for a URL.

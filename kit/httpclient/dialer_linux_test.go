@@ -1,8 +1,12 @@
 package httpclient_test
 
 import (
+	"fmt"
 	"net"
 	"net/http"
+	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -68,4 +72,32 @@ func TestAddressThatDoesNotAnswerIsNotTriedFirstEachTime(t *testing.T) {
 	assert.Less(t, time.Since(start), 10*time.Second, "a second for each would be 20")
 	close(release)
 	held.Wait()
+}
+
+func TestAttemptHasTimeForAnAddressThatDoesNotAnswerAndAnother(t *testing.T) {
+	port, hosts := kittest.FreePort(), kittest.Loopbacks(t, 2)
+	blackHole(t, join(hosts[0], port))
+	pod(t, join(hosts[1], port), 0, ok)
+	names.Set("blackhole-first.test", hosts...)
+	together(6, 6, func(int) { // each begins with either
+		client := newClient(t, httpclient.Options{Timeout: 2 * time.Second}) // the services' own
+		r := get(t, client, "http://blackhole-first.test:"+port)
+		assert.Equal(t, "ok", r.body, "%v", r.err)
+		assert.Equal(t, 1, r.Attempts)
+	})
+}
+
+func TestConnectionsThatAreLeftHoldNoPorts(t *testing.T) {
+	url, _ := serve(t, func(_ int, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
+	client := newClient(t, httpclient.Options{})
+	for range 10 {
+		assert.NoError(t, get(t, client, url).err)
+	}
+	_, port, err := net.SplitHostPort(strings.TrimPrefix(url, "http://"))
+	require.NoError(t, err)
+	number, err := strconv.Atoi(port)
+	require.NoError(t, err)
+	table, err := os.ReadFile("/proc/net/tcp")
+	require.NoError(t, err)
+	assert.NotRegexp(t, fmt.Sprintf(`:%04X 06 `, number), string(table), "TIME_WAIT towards the server")
 }

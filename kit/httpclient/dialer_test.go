@@ -181,3 +181,70 @@ func TestCallsWorkAgainOnceTheServerIsBack(t *testing.T) {
 		stop()
 	}
 }
+
+func TestOutageOfDNSCostsNothingForNamesThatAreKnown(t *testing.T) {
+	port, hosts := kittest.FreePort(), kittest.Loopbacks(t, 2)
+	for _, host := range hosts {
+		pod(t, join(host, port), time.Nanosecond, ok) // a connection a call
+	}
+	for name, trouble := range map[string]func() (mend func()){
+		"SERVFAIL": func() func() { names.Break(true); return func() { names.Break(false) } },
+		"silence": func() func() {
+			dnsLate.Store(int64(time.Hour))
+			return func() { dnsLate.Store(0) }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client := newClient(t, httpclient.Options{Timeout: 4 * time.Second}) // DNS gives up after 10
+			ask := func(want string) {
+				t.Helper()
+				r := get(t, client, "http://outage.test:"+port)
+				assert.Equal(t, "ok", r.body, "%v", r.err)
+				assert.Equal(t, 1, r.Attempts)
+				assert.Equal(t, join(want, port), r.Peer)
+				assert.Equal(t, []string{join(want, port)}, r.Addresses)
+			}
+			names.Set("outage.test", hosts[0])
+			ask(hosts[0])
+			names.Set("outage.test", hosts[1]) // which no one can hear for now
+			mend := trouble()
+			defer mend()
+			for range 3 {
+				ask(hosts[0])
+			}
+			mend()
+			ask(hosts[1])
+		})
+	}
+}
+
+func TestNameThatIsGoneIsForgotten(t *testing.T) {
+	host, port := unused(t)
+	pod(t, join(host, port), time.Nanosecond, ok)
+	names.Set("gone.test", host)
+	client := newClient(t, httpclient.Options{})
+	assert.Equal(t, "ok", get(t, client, "http://gone.test:"+port).body)
+
+	names.Set("gone.test")
+	r := get(t, client, "http://gone.test:"+port)
+	assert.Equal(t, call.DNS, r.class, "%v", r.err)
+	assert.Equal(t, 1, r.Attempts)
+	assert.Empty(t, r.Addresses)
+
+	names.Break(true)
+	defer names.Break(false)
+	r = get(t, client, "http://gone.test:"+port)
+	assert.Equal(t, call.DNS, r.class, "%v", r.err)
+	assert.Empty(t, r.Addresses)
+}
+
+func TestNameThatIsNotKnownIsWaitedFor(t *testing.T) {
+	host, port := unused(t)
+	pod(t, join(host, port), 0, ok)
+	names.Set("new.test", host)
+	dnsLate.Store(int64(500 * time.Millisecond))
+	defer dnsLate.Store(0)
+	r := get(t, newClient(t, httpclient.Options{}), "http://new.test:"+port)
+	assert.Equal(t, "ok", r.body, "%v", r.err)
+	assert.Equal(t, 1, r.Attempts)
+}

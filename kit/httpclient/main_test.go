@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -27,6 +29,14 @@ var names *kittest.DNS
 
 func TestMain(m *testing.M) {
 	names = kittest.UseDNS()
+	dial := net.DefaultResolver.Dial
+	net.DefaultResolver.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &lateConn{UDPConn: conn.(*net.UDPConn)}, nil
+	}
 	goleak.VerifyTestMain(m, goleak.IgnoreCurrent()) // the DNS server stays
 }
 
@@ -133,3 +143,60 @@ func unused(t *testing.T) (host, port string) {
 }
 
 func join(host, port string) string { return net.JoinHostPort(host, port) }
+
+// clusterIP is an address that hands its connections to backends in turn, as
+// kube-proxy does by chance: who calls it cannot tell them apart. It is to be
+// made before its client, and so to end after it.
+func clusterIP(t *testing.T, backends ...string) (url string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	var open sync.WaitGroup
+	open.Go(func() {
+		for i := 0; ; i++ {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("tcp", strings.TrimPrefix(backends[i%len(backends)], "http://"))
+			if !assert.NoError(t, err) {
+				return
+			}
+			for _, way := range [][2]net.Conn{{client, server}, {server, client}} {
+				open.Go(func() {
+					_, _ = io.Copy(way[0], way[1])
+					_, _ = client.Close(), server.Close()
+				})
+			}
+		}
+	})
+	t.Cleanup(func() {
+		assert.NoError(t, l.Close())
+		open.Wait()
+	})
+	return "http://" + l.Addr().String()
+}
+
+// dnsLate is how late the DNS server's answers are, as a time.Duration.
+var dnsLate atomic.Int64
+
+// lateConn is a connection to the DNS server.
+type lateConn struct {
+	*net.UDPConn
+	deadline time.Time
+}
+
+func (c *lateConn) SetDeadline(at time.Time) error {
+	c.deadline = at
+	return c.UDPConn.SetDeadline(at)
+}
+
+func (c *lateConn) Read(p []byte) (int, error) {
+	late := time.Duration(dnsLate.Load())
+	if left := time.Until(c.deadline); left < late {
+		time.Sleep(left)
+		return 0, os.ErrDeadlineExceeded
+	}
+	time.Sleep(late)
+	return c.UDPConn.Read(p)
+}

@@ -2,9 +2,7 @@ package httpclient
 
 import (
 	"context"
-	"errors"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"time"
 
@@ -23,27 +21,36 @@ type retrier struct {
 	next   *attempt
 }
 
+// RoundTrip gives an attempt that another may follow half of the time that is
+// left. Once the budget is spent an attempt has all of it, so that peers which
+// are all slow are waited for, and not asked twice.
 func (r *retrier) RoundTrip(req *http.Request) (*http.Response, error) {
 	for n := 1; ; n++ {
-		resp, err := r.next.RoundTrip(req)
-		if !mendable(req.Context(), resp, err) {
-			if err == nil && resp.StatusCode < http.StatusInternalServerError {
+		ctx := req.Context()
+		half, cancel := call.Half(ctx)
+		if n < call.MaxAttempts && repeatable(req) && r.budget.Covers() {
+			ctx = half
+		}
+		resp, u, err := r.next.try(ctx, req)
+		inTime := half.Err() == nil
+		cancel()
+
+		failed := mendable(req.Context(), resp, err)
+		u.end(failed && !asksToWait(resp)) // who is overloaded needs no handshakes on top
+		if !failed {
+			// What half of the time would have cut off earns nothing, or slow
+			// peers would spend in turn what they earned.
+			if err == nil && resp.StatusCode < http.StatusInternalServerError && inTime {
 				r.budget.Succeed()
 			}
 			return resp, err
 		}
 		mayRetry := r.budget.Fail()
-		wait, ok := backoff(n, resp)
-		if n == call.MaxAttempts || !mayRetry || !ok || !repeatable(req) || !sleep(req.Context(), wait) {
+		if n == call.MaxAttempts || !mayRetry || asksToWait(resp) || !repeatable(req) || !sleep(req.Context(), backoff(n)) {
 			return resp, err
 		}
-		if req.GetBody != nil {
-			body, err := req.GetBody()
-			if err != nil {
-				return nil, err
-			}
-			req = req.Clone(req.Context())
-			req.Body = body
+		if req, err = again(req); err != nil {
+			return nil, err
 		}
 	}
 }
@@ -54,18 +61,40 @@ func (r *retrier) RoundTrip(req *http.Request) (*http.Response, error) {
 func repeatable(req *http.Request) bool {
 	switch req.Method {
 	case http.MethodGet, http.MethodHead, http.MethodOptions:
-		return true
+	default:
+		if req.Header.Get("Idempotency-Key") == "" {
+			return false
+		}
 	}
-	return req.Header.Get("Idempotency-Key") != "" && (req.Body == nil || req.GetBody != nil)
+	return replayable(req)
+}
+
+// replayable reports whether a request can be sent twice.
+func replayable(req *http.Request) bool {
+	return req.Body == nil || req.Body == http.NoBody || req.GetBody != nil
+}
+
+// again returns a request that was sent with its body to be sent once more.
+func again(req *http.Request) (*http.Request, error) {
+	if req.GetBody == nil {
+		return req, nil
+	}
+	body, err := req.GetBody()
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(req.Context())
+	req.Body = body
+	return req, nil
 }
 
 // mendable reports whether the same request may fare better a moment later.
+// ctx is the call's: that of the attempt may have ended.
 func mendable(ctx context.Context, resp *http.Response, err error) bool {
-	var dns *net.DNSError
 	switch {
 	case ctx.Err() != nil: // no one is waiting any more
 		return false
-	case errors.As(err, &dns) && dns.IsNotFound:
+	case notFound(err):
 		return false
 	case err != nil:
 		return call.ClassOf(err) != call.Other
@@ -74,18 +103,22 @@ func mendable(ctx context.Context, resp *http.Response, err error) bool {
 	}
 }
 
-// backoff is how long to wait before attempt n+1: doubling, and jittered
-// over its whole range so that callers that failed together do not come back
-// together. A peer that asks by Retry-After for a wait, which is in whole
-// seconds or a date, gets no repeat: it is better to tell the caller now than
-// to hold it.
-func backoff(n int, resp *http.Response) (time.Duration, bool) {
-	wait := rand.N(min(baseBackoff<<(n-1), maxBackoff)) + time.Millisecond
+// asksToWait reports whether a peer asks by Retry-After for a wait, which is in
+// whole seconds or a date. It gets no repeat: it is better to tell the caller
+// now than to hold it.
+func asksToWait(resp *http.Response) bool {
 	if resp == nil {
-		return wait, true
+		return false
 	}
 	after := resp.Header.Get("Retry-After")
-	return wait, after == "" || after == "0"
+	return after != "" && after != "0"
+}
+
+// backoff is how long to wait before attempt n+1: doubling, and jittered
+// over its whole range so that callers that failed together do not come back
+// together.
+func backoff(n int) time.Duration {
+	return rand.N(min(baseBackoff<<(n-1), maxBackoff)) + time.Millisecond
 }
 
 // sleep waits, unless the deadline would pass meanwhile.

@@ -104,6 +104,8 @@ func TestRetryOnlyWhatIsSafeToRepeat(t *testing.T) {
 		"POST with a key":             {http.MethodPost, "k", replayable, 2},
 		"POST with a key and no body": {http.MethodPost, "k", none, 2},
 		"POST with a key, body gone":  {http.MethodPost, "k", once, 1},
+		"OPTIONS with a body":         {http.MethodOptions, "", replayable, 2},
+		"OPTIONS, body gone":          {http.MethodOptions, "", once, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var bodies []string
@@ -198,7 +200,35 @@ func TestBudgetIsEarnedBySuccessAlone(t *testing.T) {
 	assert.Equal(t, 3, attempts(503, 1), "earned")
 }
 
-func TestBudgetIsNeitherEarnedNorSpentByTimeouts(t *testing.T) {
+func TestBudgetIsSpentByAttemptsThatTimeOutAndNotByCallsThatDo(t *testing.T) {
+	for method, attempts := range map[string]int{
+		http.MethodGet:  1, // each was to leave time for another attempt
+		http.MethodPost: 3, // as if nothing had been
+	} {
+		t.Run(method, func(t *testing.T) {
+			t.Parallel()
+			var slow atomic.Bool
+			slow.Store(true)
+			url, _ := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+				if slow.Load() {
+					hang(w, r)
+				} else {
+					w.WriteHeader(http.StatusServiceUnavailable)
+				}
+			})
+			client := newClient(t, httpclient.Options{})
+			together(30, 30, func(int) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				assert.Equal(t, call.Timeout, do(client, request(t, ctx, method, url, nil)).class)
+			})
+			slow.Store(false)
+			assert.Equal(t, attempts, get(t, client, url).Attempts)
+		})
+	}
+}
+
+func TestTimeoutsEarnNothing(t *testing.T) {
 	var slow atomic.Bool
 	url, _ := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
 		if slow.Load() {
@@ -208,20 +238,93 @@ func TestBudgetIsNeitherEarnedNorSpentByTimeouts(t *testing.T) {
 		}
 	})
 	client := newClient(t, httpclient.Options{})
-	timeouts := func() {
-		slow.Store(true)
-		together(100, 100, func(int) {
-			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-			defer cancel()
-			assert.Equal(t, call.Timeout, do(client, request(t, ctx, http.MethodGet, url, nil)).class)
-		})
-		slow.Store(false)
-	}
-	timeouts()
-	assert.Equal(t, 3, get(t, client, url).Attempts, "as if nothing had been")
 	for range 20 {
 		get(t, client, url)
 	}
-	timeouts()
+	slow.Store(true)
+	together(100, 100, func(int) {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		assert.Equal(t, call.Timeout, do(client, request(t, ctx, http.MethodGet, url, nil)).class)
+	})
+	slow.Store(false)
 	assert.Equal(t, 1, get(t, client, url).Attempts, "spent as before")
+}
+
+func TestSilentPeerLeavesTimeToAskAnother(t *testing.T) {
+	const timeout = 2 * time.Second // the services' own
+	for name, tt := range map[string]struct {
+		silent   http.HandlerFunc
+		times    int
+		earliest time.Duration // at which the answer may come
+	}{
+		"twice":           {hang, 2, timeout * 3 / 4},
+		"amid the answer": {func(w http.ResponseWriter, r *http.Request) { half(w); hang(w, r) }, 1, timeout / 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url, _ := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
+				if n <= tt.times {
+					tt.silent(w, r)
+				} else {
+					ok(w, r)
+				}
+			})
+			start := time.Now()
+			r := get(t, newClient(t, httpclient.Options{Timeout: timeout}), url)
+			assert.Equal(t, "ok", r.body, "%v", r.err)
+			assert.Equal(t, tt.times+1, r.Attempts)
+			assert.GreaterOrEqual(t, time.Since(start), tt.earliest, "an attempt has half of the time that is left")
+		})
+	}
+}
+
+// half of an answer.
+func half(w http.ResponseWriter) {
+	w.Header().Set("Content-Length", "10")
+	_, _ = io.WriteString(w, "half")
+	_ = http.NewResponseController(w).Flush()
+}
+
+func TestLastAttemptHasAllTheTimeThatIsLeft(t *testing.T) {
+	t.Parallel()
+	const timeout = 2 * time.Second
+	url, requests := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) { hang(w, r) })
+	start := time.Now()
+	r := get(t, newClient(t, httpclient.Options{Timeout: timeout}), url)
+	assert.GreaterOrEqual(t, time.Since(start), timeout)
+	assert.Equal(t, call.Timeout, r.class, "%v", r.err)
+	assert.EqualValues(t, 3, requests.Load())
+}
+
+func TestRequestThatIsNotRepeatedHasAllTheTime(t *testing.T) {
+	t.Parallel()
+	const timeout = time.Second
+	url, _ := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+		time.Sleep(timeout * 6 / 10)
+		ok(w, r)
+	})
+	r := do(newClient(t, httpclient.Options{Timeout: timeout}), request(t, t.Context(), http.MethodPost, url, nil))
+	assert.Equal(t, "ok", r.body, "%v", r.err)
+	assert.Equal(t, 1, r.Attempts)
+}
+
+func TestPeersThatAreAllSlowAreWaitedForAndNotAskedTwice(t *testing.T) {
+	t.Parallel()
+	const timeout, calls = time.Second, 50
+	url, requests := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-time.After(timeout * 6 / 10):
+			ok(w, r)
+		case <-r.Context().Done():
+		}
+	})
+	client := newClient(t, httpclient.Options{Timeout: timeout})
+	together(calls, calls, func(int) { get(t, client, url) })
+	assert.LessOrEqual(t, requests.Load(), int64(calls+5), "a handful of retries")
+	together(3*calls, calls, func(int) {
+		r := get(t, client, url)
+		assert.Equal(t, "ok", r.body, "%v", r.err)
+		assert.Equal(t, 1, r.Attempts, "their answers earn no budget")
+	})
 }
