@@ -137,8 +137,16 @@ func (c *cluster) usable(ctx context.Context) error {
 	for _, space := range spaces.Items {
 		err = errors.Join(err, c.CoreV1().Namespaces().Delete(ctx, space.Name, metav1.DeleteOptions{}))
 	}
+	services, failure := c.CoreV1().Services(namespace).List(ctx, leftovers)
+	if failure != nil {
+		return failure
+	}
+	for _, service := range services.Items {
+		err = errors.Join(err, c.CoreV1().Services(namespace).Delete(ctx, service.Name, metav1.DeleteOptions{}))
+	}
 	if err := errors.Join(err,
 		c.CoreV1().Pods(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, leftovers),
+		c.CoreV1().ConfigMaps(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, leftovers),
 		c.NetworkingV1().NetworkPolicies(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, leftovers),
 		c.AutoscalingV2().HorizontalPodAutoscalers(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, leftovers),
 	); err != nil {

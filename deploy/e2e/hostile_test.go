@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -19,6 +20,11 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
 // attack is something ill-meant that is done to a port, over and over until the
@@ -136,6 +142,44 @@ func (a *attack) rapidResets(ctx context.Context, addr string) {
 	a.closed.Add(1) // by us, or by the server that has had enough
 }
 
+// exposeGRPC opens one pod's gRPC port to everybody, as nobody should: it is the
+// port itself that is tried here, not the policy before it.
+func (c *cluster) exposeGRPC(t *testing.T) (corev1.Pod, string) {
+	t.Helper()
+	pod := one(c.serving(t, serviceB))
+	port := intstr.FromInt32(9090)
+	label := map[string]string{testLabel: "exposed"}
+	meta := metav1.ObjectMeta{Name: "e2e-exposed", Labels: label}
+	pods, services, policies := c.CoreV1().Pods(namespace), c.CoreV1().Services(namespace), c.NetworkingV1().NetworkPolicies(namespace)
+	mark := func(ctx context.Context, value string) error {
+		patch := fmt.Sprintf(`{"metadata":{"labels":{%q:%s}}}`, "tandem.example.com/exposed", value)
+		_, err := pods.Patch(ctx, pod.Name, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+		return err
+	}
+	require.NoError(t, mark(t.Context(), `"true"`))
+	restore(t, "label of "+pod.Name, func(ctx context.Context) error { return mark(ctx, "null") })
+	exposed := map[string]string{"tandem.example.com/exposed": "true"}
+	_, err := policies.Create(t.Context(), &networkingv1.NetworkPolicy{ObjectMeta: meta, Spec: networkingv1.NetworkPolicySpec{
+		PodSelector: metav1.LabelSelector{MatchLabels: exposed},
+		PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress},
+		Ingress:     []networkingv1.NetworkPolicyIngressRule{{Ports: []networkingv1.NetworkPolicyPort{{Port: &port}}}},
+	}}, metav1.CreateOptions{})
+	require.NoError(t, err)
+	restore(t, "policy", func(ctx context.Context) error { return policies.Delete(ctx, meta.Name, metav1.DeleteOptions{}) })
+	service, err := services.Create(t.Context(), &corev1.Service{ObjectMeta: meta, Spec: corev1.ServiceSpec{
+		Type: corev1.ServiceTypeNodePort, Selector: exposed, Ports: []corev1.ServicePort{{Port: 9090, TargetPort: port}},
+	}}, metav1.CreateOptions{})
+	require.NoError(t, err)
+	restore(t, "Service", func(ctx context.Context) error { return services.Delete(ctx, meta.Name, metav1.DeleteOptions{}) })
+	addr := net.JoinHostPort(pod.Status.HostIP, strconv.Itoa(int(service.Spec.Ports[0].NodePort)))
+	eventually(t, time.Minute, "the node's port does not open: are the nodes' addresses reached from here, as on Linux?", func(is *assert.CollectT) {
+		conn, err := net.DialTimeout("tcp", addr, time.Second)
+		require.NoError(is, err)
+		assert.NoError(is, conn.Close())
+	})
+	return pod, addr
+}
+
 func TestWhenCallersAreHostileOthersAreServed(t *testing.T) {
 	r := newRow(t, 14, "hostile input: slow headers, 1,000 half-open connections, headers of 1 MB, garbage on both ports, rapid resets",
 		"other callers keep their p99 within twice of quiet; no crash; the connections are closed")
@@ -144,14 +188,13 @@ func TestWhenCallersAreHostileOthersAreServed(t *testing.T) {
 	before := c.restarts(t)
 	door, err := url.Parse(c.url)
 	require.NoError(t, err)
-	victim := one(c.serving(t, serviceB)).Name
-	behind, err := url.Parse(c.forward(t, namespace, victim, 9090))
-	require.NoError(t, err)
+	c.needNodes(t)
+	victim, behind := c.exposeGRPC(t)
 	admins := map[string]string{}
 	for pod := range c.serving(t, serviceA) {
 		admins[pod] = c.forward(t, namespace, pod, 8081)
 	}
-	admins[victim] = c.forward(t, namespace, victim, 8081)
+	admins[victim.Name] = c.forward(t, namespace, victim.Name, 8081)
 	quietGoroutines := map[string]float64{}
 
 	f := c.traffic(t, offer{rate: 60, callers: 400})
@@ -188,10 +231,9 @@ func TestWhenCallersAreHostileOthersAreServed(t *testing.T) {
 	launch("slow headers to service-a", 100, door.Host, time.Second, (*attack).slowHeaders)
 	launch("headers of 1 MB to service-a", 2, door.Host, time.Second, (*attack).bigHeaders)
 	launch("garbage to service-a", 5, door.Host, time.Second, (*attack).garbage)
-	// Through one port-forward, which is a bottle's neck.
-	launch("half-open connections to service-b's gRPC", 50, behind.Host, time.Second, (*attack).halfOpen)
-	launch("garbage to service-b's gRPC", 2, behind.Host, time.Second, (*attack).garbage)
-	launch("rapid resets to service-b's gRPC", 1, behind.Host, time.Second, (*attack).rapidResets)
+	launch("half-open connections to service-b's gRPC", 200, behind, time.Second, (*attack).halfOpen)
+	launch("garbage to service-b's gRPC", 5, behind, time.Second, (*attack).garbage)
+	launch("rapid resets to service-b's gRPC", 1, behind, 5*time.Second, (*attack).rapidResets)
 	time.Sleep(2 * time.Second)
 	middle := f.now()
 	time.Sleep(span)

@@ -18,7 +18,7 @@ import (
 // smallCPU is what service-b's containers may use of a core while overload is
 // tried: so little that it is the pair that is short of it, and neither the
 // machine nor what makes the load.
-const smallCPU = "25m"
+const smallCPU = "40m"
 
 func TestWhenThereIsTooMuchLoadTheRestIsRefusedQuickly(t *testing.T) {
 	r := newRow(t, 12, "load of 1, 2 and 4 times what the pair can serve",

@@ -336,3 +336,36 @@ func node(t *testing.T, addr, pod string) (vanish func()) {
 	})
 	return func() { gone.Store(true) }
 }
+
+// Its answers are ready at once, so that the fewest attempts wait there.
+func TestPodThatFailsAtOnceDoesNotAttractCalls(t *testing.T) {
+	port, hosts := kittest.FreePort(), kittest.Loopbacks(t, 3)
+	var sick atomic.Bool
+	for i, host := range hosts {
+		start(t, join(host, port), 0, echo.Echo{Say: func(context.Context, string) (string, error) {
+			if i == 0 && sick.Load() {
+				return "", status.Error(codes.Internal, "a fault of mine") // which is not retried
+			}
+			time.Sleep(10 * time.Millisecond)
+			return host, nil
+		}})
+	}
+	names.Set("attracts.test", hosts...)
+	conn := newClient(t, "dns:///attracts.test:"+port, grpcclient.Options{})
+	kittest.Eventually(t, func() bool { return len(round(t, conn, 10)) == 3 }, "not all are asked")
+
+	sick.Store(true)
+	var callers sync.WaitGroup
+	var failed atomic.Int64
+	for range 20 {
+		callers.Go(func() {
+			for range 50 {
+				if say(t.Context(), conn).err != nil {
+					failed.Add(1)
+				}
+			}
+		})
+	}
+	callers.Wait()
+	assert.Less(t, failed.Load(), int64(100), "of 1000: a third would be its share")
+}

@@ -104,17 +104,17 @@ func TestOutlierIsWhatFailsMarkedlyMoreOftenThanTheOthers(t *testing.T) {
 		attempts []attempt // at one pod, while the others answer
 		out      bool
 	}{
-		"a failure":                 {[]attempt{failed}, false},
-		"four in a row":             {slices.Repeat([]attempt{failed}, 4), false},
-		"five in a row":             {slices.Repeat([]attempt{failed}, 5), true},
-		"one of ten":                {slices.Repeat([]attempt{failed, ok, ok, ok, ok, ok, ok, ok, ok, ok}, 10), false},
-		"a time-out":                {[]attempt{late}, false},
-		"two time-outs":             {slices.Repeat([]attempt{late}, 2), true},
-		"hurried time-outs":         {slices.Repeat([]attempt{{quickly(errLate)}}, 100), false},
-		"callers that leave":        {slices.Repeat([]attempt{{end(canceled)}}, 100), false},
-		"requests that are bad":     {slices.Repeat([]attempt{{end(bad)}}, 100), false},
-		"panics, which are answers": {slices.Repeat([]attempt{{end(panicked)}}, 100), false},
-		"streams that are cut off":  {slices.Repeat([]attempt{{message, end(errFailed)}}, 100), false},
+		"a failure":                {[]attempt{failed}, false},
+		"four in a row":            {slices.Repeat([]attempt{failed}, 4), false},
+		"five in a row":            {slices.Repeat([]attempt{failed}, 5), true},
+		"one of ten":               {slices.Repeat([]attempt{failed, ok, ok, ok, ok, ok, ok, ok, ok, ok}, 10), false},
+		"a time-out":               {[]attempt{late}, false},
+		"two time-outs":            {slices.Repeat([]attempt{late}, 2), true},
+		"hurried time-outs":        {slices.Repeat([]attempt{{quickly(errLate)}}, 100), false},
+		"callers that leave":       {slices.Repeat([]attempt{{end(canceled)}}, 100), false},
+		"requests that are bad":    {slices.Repeat([]attempt{{end(bad)}}, 100), false},
+		"five panics in a row":     {slices.Repeat([]attempt{{end(panicked)}}, 5), true},
+		"streams that are cut off": {slices.Repeat([]attempt{{message, end(errFailed)}}, 100), false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPods(t, 3)

@@ -13,12 +13,16 @@ import (
 
 const (
 	// lookupTimeout of one query for a name.
-	lookupTimeout = 5 * time.Second
+	lookupTimeout = 3 * time.Second
 	// lookupAgain is how soon a name is looked up anew: after a failure by
 	// itself, else when gRPC asks for it, which it does whenever a connection
 	// ends. gRPC's own resolver waits 30 s after a success, and after failures
 	// up to 2 minutes: for as long, a service that is back would not be found.
 	lookupAgain = 2 * time.Second
+	// lookupEvery is how old an answer may get that nobody asked to renew.
+	// Else a client that asked while only one of three pods was ready would know
+	// of no other until that one's connection ends.
+	lookupEvery = 10 * time.Second
 )
 
 // builder makes resolvers for dns:///HOST:PORT.
@@ -67,6 +71,7 @@ func (r *nameResolver) run(ctx context.Context) {
 		if !failed {
 			select {
 			case <-r.wanted:
+			case <-time.After(lookupEvery):
 			case <-ctx.Done():
 				return
 			}

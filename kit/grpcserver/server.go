@@ -28,8 +28,15 @@ var ErrDraining = errors.New("the server is draining; connect again")
 const (
 	// maxMessage is the largest request taken, in bytes.
 	maxMessage = 1 << 20
-	// maxStreams a connection; gRPC's own default is no limit at all.
+	// maxHeaders is the largest list of headers taken, in bytes; gRPC's own
+	// default is 16 MiB, each time anew.
+	maxHeaders = 64 << 10
+	// maxStreams a connection; gRPC's own default is no limit at all. No more
+	// handlers run for one either, however many of its streams it resets.
 	maxStreams = 1024
+	// connectTimeout is how long a client may take to begin to speak HTTP/2;
+	// gRPC's own default lets one that is silent hold a connection for 2 minutes.
+	connectTimeout = 5 * time.Second
 	// pingEvery is how often an idle connection is asked whether its client is
 	// still there, and pingTimeout how long it may take to answer.
 	pingEvery, pingTimeout = 30 * time.Second, 10 * time.Second
@@ -83,6 +90,8 @@ func New(o Options) *Server {
 			Timeout:               pingTimeout,
 		}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
+		grpc.ConnectionTimeout(connectTimeout),
+		grpc.MaxHeaderListSize(maxHeaders),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxConcurrentStreams(maxStreams),
 		// A call passes these from first to last, its answer from last to first.

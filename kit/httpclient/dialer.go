@@ -21,10 +21,13 @@ const (
 	// name are known from before: far more than CoreDNS takes and, with
 	// connectTimeout, less than the second that is half of the usual deadline.
 	lookupPatience = 300 * time.Millisecond
-	// connectTimeout of one address. A dead one must leave time for another;
-	// a SYN that is lost is repeated only after a second in any case.
-	connectTimeout = 500 * time.Millisecond
-	tcpKeepAlive   = 15 * time.Second
+	// connectTimeout of one try. A dead pod must leave time for another; a SYN
+	// that is lost is repeated only after a second in any case.
+	connectTimeout = 400 * time.Millisecond
+	// briefTimeout is that of an address that did not answer lately. Those
+	// behind it who are alive answer within milliseconds.
+	briefTimeout = 200 * time.Millisecond
+	tcpKeepAlive = 15 * time.Second
 	// shunned is how long an address that does not answer, or whose connection
 	// was left, is tried last. It has the fewest connections of all, so that
 	// otherwise each new connection would go to it first, for as long as DNS
@@ -47,7 +50,7 @@ type dialer struct {
 
 func newDialer() *dialer {
 	return &dialer{
-		Dialer: net.Dialer{Timeout: connectTimeout, KeepAlive: tcpKeepAlive},
+		Dialer: net.Dialer{KeepAlive: tcpKeepAlive},
 		open:   map[string]int{},
 		failed: map[string]time.Time{},
 		names:  map[string][]string{},
@@ -59,10 +62,14 @@ func (d *dialer) dial(ctx context.Context, network, hostport string) (net.Conn, 
 	if err != nil {
 		return nil, err
 	}
+	addrs = d.fewestFirst(addrs)
+	if len(addrs) == 1 {
+		addrs = append(addrs, addrs[0]) // a virtual IP sends the second try to another pod
+	}
 	var failures []error
-	for _, addr := range d.fewestFirst(addrs) {
+	for _, addr := range addrs {
 		d.count(addr, +1) // before it is open, so that dials side by side spread too
-		conn, err := d.DialContext(ctx, network, addr)
+		conn, err := d.connect(ctx, network, addr)
 		if err == nil {
 			return &counted{
 				TCPConn: conn.(*net.TCPConn),
@@ -80,6 +87,16 @@ func (d *dialer) dial(ctx context.Context, network, hostport string) (net.Conn, 
 		}
 	}
 	return nil, errors.Join(failures...)
+}
+
+// connect tries an address once.
+func (d *dialer) connect(ctx context.Context, network, addr string) (net.Conn, error) {
+	once := d.Dialer
+	once.Timeout = connectTimeout
+	if d.isShunned(addr) {
+		once.Timeout = briefTimeout
+	}
+	return once.DialContext(ctx, network, addr)
 }
 
 // lookup returns the addresses of a name. While DNS is in trouble those are the
@@ -127,7 +144,7 @@ func (d *dialer) fewestFirst(addrs []string) []string {
 	out := slices.Clone(addrs)
 	rand.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
 	slices.SortStableFunc(out, func(a, b string) int { return cmp.Compare(d.open[a], d.open[b]) })
-	maps.DeleteFunc(d.failed, func(_ string, at time.Time) bool { return time.Since(at) > shunned })
+	maps.DeleteFunc(d.failed, func(_ string, at time.Time) bool { return time.Since(at) > shunned }) // pods come and go
 	slices.SortStableFunc(out, func(a, b string) int { return d.failed[a].Compare(d.failed[b]) })
 	return out
 }
@@ -136,6 +153,13 @@ func (d *dialer) shun(addr string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.failed[addr] = time.Now()
+}
+
+func (d *dialer) isShunned(addr string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	at, ok := d.failed[addr]
+	return ok && time.Since(at) <= shunned
 }
 
 func (d *dialer) count(addr string, by int) {

@@ -138,7 +138,7 @@ func TestConnectionIsLeftWhereAnotherMayFareBetter(t *testing.T) {
 		"503, try at once":                 {http.MethodGet, status(503, "Retry-After", "0"), 3, true},
 		"503 to what is not repeated":      {http.MethodPost, status(503), 1, true},
 		"503, overloaded":                  {http.MethodGet, status(503, "Retry-After", "1"), 1, false},
-		"500, which may be the request's":  {http.MethodGet, status(500), 1, false},
+		"500":                              {http.MethodGet, status(500), 1, true},
 		"429, which is not another's case": {http.MethodGet, status(429), 1, false},
 	} {
 		t.Run(name, func(t *testing.T) {
