@@ -36,7 +36,9 @@ func (r *retrier) RoundTrip(req *http.Request) (*http.Response, error) {
 		cancel()
 
 		failed := mendable(req.Context(), resp, err)
-		u.end(failed && !asksToWait(resp)) // who is overloaded needs no handshakes on top
+		// A pod that fails at once would have its connection free the soonest, and
+		// so most calls. (An overloaded one keeps it: it needs no handshakes on top.)
+		u.end((failed || err == nil && resp.StatusCode >= http.StatusInternalServerError) && !asksToWait(resp))
 		if !failed {
 			// What half of the time would have cut off earns nothing, or slow
 			// peers would spend in turn what they earned.
