@@ -147,10 +147,21 @@ deploy() {
 		for namespace in $(our_namespaces); do
 			kubectl --namespace "$namespace" get events --field-selector type=Warning --sort-by .lastTimestamp | tail -10 >&2
 		done
-		fail "it does not run; the pods and the last warnings are above"
+		last_words
+		fail "it does not run; the pods, the last warnings, and what pods that ended have said are above"
 	fi
 	prune "$manifests"
 	look
+}
+
+last_words() { # what pods said that ended by themselves, such as for a bad setting
+	local namespace name
+	kubectl get pods --all-namespaces --selector "$ours" --output \
+		'jsonpath={range .items[?(@.status.containerStatuses[*].lastState.terminated)]}{.metadata.namespace} {.metadata.name}{"\n"}{end}' |
+		while read -r namespace name; do
+			say "pod $name ended, and started again; it said"
+			kubectl --namespace "$namespace" logs "$name" --previous --tail 5 </dev/null >&2 || true # it may be gone by now
+		done
 }
 
 look() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -17,21 +18,22 @@ import (
 
 // smallCPU is what service-b's containers may use of a core while overload is
 // tried: so little that it is the pair that is short of it, and neither the
-// machine nor what makes the load.
-const smallCPU = "40m"
+// machine nor what makes the load. (gRPC needs about two thirds of it for a call.)
+var smallCPU = map[string]string{"http": "30m", "grpc": "20m"}
 
 func TestWhenThereIsTooMuchLoadTheRestIsRefusedQuickly(t *testing.T) {
 	r := newRow(t, 12, "load of 1, 2 and 4 times what the pair can serve",
 		"answers a second at 4 times are at least 0.9 of the peak; the rest is refused quickly with 503; no pod is killed or restarted; all is well again within 5 s")
 	c := connect(t)
 	defer c.keep(t)
-	c.squeeze(t)
-	before := c.restarts(t)
 	deadline := c.callTimeout(t)
 	span := either(r, 8*time.Second, 20*time.Second)
+	c.restoreCPU(t)
 	for _, via := range transports {
-		peak := 0.0
-		for _, callers := range []int{16, 64} {
+		c.squeeze(t, smallCPU[via])
+		before := c.restarts(t)
+		peak, best := 0.0, 0.0
+		for _, callers := range []int{32, 96} {
 			f := c.traffic(t, offer{callers: callers, transports: []string{via}})
 			time.Sleep(2 * time.Second)
 			from := f.now()
@@ -64,9 +66,10 @@ func TestWhenThereIsTooMuchLoadTheRestIsRefusedQuickly(t *testing.T) {
 					rank(refusals, 0.5).Round(time.Millisecond), rank(refusals, 0.99).Round(time.Millisecond), f.withheld.Load())
 				assert.Less(t, rank(refusals, 0.99), deadline/2+f.stalled(), "%s: quickly", via)
 			}
+			best = max(best, peak, g.PerSecond)
 			if times == 4 {
-				r.fact("%s: %.2f of the peak at 4 times the load", via, g.PerSecond/peak)
-				assert.GreaterOrEqual(t, g.PerSecond/peak, 0.9, via)
+				r.fact("%s: at 4 times the load %.0f answers a second, which is %.2f of the most at any load", via, g.PerSecond, g.PerSecond/best)
+				assert.GreaterOrEqual(t, g.PerSecond/best, 0.9, via)
 			}
 		}
 		// Well below the peak again: nothing of the overload may be left.
@@ -82,31 +85,34 @@ func TestWhenThereIsTooMuchLoadTheRestIsRefusedQuickly(t *testing.T) {
 		}
 		r.fact("%s at half of the peak after it: the last failure came after %s", via, last.Round(100*time.Millisecond))
 		assert.LessOrEqual(t, last, 5*time.Second, "%s: %v", via, f.why())
+		assert.Equal(t, before, c.restarts(t), "restarts")
 	}
-	assert.Equal(t, before, c.restarts(t), "restarts")
-	r.Bound = fmt.Sprintf("service-b has %s of a core a pod here, so that the pair is what is short. Where service-a itself is, refusing costs it a good part of what answering does, and no refusal is free: more replicas (the autoscaler) or a limit at the gateway lower it.", smallCPU)
+	r.Bound = fmt.Sprintf("service-b has %s of a core a pod here for HTTP and %s for gRPC, so that it is what is short. Where service-a itself is, refusing costs it a good part of what answering does, and no refusal is free: more replicas (the autoscaler) or a limit at the gateway lower it.", smallCPU["http"], smallCPU["grpc"])
 }
 
-// squeeze leaves service-b little CPU until the test ends.
-func (c *cluster) squeeze(t *testing.T) {
+// restoreCPU gives service-b back what it has of CPU, when the test ends.
+func (c *cluster) restoreCPU(t *testing.T) {
 	t.Helper()
 	d := c.deployment(t, serviceB)
-	patch := func(ctx context.Context, limit string, minReady int32) error {
-		text := fmt.Sprintf(`{"spec":{"minReadySeconds":%d,"template":{"spec":{"containers":[{"name":%q,"resources":{"limits":{"cpu":%s}, "requests":{"cpu":%s}}}]}}}}`,
-			minReady, serviceB, limit, limit)
-		_, err := c.AppsV1().Deployments(namespace).Patch(ctx, serviceB, types.StrategicMergePatchType, []byte(text), metav1.PatchOptions{})
-		return err
-	}
 	resources := d.Spec.Template.Spec.Containers[0].Resources
-	require.Empty(t, resources.Limits.Cpu().Value(), "the base sets no CPU limit")
+	require.Zero(t, resources.Limits.Cpu().Value(), "the base sets no CPU limit")
 	restore(t, "CPU of service-b", func(ctx context.Context) error {
-		text := fmt.Sprintf(`{"spec":{"minReadySeconds":%d,"template":{"spec":{"containers":[{"name":%q,"resources":{"limits":{"cpu":null}, "requests":{"cpu":%q}}}]}}}}`,
-			d.Spec.MinReadySeconds, serviceB, resources.Requests.Cpu().String())
-		_, err := c.AppsV1().Deployments(namespace).Patch(ctx, serviceB, types.StrategicMergePatchType, []byte(text), metav1.PatchOptions{})
-		return err
+		return c.setCPU(ctx, "null", resources.Requests.Cpu().String(), d.Spec.MinReadySeconds)
 	})
-	require.NoError(t, patch(t.Context(), fmt.Sprintf("%q", smallCPU), 0))
+}
+
+// squeeze leaves service-b little CPU.
+func (c *cluster) squeeze(t *testing.T, cpu string) {
+	t.Helper()
+	require.NoError(t, c.setCPU(t.Context(), strconv.Quote(cpu), cpu, 0))
 	c.settle(t)
+}
+
+func (c *cluster) setCPU(ctx context.Context, limit, request string, minReady int32) error {
+	patch := fmt.Sprintf(`{"spec":{"minReadySeconds":%d,"template":{"spec":{"containers":[{"name":%q,"resources":{"limits":{"cpu":%s},"requests":{"cpu":%q}}}]}}}}`,
+		minReady, serviceB, limit, request)
+	_, err := c.AppsV1().Deployments(namespace).Patch(ctx, serviceB, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{})
+	return err
 }
 
 func TestWhenThereIsLoadForLongMemoryStaysFlat(t *testing.T) {

@@ -36,13 +36,13 @@ var moderate = offer{rate: 40, callers: 400}
 // traffic is calls from outside of the cluster, each noted with its fate. It
 // keeps its connections alive, as a gateway would.
 type traffic struct {
-	url, pulseURL string
-	offer         offer
-	client        *http.Client
-	begun         time.Time
-	stopping      chan struct{}
-	running       sync.WaitGroup
-	withheld      atomic.Int64
+	url      string
+	offer    offer
+	client   *http.Client
+	begun    time.Time
+	stopping chan struct{}
+	running  sync.WaitGroup
+	withheld atomic.Int64
 
 	mu       sync.Mutex
 	calls    map[string][]fate

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	first = `{"number":1,"what":"a pod deleted","promise":"nothing","test":"TestWhenA","full":true,"held":true,"seconds":40,
+		"figures":[{"via":"http","calls":12345,"failed":{},"p50Ms":2.34,"p99Ms":9.96,"longestGapMs":57},{"via":"grpc","calls":7,"failed":{}}],
+		"facts":["gone after 21 s"]}`
+	second = `{"number":2,"what":"a node cut off","promise":"little","test":"TestWhenB","held":false,"seconds":99,
+		"figures":[{"via":"http","during":"after it","calls":10,"failed":{"timeout (504)":2,"dns (503)":1}}],"facts":null,"bound":"physics"}`
+)
+
+func rows(t *testing.T, texts ...string) string {
+	dir := t.TempDir()
+	for i, text := range texts {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, string(rune('z'-i))+".json"), []byte(text), 0o600))
+	}
+	return dir
+}
+
+func TestTheTableHasEveryRowInOrderWithItsVerdict(t *testing.T) {
+	r, err := collect(t.Context(), rows(t, second, first))
+	require.NoError(t, err)
+	r.Commit, r.Machine, r.Cluster = "v1", "2 CPUs", "3 nodes"
+	got := r.markdown()
+	assert.Contains(t, got, "Measured at v1 on 2 CPUs; 3 nodes.")
+	assert.Contains(t, got, `
+| [1](#row-1) | a pod deleted | http | 12,345 | 0 | 2.3 | 10.0 | 57 | held |
+|  |  | grpc | 7 | 0 | 0.0 | 0.0 | 0 |  |
+| [2](#row-2) | a node cut off | http, after it | 10 | 3: dns (503), timeout (504) | 0.0 | 0.0 | 0 | **not held** |
+`)
+	assert.Contains(t, got, "**1. A pod deleted.** Callers are to see: nothing. (`TestWhenA`, 40 s)\n\n- gone after 21 s\n")
+	assert.Contains(t, got, "(`TestWhenB`, 99 s, short form)\n\n\nThe bound: physics\n")
+}
+
+func TestTheTableTakesTheLastOnesPlaceInADocument(t *testing.T) {
+	r, err := collect(t.Context(), rows(t, first))
+	require.NoError(t, err)
+	doc := filepath.Join(t.TempDir(), "doc.md")
+	require.NoError(t, os.WriteFile(doc, []byte("before\n"+begin+"old\n"+end+"after\n"), 0o600))
+	out := t.TempDir()
+	require.NoError(t, r.write(out, doc))
+	require.NoError(t, r.write(out, doc), "and again")
+	text, err := os.ReadFile(doc)
+	require.NoError(t, err)
+	table, err := os.ReadFile(filepath.Join(out, "chaos.md"))
+	require.NoError(t, err)
+	assert.Equal(t, "before\n"+begin+"\n"+string(table)+"\n"+end+"after\n", string(text))
+	assert.FileExists(t, filepath.Join(out, "chaos.json"))
+
+	require.NoError(t, os.WriteFile(doc, []byte("no place for it\n"), 0o600))
+	require.ErrorContains(t, r.write(out, doc), "make chaos writes from here")
+}
+
+func TestWhereNothingRanThereIsNoTable(t *testing.T) {
+	_, err := collect(t.Context(), t.TempDir())
+	require.ErrorContains(t, err, "make kind-up deploy")
+	_, err = collect(t.Context(), rows(t, "{"))
+	require.ErrorContains(t, err, "z.json")
+}
+
+func TestAnArgumentThatIsNoneIsRefused(t *testing.T) {
+	require.ErrorContains(t, run(t.Context(), []string{"fast"}, io.Discard, io.Discard), `unexpected argument "fast"`)
+	require.Error(t, run(t.Context(), []string{"-fast"}, io.Discard, io.Discard))
+}
