@@ -31,6 +31,9 @@ const (
 	serviceB  = "service-b"
 	headless  = "service-b-headless"
 
+	systemNamespace = "kube-system"
+	coreDNS         = "coredns"
+
 	nameLabel = "app.kubernetes.io/name"
 	zoneLabel = "topology.kubernetes.io/zone"
 	// testLabel is on everything that a test adds to the cluster, so that the
@@ -161,11 +164,19 @@ func (c *cluster) usable(ctx context.Context) error {
 			return fmt.Errorf("autoscaler %s would scale while tests do: run make deploy OVERLAY=kind", s.Name)
 		}
 	}
+	if dns, err := c.AppsV1().Deployments(systemNamespace).Get(ctx, coreDNS, metav1.GetOptions{}); err == nil && *dns.Spec.Replicas == 0 {
+		return fmt.Errorf("there is no DNS, as a run that was killed has left it: run kubectl --context %s --namespace %s scale deployment %s --replicas 2", c.context, systemNamespace, coreDNS)
+	}
 	nodes, err := c.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return err
 	}
 	for _, node := range nodes.Items {
+		if c.isKind() {
+			if err := c.reconnect(ctx, node.Name); err != nil {
+				return err
+			}
+		}
 		if node.Spec.Unschedulable {
 			return fmt.Errorf("node %s takes no pods: run kubectl --context %s uncordon %[1]s", node.Name, c.context)
 		}

@@ -8,6 +8,10 @@
 //
 //	make e2e RUN=TestAStrangerIsShutOut
 //
+// Those named TestWhen… are the rows of docs/reliability.md: something changes
+// or breaks under load, and the row says what callers saw of it. make e2e runs
+// their short forms; make chaos runs them in full, and writes the table.
+//
 // A test that fails keeps logs, events and descriptions of the pods in
 // out/e2e, or where E2E_ARTIFACTS says, as they are before it puts things back.
 package e2e

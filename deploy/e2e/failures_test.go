@@ -27,11 +27,27 @@ func (c *cluster) node(ctx context.Context, node, stdin string, command ...strin
 	return nil
 }
 
+func (c *cluster) isKind() bool { return strings.HasPrefix(c.context, "kind-") }
+
 // needNodes skips a test that must get at the nodes themselves.
 func (c *cluster) needNodes(t *testing.T) {
-	if !strings.HasPrefix(c.context, "kind-") {
+	if !c.isKind() {
 		t.Skip("only on kind, whose nodes are containers")
 	}
+}
+
+// cutOff drops all that a node sends to others, and all that they send to it.
+func (c *cluster) cutOff(ctx context.Context, node string) error {
+	return c.node(ctx, node, `table inet tandem_e2e {
+		chain in  { type filter hook prerouting  priority -300; iifname "eth0" drop; }
+		chain out { type filter hook postrouting priority 300;  oifname "eth0" drop; }
+	}`, "nft", "--file", "-")
+}
+
+// reconnect undoes cutOff, if it was done.
+func (c *cluster) reconnect(ctx context.Context, node string) error {
+	// To add the table first makes it sure that there is one to delete.
+	return c.node(ctx, node, "add table inet tandem_e2e; delete table inet tandem_e2e", "nft", "--file", "-")
 }
 
 func TestWhenAContainerIsKilledCallsAreRetriedAndStreamsResume(t *testing.T) {
@@ -129,15 +145,10 @@ func TestWhenANodeIsCutOffNoCallHangsAndServiceIsBack(t *testing.T) {
 	f := c.traffic(t, moderate)
 	f.awaitAnswers(t)
 
-	restore(t, "the network of "+node, func(ctx context.Context) error {
-		return c.node(ctx, node, "", "sh", "-c", "nft delete table inet tandem_e2e 2>/dev/null || true")
-	})
+	restore(t, "the network of "+node, func(ctx context.Context) error { return c.reconnect(ctx, node) })
 	before := outcomes(t, counters)
 	cut := f.now()
-	require.NoError(t, c.node(t.Context(), node, `table inet tandem_e2e {
-		chain in  { type filter hook prerouting  priority -300; iifname "eth0" drop; }
-		chain out { type filter hook postrouting priority 300;  oifname "eth0" drop; }
-	}`, "nft", "--file", "-"))
+	require.NoError(t, c.cutOff(t.Context(), node))
 	for _, service := range []string{serviceB, headless, serviceA} {
 		eventually(t, 3*time.Minute, "its pods stay among the endpoints of "+service, func(is *assert.CollectT) {
 			for _, pod := range c.endpoints(is, service) {
@@ -184,7 +195,7 @@ func TestWhenANodeIsCutOffNoCallHangsAndServiceIsBack(t *testing.T) {
 		assert.LessOrEqual(t, back-cut, detection+f.client.Timeout, via)
 	}
 
-	require.NoError(t, c.node(t.Context(), node, "", "nft", "delete", "table", "inet", "tandem_e2e"))
+	require.NoError(t, c.reconnect(t.Context(), node))
 	back := f.now()
 	_, _, err := c.kubectl(t.Context(), "", "wait", "--for=condition=Ready", "node/"+node, "--timeout=180s")
 	require.NoError(t, err)
@@ -281,12 +292,11 @@ func TestWhenDNSIsAwayKnownNamesStillWork(t *testing.T) {
 		"no failed call of those who know the name; who asks for the first time gets an answer within the deadline or the class dns")
 	c := connect(t)
 	defer c.keep(t)
-	const dns = "coredns"
-	deployments := c.AppsV1().Deployments("kube-system")
-	d, err := deployments.Get(t.Context(), dns, metav1.GetOptions{})
+	deployments := c.AppsV1().Deployments(systemNamespace)
+	d, err := deployments.Get(t.Context(), coreDNS, metav1.GetOptions{})
 	require.NoError(t, err)
 	scale := func(ctx context.Context, n int32) error {
-		_, err := deployments.Patch(ctx, dns, types.MergePatchType, fmt.Appendf(nil, `{"spec":{"replicas":%d}}`, n), metav1.PatchOptions{})
+		_, err := deployments.Patch(ctx, coreDNS, types.MergePatchType, fmt.Appendf(nil, `{"spec":{"replicas":%d}}`, n), metav1.PatchOptions{})
 		return err
 	}
 	restore(t, "CoreDNS", func(ctx context.Context) error { return scale(ctx, *d.Spec.Replicas) })
@@ -296,7 +306,7 @@ func TestWhenDNSIsAwayKnownNamesStillWork(t *testing.T) {
 
 	require.NoError(t, scale(t.Context(), 0))
 	eventually(t, time.Minute, "CoreDNS stays", func(is *assert.CollectT) {
-		pods, err := c.CoreV1().Pods("kube-system").List(context.Background(), metav1.ListOptions{LabelSelector: "k8s-app=kube-dns"})
+		pods, err := c.CoreV1().Pods(systemNamespace).List(context.Background(), metav1.ListOptions{LabelSelector: "k8s-app=kube-dns"})
 		require.NoError(is, err)
 		assert.Empty(is, pods.Items)
 	})
@@ -308,7 +318,7 @@ func TestWhenDNSIsAwayKnownNamesStillWork(t *testing.T) {
 	time.Sleep(age*11/10 + 5*time.Second - (f.now() - gone)) // every connection is made anew meanwhile
 	require.NoError(t, scale(t.Context(), *d.Spec.Replicas))
 	back := f.now()
-	_, _, err = c.kubectl(t.Context(), "", "--namespace", "kube-system", "rollout", "status", "deployment/"+dns, "--timeout=120s")
+	_, _, err = c.kubectl(t.Context(), "", "--namespace", systemNamespace, "rollout", "status", "deployment/"+coreDNS, "--timeout=120s")
 	require.NoError(t, err)
 	r.fact("there was no DNS for %s, longer than a connection lives (%s)", (f.now() - gone).Round(time.Second), age)
 	time.Sleep(10 * time.Second)

@@ -170,7 +170,7 @@ func TestWhenThereIsLoadForLongMemoryStaysFlat(t *testing.T) {
 	for _, service := range []string{serviceA, serviceB} {
 		middle, last := thirds(memory[service])
 		r.fact("%s: the largest pod had %.1f MiB resident in the middle third, %.1f in the last (limit 128), at most %.1f", service, middle, last, slices.Max(memory[service]))
-		assert.InDelta(t, 1, last/middle, 0.10, "resident memory of %s", service)
+		assert.LessOrEqual(t, last/middle, 1.10, "resident memory of %s; less is no leak, but what Go has given back", service)
 		middle, last = thirds(goroutines[service])
 		r.fact("%s: %.0f goroutines in the middle third, %.0f in the last", service, middle, last)
 		assert.LessOrEqual(t, last, 1.25*middle+10, "goroutines of %s", service)

@@ -60,8 +60,8 @@ type fate struct {
 // atTheDoor is the class of calls that service-a itself did not answer.
 const atTheDoor = "no answer at the door"
 
-// traffic starts; the test's end stops it. A call has a second more than a
-// gateway would give service-a, which itself keeps to CALL_TIMEOUT.
+// traffic starts; the test's end stops it. A call has 3 s more than service-a
+// gives its own call, so that it is service-a that says what went wrong.
 func (c *cluster) traffic(t *testing.T, o offer) *traffic {
 	if len(o.transports) == 0 {
 		o.transports = transports
