@@ -28,6 +28,10 @@ const (
 	// behind it who are alive answer within milliseconds.
 	briefTimeout = 200 * time.Millisecond
 	tcpKeepAlive = 15 * time.Second
+	// doubt is for how long DNS may say that there is no such name before a
+	// name that there was is forgotten. CoreDNS begins to answer once it has
+	// waited 5 s for the API server, whether or not it knows all names by then.
+	doubt = 5 * time.Second
 	// shunned is how long an address that does not answer, or whose connection
 	// was left, is tried last. It has the fewest connections of all, so that
 	// otherwise each new connection would go to it first, for as long as DNS
@@ -45,7 +49,13 @@ type dialer struct {
 	mu     sync.Mutex
 	open   map[string]int       // connections by address
 	failed map[string]time.Time // when an address was last shunned
-	names  map[string][]string  // addresses by name, as last resolved
+	names  map[string]known
+}
+
+// known is what is known of a name.
+type known struct {
+	addrs   []string  // as last resolved
+	missing time.Time // since when DNS has said that there is no such name
 }
 
 func newDialer() *dialer {
@@ -53,20 +63,20 @@ func newDialer() *dialer {
 		Dialer: net.Dialer{KeepAlive: tcpKeepAlive},
 		open:   map[string]int{},
 		failed: map[string]time.Time{},
-		names:  map[string][]string{},
+		names:  map[string]known{},
 	}
 }
 
 func (d *dialer) dial(ctx context.Context, network, hostport string) (net.Conn, error) {
 	addrs, err := d.lookup(ctx, hostport)
-	if err != nil {
+	if len(addrs) == 0 {
 		return nil, err
 	}
 	addrs = d.fewestFirst(addrs)
 	if len(addrs) == 1 {
 		addrs = append(addrs, addrs[0]) // a virtual IP sends the second try to another pod
 	}
-	var failures []error
+	failures := []error{err} // if the addresses of before are of no use, that is why
 	for _, addr := range addrs {
 		d.count(addr, +1) // before it is open, so that dials side by side spread too
 		conn, err := d.connect(ctx, network, addr)
@@ -100,15 +110,15 @@ func (d *dialer) connect(ctx context.Context, network, addr string) (net.Conn, e
 }
 
 // lookup returns the addresses of a name. While DNS is in trouble those are the
-// ones that it had before: a ClusterIP does not change, and a pod's address
-// mostly has not. A name that is gone is another matter.
+// ones that it had before, with the error: a ClusterIP does not change, and a
+// pod's address mostly has not. A name that is gone is another matter.
 func (d *dialer) lookup(ctx context.Context, hostport string) ([]string, error) {
 	host, port, err := net.SplitHostPort(hostport)
 	if err != nil {
 		return nil, err
 	}
-	known := d.addresses(hostport)
-	if known != nil {
+	before := d.addresses(hostport)
+	if before != nil {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, lookupPatience)
 		defer cancel()
@@ -122,12 +132,24 @@ func (d *dialer) lookup(ctx context.Context, hostport string) ([]string, error) 
 		}
 		d.resolved(hostport, addrs)
 		return addrs, nil
-	case notFound(err):
+	case notFound(err) && d.isGone(hostport):
 		d.resolved(hostport, nil)
-	case known != nil:
-		return known, nil
+		return nil, err
+	default:
+		return before, err
 	}
-	return nil, err
+}
+
+// isGone reports whether DNS has said for long enough that there is no such name.
+func (d *dialer) isGone(hostport string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	name, ok := d.names[hostport]
+	if ok && name.missing.IsZero() {
+		name.missing = time.Now()
+		d.names[hostport] = name
+	}
+	return !ok || time.Since(name.missing) > doubt
 }
 
 // notFound reports whether DNS said that a name has no address.
@@ -173,7 +195,7 @@ func (d *dialer) count(addr string, by int) {
 func (d *dialer) resolved(hostport string, addrs []string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.names[hostport] = addrs; addrs == nil {
+	if d.names[hostport] = (known{addrs: addrs}); addrs == nil {
 		delete(d.names, hostport)
 	}
 }
@@ -182,7 +204,7 @@ func (d *dialer) resolved(hostport string, addrs []string) {
 func (d *dialer) addresses(hostport string) []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.names[hostport]
+	return d.names[hostport].addrs
 }
 
 // counted is a connection that is counted until it is closed.

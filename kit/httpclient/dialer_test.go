@@ -156,12 +156,6 @@ func TestCallsWorkAgainOnceTheNameExists(t *testing.T) {
 	r = get(t, client, "http://late.test:"+port)
 	assert.Equal(t, "ok", r.body, "%v", r.err)
 	assert.Equal(t, []string{join(host, port)}, r.Addresses)
-
-	names.Set("late.test")
-	client.CloseIdleConnections()
-	r = get(t, client, "http://late.test:"+port)
-	assert.Equal(t, call.DNS, r.class, "%v", r.err)
-	assert.Empty(t, r.Addresses)
 }
 
 func TestCallsWorkAgainOnceTheServerIsBack(t *testing.T) {
@@ -227,6 +221,12 @@ func TestNameThatIsGoneIsForgotten(t *testing.T) {
 
 	names.Set("gone.test")
 	r := get(t, client, "http://gone.test:"+port)
+	assert.Equal(t, "ok", r.body, "a DNS that has just started may not know better: %v", r.err)
+	assert.Equal(t, 1, r.Attempts)
+	kittest.Eventually(t, func() bool {
+		r = get(t, client, "http://gone.test:"+port)
+		return r.err != nil
+	}, "it is not forgotten")
 	assert.Equal(t, call.DNS, r.class, "%v", r.err)
 	assert.Equal(t, 1, r.Attempts)
 	assert.Empty(t, r.Addresses)
@@ -236,6 +236,18 @@ func TestNameThatIsGoneIsForgotten(t *testing.T) {
 	r = get(t, client, "http://gone.test:"+port)
 	assert.Equal(t, call.DNS, r.class, "%v", r.err)
 	assert.Empty(t, r.Addresses)
+}
+
+func TestNameThatIsGoneIsWhyItsAddressesAreOfNoUse(t *testing.T) {
+	host, port := unused(t)
+	stop := pod(t, join(host, port), time.Nanosecond, ok)
+	names.Set("gone-too.test", host)
+	client := newClient(t, httpclient.Options{})
+	assert.Equal(t, "ok", get(t, client, "http://gone-too.test:"+port).body)
+	names.Set("gone-too.test")
+	stop()
+	r := get(t, client, "http://gone-too.test:"+port)
+	assert.Equal(t, call.DNS, r.class, "%v", r.err)
 }
 
 func TestNameThatIsNotKnownIsWaitedFor(t *testing.T) {
