@@ -262,14 +262,20 @@ func TestWhenAPodIsSlowMostCallsAreNot(t *testing.T) {
 }
 
 func TestWhenAPodAnswersErrorsTheyAreRetriedAway(t *testing.T) {
-	r := newRow(t, 10, "service-b answers errors: 30 % on one pod of three", "retried away within the budget")
+	r := newRow(t, 10, "service-b answers errors: 30 % on one pod of three", "retried away within the budget: at most 3 calls of 1,000 fail")
 	c := connect(t)
 	defer c.keep(t)
 	f := c.traffic(t, moderate)
 	f.awaitAnswers(t)
 	c.sicken(t, names(c.serving(t, serviceB))[0], `{"errorRate":0.3}`)
 	time.Sleep(either(r, 30*time.Second, 120*time.Second))
-	r.wantNoneLost(f)
+	end := f.now()
+	f.stop()
+	for _, via := range transports {
+		g := r.measured(f.figures(via, "", 0, end))
+		assert.LessOrEqual(t, float64(g.failed())/float64(g.Calls), 0.003, "%s: %v", via, f.why())
+	}
+	r.Bound = "Behind a virtual IP, the pod of a new connection is chance: if all three attempts were made on new ones, one call of 1,000 would meet the sick pod's errors three times (a third of 30 %, to the third power). gRPC, which knows the pods, leaves the sick one out. A mesh's proxies, or more replicas, lower it over HTTP."
 }
 
 // sicken throws a pod's fault switch until the test ends.
