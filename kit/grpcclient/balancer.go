@@ -2,6 +2,7 @@ package grpcclient
 
 import (
 	"math"
+	"slices"
 	"sync/atomic"
 
 	"google.golang.org/grpc/balancer"
@@ -11,7 +12,7 @@ import (
 	"google.golang.org/grpc/resolver"
 )
 
-// policy is round_robin less the outliers and those where attempts wait. Plain
+// policy is round_robin less the outliers and the crowded. Plain
 // round_robin gives a pod that hangs, or whose node has vanished, its whole
 // share until its health says otherwise or its connection is found to be dead,
 // which takes 15 s. gRPC's own outlier_detection comes with xDS only.
@@ -66,11 +67,12 @@ func (p *pickers) UpdateState(state balancer.State) {
 	p.ClientConn.UpdateState(state)
 }
 
-// picker takes the endpoint where the fewest attempts wait, and goes round over
-// those where equally many do.
+// picker goes round over the endpoints, less those where far more attempts wait
+// than elsewhere: that tells of a pod that hangs, or is slow, long before one of
+// them is late. (Where simply the fewest wait, the quickest would have most.)
 type picker struct {
 	ring []place
-	next atomic.Int64
+	next atomic.Uint64
 }
 
 type place struct {
@@ -78,36 +80,33 @@ type place struct {
 	endpoint *endpoint
 }
 
-// Pick also takes an endpoint whose trial is due. Where attempts wait tells of
-// a pod that hangs long before one of them is late, and of one that is slow.
+// crowded is how many attempts may wait at an endpoint for it to have its turn,
+// where least is how many wait at the one where the fewest do.
+func crowded(least int32) int32 { return 2*least + 1 }
+
+// Pick takes an endpoint whose trial is due, or the one whose turn it is.
 func (p *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
-	start := p.start()
-	best, trial, least := p.ring[start], false, int32(math.MaxInt32)
-	for i := range p.ring {
-		at := p.ring[(start+i)%len(p.ring)]
+	var few [32]int // so that for as many there is nothing to allocate
+	in, least := few[:0], int32(math.MaxInt32)
+	for i, at := range p.ring {
 		if at.endpoint.beginTrial() {
-			best, trial = at, true
-			break
+			return at.send(info, true)
 		}
-		if waiting := at.endpoint.waiting.Load(); waiting < least && at.endpoint.isIn() {
-			best, least = at, waiting
+		if at.endpoint.isIn() {
+			in, least = append(in, i), min(least, at.endpoint.waiting.Load())
 		}
 	}
-	if a := attemptOf(info.Ctx); a != nil {
-		a.send(best.endpoint, trial)
+	in = slices.DeleteFunc(in, func(i int) bool { return p.ring[i].endpoint.waiting.Load() > crowded(least) })
+	turn := p.next.Add(1)
+	if len(in) == 0 { // meanwhile it got crowded everywhere
+		return p.ring[turn%uint64(len(p.ring))].send(info, false)
 	}
-	return best.Pick(info)
+	return p.ring[in[turn%uint64(len(in))]].send(info, false)
 }
 
-// start is where the round goes on: not at an endpoint that is left out, whose
-// neighbour would have a double share.
-func (p *picker) start() int {
-	var at int
-	for range p.ring {
-		at = int(p.next.Add(1) % int64(len(p.ring)))
-		if p.ring[at].endpoint.isIn() {
-			break
-		}
+func (at place) send(info balancer.PickInfo, trial bool) (balancer.PickResult, error) {
+	if a := attemptOf(info.Ctx); a != nil {
+		a.send(at.endpoint, trial)
 	}
-	return at
+	return at.Pick(info)
 }

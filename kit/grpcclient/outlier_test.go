@@ -258,15 +258,17 @@ func TestAllWhoAreSilentAreLeftOutAsLongAsOneIsNot(t *testing.T) {
 	}
 }
 
-func TestThePodWhereTheFewestWaitIsNext(t *testing.T) {
+func TestPodWhereFarMoreWaitIsLeftOut(t *testing.T) {
 	for _, tt := range []struct {
 		waiting [3]int32
 		had     []int
 	}{
 		{[3]int32{0, 0, 0}, []int{10, 10, 10}},
-		{[3]int32{0, 1, 0}, []int{10, 0, 20}},
-		{[3]int32{1, 0, 1}, []int{0, 30, 0}},
-		{[3]int32{7, 7, 7}, []int{10, 10, 10}},
+		{[3]int32{0, 1, 0}, []int{10, 10, 10}},
+		{[3]int32{0, 2, 0}, []int{15, 0, 15}},
+		{[3]int32{2, 0, 2}, []int{0, 30, 0}},
+		{[3]int32{7, 15, 7}, []int{10, 10, 10}},
+		{[3]int32{7, 16, 7}, []int{15, 0, 15}},
 	} {
 		p := newPods(t, 3)
 		for i, n := range tt.waiting {

@@ -106,6 +106,9 @@ func (p *prober) step(what string, since time.Time, format string, args ...any) 
 func (p *prober) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	start := time.Now()
 	conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+	if late, ok := errors.AsType[net.Error](err); ok && late.Timeout() {
+		return nil, &call.Error{Class: call.Timeout, Err: err} // as over HTTP: all of the time was given to it
+	}
 	if err != nil {
 		return nil, err
 	}
