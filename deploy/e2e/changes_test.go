@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"strings"
 	"testing"
 	"time"
 
@@ -35,8 +36,7 @@ func rollingUpdate(t *testing.T, r *row, services ...string) {
 	defer c.keep(t)
 	f := c.traffic(t, moderate)
 	f.awaitAnswers(t)
-	times := either(r, 1, 5)
-	for range times {
+	for range either(r, 1, 5) {
 		old := map[string]corev1.Pod{}
 		args := []string{"--namespace", namespace, "rollout", "restart"}
 		for _, service := range services {
@@ -120,12 +120,7 @@ func TestWhenServiceBIsAwayCallsFailFastAndItIsFoundOnceItIsBack(t *testing.T) {
 	end := f.now()
 	f.stop()
 	for _, via := range transports {
-		back := ready
-		for _, call := range f.between(via, ready, end) {
-			if call.class != "" {
-				back = call.at
-			}
-		}
+		back := f.lastFailure(via, ready, end)
 		took := back - ready
 		r.fact("%s: the last failure came %s after the first pod was ready", via, took.Round(100*time.Millisecond))
 		assert.LessOrEqual(t, took, 5*time.Second+f.stalled(), via)
@@ -194,7 +189,8 @@ func TestWhenASettingIsWrongTheRolloutStopsAtTheFirstPod(t *testing.T) {
 	})
 	said, err := c.CoreV1().Pods(namespace).GetLogs(bad, &corev1.PodLogOptions{}).DoRaw(t.Context())
 	require.NoError(t, err)
-	r.fact("the new pod says: %s", firstLine(string(said)))
+	line, _, _ := strings.Cut(string(said), "\n")
+	r.fact("the new pod says: %s", line)
 	assert.Regexp(t, `\A[^\n]*MAX_CONNECTION_AGE[^\n]*half an hour[^\n]*\n\z`, string(said), "one line, that names variable and value")
 	if r.Full {
 		eventually(t, 4*time.Minute, "the rollout is not reported as stuck", func(is *assert.CollectT) {
@@ -216,13 +212,4 @@ func TestWhenASettingIsWrongTheRolloutStopsAtTheFirstPod(t *testing.T) {
 		assert.Equal(t, int(*c.deployment(t, service).Spec.Replicas), least, "pods of %s that were ready, at worst", service)
 	}
 	r.wantNoneLost(f)
-}
-
-func firstLine(s string) string {
-	for i, c := range s {
-		if c == '\n' {
-			return s[:i]
-		}
-	}
-	return s
 }

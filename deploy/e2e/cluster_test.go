@@ -315,8 +315,13 @@ func (c *cluster) endpoints(t tester, service string) []string {
 
 // scale sets how many pods of a service there are to be.
 func (c *cluster) scale(ctx context.Context, service string, replicas int32) error {
+	return c.scaleIn(ctx, namespace, service, replicas)
+}
+
+// scaleIn does the same to any Deployment.
+func (c *cluster) scaleIn(ctx context.Context, namespace, name string, replicas int32) error {
 	patch := fmt.Sprintf(`{"spec":{"replicas":%d}}`, replicas)
-	_, err := c.AppsV1().Deployments(namespace).Patch(ctx, service, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+	_, err := c.AppsV1().Deployments(namespace).Patch(ctx, name, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
 	return err
 }
 

@@ -3,7 +3,6 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"os/exec"
 	"strings"
 	"testing"
@@ -12,7 +11,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 )
 
 // The rows of docs/reliability.md in which something breaks.
@@ -93,17 +91,15 @@ func TestWhenAContainerIsKilledCallsAreRetriedAndStreamsResume(t *testing.T) {
 		time.Sleep(3 * time.Second)
 	}
 	require.Positive(t, moved, "no stream was on a pod that was killed")
+	longest := time.Duration(0)
 	for i, l := range streams {
 		l.mu.Lock()
+		longest = max(longest, l.gap)
 		assert.Zero(t, l.problems, "stream %d", i)
 		assert.Zero(t, l.breaks, "stream %d: the connection to service-a", i)
 		assert.Less(t, time.Since(l.last), 2*time.Second+f.stalled(), "stream %d has ended", i)
 		assert.Less(t, l.gap, c.callTimeout(t)+interval+f.stalled(), "stream %d stood still", i)
 		l.mu.Unlock()
-	}
-	longest := time.Duration(0)
-	for _, l := range streams {
-		longest = max(longest, l.gap)
 	}
 	r.fact("%d streams with an event every %s: the longest gap was %s", len(streams), interval, longest.Round(time.Millisecond))
 	r.wantNoneLost(f)
@@ -125,9 +121,11 @@ func TestWhenANodeIsCutOffNoCallHangsAndServiceIsBack(t *testing.T) {
 	_, zone, _ := c.byZone(t, serviceB)
 	node := c.zones(t)[zone][0] // with the most of service-b
 	lost := map[string]int{}
+	runsOn := map[string]string{} // nodes, by pod
 	var left []string
 	for _, service := range []string{serviceA, serviceB} {
 		for name, p := range c.serving(t, service) {
+			runsOn[name] = p.Spec.NodeName
 			if p.Spec.NodeName == node {
 				lost[service]++
 			} else if service == serviceA {
@@ -152,16 +150,12 @@ func TestWhenANodeIsCutOffNoCallHangsAndServiceIsBack(t *testing.T) {
 	for _, service := range []string{serviceB, headless, serviceA} {
 		eventually(t, 3*time.Minute, "its pods stay among the endpoints of "+service, func(is *assert.CollectT) {
 			for _, pod := range c.endpoints(is, service) {
-				p := c.pods(is, serviceA)[pod]
-				if p.Name == "" {
-					p = c.pods(is, serviceB)[pod]
-				}
-				assert.NotEqual(is, node, p.Spec.NodeName)
+				assert.NotEqual(is, node, runsOn[pod])
 			}
 		})
 	}
 	noticed := f.now()
-	r.fact("%s with %d pods of service-a and %d of service-b was cut off; Kubernetes took them out of the endpoints after %s", "one worker of two", lost[serviceA], lost[serviceB], (noticed - cut).Round(time.Second))
+	r.fact("one worker of two with %d pods of service-a and %d of service-b was cut off; Kubernetes took them out of the endpoints after %s", lost[serviceA], lost[serviceB], (noticed - cut).Round(time.Second))
 	time.Sleep(15 * time.Second)
 	after := outcomes(t, counters)
 	end := f.now()
@@ -180,12 +174,9 @@ func TestWhenANodeIsCutOffNoCallHangsAndServiceIsBack(t *testing.T) {
 		assert.LessOrEqual(t, failed/all, 0.01, "%s: calls of the service-a that is left", via)
 		r.measured(f.figures(via, "until the endpoints know", cut, noticed))
 		r.measured(f.figures(via, "after it", noticed+5*time.Second, end))
-		back := cut
+		back := f.lastFailure(via, cut, end)
 		longest := time.Duration(0)
 		for _, call := range f.between(via, cut, end) {
-			if call.class != "" {
-				back = call.at
-			}
 			if call.class != atTheDoor {
 				longest = max(longest, call.took)
 			}
@@ -234,7 +225,7 @@ func TestWhenAPodIsSlowMostCallsAreNot(t *testing.T) {
 	f := c.traffic(t, moderate)
 	f.awaitAnswers(t)
 	pods := names(c.serving(t, serviceB))
-	c.sicken(t, pods[0], `{"latency":"5s"}`)
+	sicken(t, c.forward(t, namespace, pods[0], 8081), `{"latency":"5s"}`)
 	start := f.now()
 	const soon = 5 * time.Second
 	time.Sleep(soon + either(r, 25*time.Second, 115*time.Second))
@@ -267,7 +258,7 @@ func TestWhenAPodAnswersErrorsTheyAreRetriedAway(t *testing.T) {
 	defer c.keep(t)
 	f := c.traffic(t, moderate)
 	f.awaitAnswers(t)
-	c.sicken(t, names(c.serving(t, serviceB))[0], `{"errorRate":0.3}`)
+	sicken(t, c.forward(t, namespace, names(c.serving(t, serviceB))[0], 8081), `{"errorRate":0.3}`)
 	time.Sleep(either(r, 30*time.Second, 120*time.Second))
 	end := f.now()
 	f.stop()
@@ -278,33 +269,14 @@ func TestWhenAPodAnswersErrorsTheyAreRetriedAway(t *testing.T) {
 	r.Bound = "Behind a virtual IP, the pod of a new connection is chance: if all three attempts were made on new ones, one call of 1,000 would meet the sick pod's errors three times (a third of 30 %, to the third power). gRPC, which knows the pods, leaves the sick one out. A mesh's proxies, or more replicas, lower it over HTTP."
 }
 
-// sicken throws a pod's fault switch until the test ends.
-func (c *cluster) sicken(t *testing.T, pod, fault string) {
-	t.Helper()
-	admin := c.forward(t, namespace, pod, 8081)
-	throw(t, admin, http.MethodPut, fault)
-	t.Cleanup(func() { // the port-forward, made earlier, is closed later
-		req, err := http.NewRequest(http.MethodDelete, admin+"/faults", nil)
-		require.NoError(t, err)
-		resp, err := http.DefaultClient.Do(req)
-		if assert.NoError(t, err, "heal %s", pod) {
-			assert.NoError(t, resp.Body.Close())
-		}
-	})
-}
-
 func TestWhenDNSIsAwayKnownNamesStillWork(t *testing.T) {
 	r := newRow(t, 11, "CoreDNS deleted, and made again",
 		"no failed call of those who know the name; who asks for the first time gets an answer within the deadline or the class dns")
 	c := connect(t)
 	defer c.keep(t)
-	deployments := c.AppsV1().Deployments(systemNamespace)
-	d, err := deployments.Get(t.Context(), coreDNS, metav1.GetOptions{})
+	d, err := c.AppsV1().Deployments(systemNamespace).Get(t.Context(), coreDNS, metav1.GetOptions{})
 	require.NoError(t, err)
-	scale := func(ctx context.Context, n int32) error {
-		_, err := deployments.Patch(ctx, coreDNS, types.MergePatchType, fmt.Appendf(nil, `{"spec":{"replicas":%d}}`, n), metav1.PatchOptions{})
-		return err
-	}
+	scale := func(ctx context.Context, n int32) error { return c.scaleIn(ctx, systemNamespace, coreDNS, n) }
 	restore(t, "CoreDNS", func(ctx context.Context) error { return scale(ctx, *d.Spec.Replicas) })
 	age := c.maxConnectionAge(t)
 	f := c.traffic(t, moderate)

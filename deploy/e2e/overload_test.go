@@ -34,22 +34,12 @@ func TestWhenThereIsTooMuchLoadTheRestIsRefusedQuickly(t *testing.T) {
 		before := c.restarts(t)
 		peak, best := 0.0, 0.0
 		for _, callers := range []int{32, 96} {
-			f := c.traffic(t, offer{callers: callers, transports: []string{via}})
-			time.Sleep(2 * time.Second)
-			from := f.now()
-			time.Sleep(span)
-			to := f.now()
-			f.stop()
+			f, from, to := c.trafficFor(t, span, offer{callers: callers, transports: []string{via}})
 			g := r.measured(f.figures(via, fmt.Sprintf("closed loop of %d callers", callers), from, to))
 			peak = max(peak, g.PerSecond)
 		}
 		for _, times := range []float64{1, 2, 4} {
-			f := c.traffic(t, offer{rate: times * peak, callers: 1500, transports: []string{via}})
-			time.Sleep(2 * time.Second)
-			from := f.now()
-			time.Sleep(span)
-			to := f.now()
-			f.stop()
+			f, from, to := c.trafficFor(t, span, offer{rate: times * peak, callers: 1500, transports: []string{via}})
 			g := r.measured(f.figures(via, fmt.Sprintf("%.0f times: %.0f calls a second", times, times*peak), from, to))
 			var refusals []time.Duration
 			for _, call := range f.between(via, from, to) {
@@ -79,12 +69,7 @@ func TestWhenThereIsTooMuchLoadTheRestIsRefusedQuickly(t *testing.T) {
 		time.Sleep(15 * time.Second)
 		end := f.now()
 		f.stop()
-		last := time.Duration(0)
-		for _, call := range f.between(via, 0, end) {
-			if call.class != "" {
-				last = call.at
-			}
-		}
+		last := f.lastFailure(via, 0, end)
 		r.fact("%s at half of the peak after it: the last failure came after %s", via, last.Round(100*time.Millisecond))
 		assert.LessOrEqual(t, last, 5*time.Second, "%s: %v", via, f.why())
 		assert.Equal(t, before, c.restarts(t), "restarts")
@@ -118,11 +103,8 @@ func (c *cluster) setCPU(ctx context.Context, limit, request string, minReady in
 }
 
 func TestWhenThereIsLoadForLongMemoryStaysFlat(t *testing.T) {
-	minutes := 2.0
 	r := newRow(t, 13, "load at 0.7 of the peak, for long", "resident memory flat, no restart, no more goroutines")
-	if r.Full {
-		minutes = 30
-	}
+	minutes := either(r, 2.0, 30.0)
 	r.What = fmt.Sprintf("%.0f minutes of load at 0.7 of the peak", minutes)
 	c := connect(t)
 	defer c.keep(t)
@@ -134,12 +116,7 @@ func TestWhenThereIsLoadForLongMemoryStaysFlat(t *testing.T) {
 		}
 	}
 	peak := map[string]float64{}
-	f := c.traffic(t, offer{callers: 16})
-	time.Sleep(2 * time.Second)
-	from := f.now()
-	time.Sleep(10 * time.Second)
-	to := f.now()
-	f.stop()
+	f, from, to := c.trafficFor(t, 10*time.Second, offer{callers: 16})
 	for _, via := range transports {
 		peak[via] = f.figures(via, "", from, to).PerSecond
 	}

@@ -21,6 +21,20 @@ func throw(t *testing.T, admin, method, fault string) {
 	require.Equal(t, http.StatusOK, resp.StatusCode, "the fault switch; is FAULTS on?")
 }
 
+// sicken sets a fault until the test ends.
+func sicken(t *testing.T, admin, fault string) {
+	t.Helper()
+	throw(t, admin, http.MethodPut, fault)
+	t.Cleanup(func() { // the port-forward, made earlier, is closed later
+		req, err := http.NewRequest(http.MethodDelete, admin+"/faults", nil) // the test's context has ended
+		require.NoError(t, err)
+		resp, err := http.DefaultClient.Do(req)
+		if assert.NoError(t, err, "heal the pod") {
+			assert.NoError(t, resp.Body.Close())
+		}
+	})
+}
+
 func TestASickPodIsLeftOutUntilItIsHealed(t *testing.T) {
 	c := connect(t)
 	defer c.keep(t)
@@ -32,14 +46,7 @@ func TestASickPodIsLeftOutUntilItIsHealed(t *testing.T) {
 	load.awaitAll(t, patience, pods)
 
 	start := time.Now()
-	throw(t, admin, http.MethodPut, `{"notReady":true}`)
-	t.Cleanup(func() { // the port-forward, made earlier, is closed later
-		req, _ := http.NewRequest(http.MethodDelete, admin+"/faults", nil)
-		resp, err := http.DefaultClient.Do(req)
-		if assert.NoError(t, err, "heal %s", sick) {
-			assert.NoError(t, resp.Body.Close())
-		}
-	})
+	sicken(t, admin, `{"notReady":true}`)
 	for _, service := range []string{serviceB, headless} {
 		eventually(t, time.Minute, "it stays among the endpoints of "+service, func(is *assert.CollectT) {
 			assert.NotContains(is, c.endpoints(is, service), sick)

@@ -93,6 +93,18 @@ func (c *cluster) traffic(t *testing.T, o offer) *traffic {
 	return f
 }
 
+// trafficFor makes traffic that lasts, and says from when to when it was
+// measured: the first moments, in which connections are opened, do not count.
+func (c *cluster) trafficFor(t *testing.T, span time.Duration, o offer) (f *traffic, from, to time.Duration) {
+	f = c.traffic(t, o)
+	time.Sleep(2 * time.Second)
+	from = f.now()
+	time.Sleep(span)
+	to = f.now()
+	f.stop()
+	return f, from, to
+}
+
 // callTimeout is how long service-a gives one call to service-b.
 func (c *cluster) callTimeout(t tester) time.Duration {
 	d, err := time.ParseDuration(c.setting(t, serviceA, "CALL_TIMEOUT"))
@@ -237,6 +249,18 @@ func (f *traffic) between(via string, from, to time.Duration) []fate {
 		}
 	}
 	return out
+}
+
+// lastFailure is when the last call failed that ended in a span of time; its
+// beginning, if none did.
+func (f *traffic) lastFailure(via string, from, to time.Duration) time.Duration {
+	last := from
+	for _, call := range f.between(via, from, to) {
+		if call.class != "" {
+			last = call.at
+		}
+	}
+	return last
 }
 
 // figures of the calls over a transport that ended in a span of time.

@@ -12,10 +12,10 @@ import (
 	"google.golang.org/grpc/resolver"
 )
 
-// policy is round_robin less the outliers and the crowded. Plain
-// round_robin gives a pod that hangs, or whose node has vanished, its whole
-// share until its health says otherwise or its connection is found to be dead,
-// which takes 15 s. gRPC's own outlier_detection comes with xDS only.
+// policy is round_robin less the outliers and the crowded. Plain round_robin
+// gives a pod that hangs, or whose node has vanished, its whole share until its
+// health says otherwise or its connection is found to be dead, which takes 15 s.
+// gRPC's own outlier_detection comes with xDS only.
 type policy struct{}
 
 // gRPC knows balancers by a registry of the process, which it lets be written
