@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strconv"
 	"testing"
 	"time"
 
@@ -16,10 +15,17 @@ import (
 
 // The rows of docs/reliability.md in which there is much load, or ill-meant.
 
-// smallCPU is what service-b's containers may use of a core while overload is
-// tried: so little that it is the pair that is short of it, and neither the
-// machine nor what makes the load. (gRPC needs less for a call.)
-var smallCPU = map[string]string{"http": "20m", "grpc": "15m"}
+// Overload is tried on a pair that can serve little, so that it is service-b
+// that is short of CPU, and neither the machine nor what makes the load. A call
+// costs service-b far more than it costs anybody to refuse it, as where there is
+// real work to do: some 40 calls a second are what such a pod answers.
+const (
+	costlyCall = `{"cpu":"3ms"}`
+	smallCPU   = "125m"
+	// smallPlaces is the MAX_IN_FLIGHT that goes with it, by the rule in
+	// service-b.env: what a pod answers in about a fifth of a second.
+	smallPlaces = 8
+)
 
 func TestWhenThereIsTooMuchLoadTheRestIsRefusedQuickly(t *testing.T) {
 	r := newRow(t, 12, "load of 1, 2 and 4 times what the pair can serve",
@@ -28,12 +34,15 @@ func TestWhenThereIsTooMuchLoadTheRestIsRefusedQuickly(t *testing.T) {
 	defer c.keep(t)
 	deadline := c.callTimeout(t)
 	span := either(r, 8*time.Second, 20*time.Second)
-	c.restoreCPU(t)
+	c.makeSmall(t)
+	for pod := range c.serving(t, serviceB) {
+		sicken(t, c.forward(t, namespace, pod, 8081), costlyCall)
+	}
+	places := smallPlaces * len(c.serving(t, serviceA))
+	before := c.restarts(t)
 	for _, via := range transports {
-		c.squeeze(t, smallCPU[via])
-		before := c.restarts(t)
 		peak, best := 0.0, 0.0
-		for _, callers := range []int{32, 96} {
+		for _, callers := range []int{places / 2, places} {
 			f, from, to := c.trafficFor(t, span, offer{callers: callers, transports: []string{via}})
 			g := r.measured(f.figures(via, fmt.Sprintf("closed loop of %d callers", callers), from, to))
 			peak = max(peak, g.PerSecond)
@@ -59,9 +68,8 @@ func TestWhenThereIsTooMuchLoadTheRestIsRefusedQuickly(t *testing.T) {
 			best = max(best, peak, g.PerSecond)
 			if times == 4 {
 				r.fact("%s: at 4 times the load %.0f answers a second, which is %.2f of the most at any load", via, g.PerSecond, g.PerSecond/best)
-				// Some seconds on a machine that others use as well are no measure: there,
-				// that it does not collapse.
-				assert.GreaterOrEqual(t, g.PerSecond/best, either(r, 0.5, 0.9), via)
+				// Of some seconds, in which a peak is easily too high, that it does not collapse.
+				assert.GreaterOrEqual(t, g.PerSecond/best, either(r, 0.7, 0.9), via)
 			}
 		}
 		// Well below the peak again: nothing of the overload may be left.
@@ -74,32 +82,34 @@ func TestWhenThereIsTooMuchLoadTheRestIsRefusedQuickly(t *testing.T) {
 		assert.LessOrEqual(t, last, 5*time.Second, "%s: %v", via, f.why())
 		assert.Equal(t, before, c.restarts(t), "restarts")
 	}
-	r.Bound = fmt.Sprintf("service-b has %s of a core a pod here for HTTP and %s for gRPC, so that it is what is short. Where service-a itself is, refusing costs it a good part of what answering does, and no refusal is free: more replicas (the autoscaler) or a limit at the gateway lower it.", smallCPU["http"], smallCPU["grpc"])
+	r.Bound = fmt.Sprintf("The pair is made small here: a call costs service-b 3 ms of CPU, of which a pod may use %s, and MAX_IN_FLIGHT is %d, what such a pod answers in a fifth of a second. No refusal is free: where service-a itself is what is short, refusing costs it a good part of what answering does. More replicas (the autoscaler) or a limit at the gateway lower it.", smallCPU, smallPlaces)
 }
 
-// restoreCPU gives service-b back what it has of CPU, when the test ends.
-func (c *cluster) restoreCPU(t *testing.T) {
+// makeSmall leaves service-b little CPU, and both services the few places that
+// go with it, until the test ends.
+func (c *cluster) makeSmall(t *testing.T) {
 	t.Helper()
-	d := c.deployment(t, serviceB)
-	resources := d.Spec.Template.Spec.Containers[0].Resources
-	require.Zero(t, resources.Limits.Cpu().Value(), "the base sets no CPU limit")
-	restore(t, "CPU of service-b", func(ctx context.Context) error {
-		return c.setCPU(ctx, "null", resources.Requests.Cpu().String(), d.Spec.MinReadySeconds)
-	})
-}
-
-// squeeze leaves service-b little CPU.
-func (c *cluster) squeeze(t *testing.T, cpu string) {
-	t.Helper()
-	require.NoError(t, c.setCPU(t.Context(), strconv.Quote(cpu), cpu, 0))
+	for _, service := range []string{serviceA, serviceB} {
+		d := c.deployment(t, service)
+		container := d.Spec.Template.Spec.Containers[0]
+		require.Zero(t, container.Resources.Limits.Cpu().Value(), "the base sets no CPU limit")
+		normal, small := "{}", "{}"
+		if service == serviceB {
+			normal = fmt.Sprintf(`{"limits":{"cpu":null},"requests":{"cpu":%q}}`, container.Resources.Requests.Cpu())
+			small = fmt.Sprintf(`{"limits":{"cpu":%q},"requests":{"cpu":%[1]q}}`, smallCPU)
+		}
+		patch := func(ctx context.Context, minReady int32, places, resources string) error {
+			text := fmt.Sprintf(`{"spec":{"minReadySeconds":%d,"template":{"spec":{"containers":[
+				{"name":%q,"env":[{"name":"MAX_IN_FLIGHT",%s}],"resources":%s}]}}}}`, minReady, service, places, resources)
+			_, err := c.AppsV1().Deployments(namespace).Patch(ctx, service, types.StrategicMergePatchType, []byte(text), metav1.PatchOptions{})
+			return err
+		}
+		restore(t, "CPU and MAX_IN_FLIGHT of "+service, func(ctx context.Context) error {
+			return patch(ctx, d.Spec.MinReadySeconds, `"$patch":"delete"`, normal)
+		})
+		require.NoError(t, patch(t.Context(), 0, fmt.Sprintf(`"value":"%d"`, smallPlaces), small))
+	}
 	c.settle(t)
-}
-
-func (c *cluster) setCPU(ctx context.Context, limit, request string, minReady int32) error {
-	patch := fmt.Sprintf(`{"spec":{"minReadySeconds":%d,"template":{"spec":{"containers":[{"name":%q,"resources":{"limits":{"cpu":%s},"requests":{"cpu":%q}}}]}}}}`,
-		minReady, serviceB, limit, request)
-	_, err := c.AppsV1().Deployments(namespace).Patch(ctx, serviceB, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{})
-	return err
 }
 
 func TestWhenThereIsLoadForLongMemoryStaysFlat(t *testing.T) {

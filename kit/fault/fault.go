@@ -1,16 +1,19 @@
-// Package fault makes one instance sick on purpose: slow, failing, or not
-// ready. Lessons and tests use it; it exists only where FAULTS=on, and only on
+// Package fault makes one instance sick on purpose: slow, short of CPU,
+// failing, or not ready. Lessons and tests use it; it exists only where FAULTS=on, and only on
 // the admin port, which no Service exposes.
 package fault
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,28 +24,36 @@ import (
 // for the request, so it may be repeated.
 var ErrInjected = errors.New("fault injected: error")
 
-// MaxLatency is the longest latency that can be injected.
+// MaxLatency is the longest latency that can be injected, and the most CPU time.
 const MaxLatency = time.Minute
 
 // Fault is what is wrong with this instance.
 type Fault struct {
 	// Latency is waited before each request.
 	Latency time.Duration
+	// CPU is the time of one CPU that each request costs on top: about as much
+	// work as an idle CPU does in it, however busy this one is.
+	CPU time.Duration
 	// ErrorRate is the share of requests that fail, 0 to 1.
 	ErrorRate float64
 	// NotReady makes readiness and gRPC health say no.
 	NotReady bool
 }
 
-// wire is Fault as JSON, with the latency in Go's notation ("250ms").
+// wire is Fault as JSON, with times in Go's notation ("250ms").
 type wire struct {
 	Latency   string  `json:"latency"`
+	CPU       string  `json:"cpu"`
 	ErrorRate float64 `json:"errorRate"`
 	NotReady  bool    `json:"notReady"`
 }
 
+// example is a Fault as JSON.
+const example = `{"latency":"250ms","cpu":"5ms","errorRate":0.3,"notReady":true}`
+
 // Parse reads a Fault from JSON, such as
-// {"latency":"250ms","errorRate":0.3,"notReady":true}; what is left out is off.
+// {"latency":"250ms","cpu":"5ms","errorRate":0.3,"notReady":true}; what is left
+// out is off.
 func Parse(r io.Reader) (Fault, error) {
 	var in wire
 	dec := json.NewDecoder(r)
@@ -54,18 +65,30 @@ func Parse(r io.Reader) (Fault, error) {
 		}
 	}
 	if err != nil {
-		return Fault{}, fmt.Errorf(`want JSON such as {"latency":"250ms","errorRate":0.3,"notReady":true}: %w`, err)
+		return Fault{}, fmt.Errorf("want JSON such as %s: %w", example, err)
 	}
 	f := Fault{ErrorRate: in.ErrorRate, NotReady: in.NotReady}
-	if in.Latency != "" {
-		if f.Latency, err = time.ParseDuration(in.Latency); err != nil || f.Latency < 0 || f.Latency > MaxLatency {
-			return Fault{}, fmt.Errorf("latency %q: want 0s to %s", in.Latency, MaxLatency)
-		}
+	if f.Latency, err = parseTime("latency", in.Latency); err != nil {
+		return Fault{}, err
+	}
+	if f.CPU, err = parseTime("cpu", in.CPU); err != nil {
+		return Fault{}, err
 	}
 	if f.ErrorRate < 0 || f.ErrorRate > 1 {
 		return Fault{}, fmt.Errorf("errorRate %v: want 0 to 1", f.ErrorRate)
 	}
 	return f, nil
+}
+
+func parseTime(name, in string) (time.Duration, error) {
+	if in == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(in)
+	if err != nil || d < 0 || d > MaxLatency {
+		return 0, fmt.Errorf("%s %q: want 0s to %s", name, in, MaxLatency)
+	}
+	return d, nil
 }
 
 // Switch holds the fault of an instance. A nil Switch never does anything.
@@ -93,7 +116,7 @@ func (s *Switch) Set(f Fault) {
 }
 
 // Strike does to one request what the fault says. It returns ErrInjected, or
-// ctx's error if the caller left while it waited.
+// ctx's error if the caller left meanwhile.
 func (s *Switch) Strike(ctx context.Context) error {
 	if s == nil {
 		return nil
@@ -108,8 +131,41 @@ func (s *Switch) Strike(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+	if f.CPU > 0 {
+		if err := toil(ctx, f.CPU); err != nil {
+			return err
+		}
+	}
 	if f.ErrorRate > 0 && rand.Float64() < f.ErrorRate {
 		return ErrInjected
+	}
+	return nil
+}
+
+// stint is some work of no use: some 20 to 200 microseconds of it.
+func stint() { sha256.Sum256(zeros[:]) }
+
+var zeros [32 << 10]byte
+
+// stintTime is how long a stint takes where nothing disturbs it: the fastest of
+// some, for who measures all would find a busy CPU to be a slow one.
+var stintTime = sync.OnceValue(func() time.Duration {
+	fastest := time.Duration(math.MaxInt64)
+	for range 50 {
+		start := time.Now()
+		stint()
+		fastest = min(fastest, time.Since(start))
+	}
+	return max(fastest, time.Microsecond)
+})
+
+// toil uses up CPU time, unless the caller leaves.
+func toil(ctx context.Context, cpu time.Duration) error {
+	for range (cpu + stintTime() - 1) / stintTime() {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		stint()
 	}
 	return nil
 }
@@ -136,5 +192,5 @@ func (s *Switch) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f := s.now.Load()
 	w.Header().Set("Content-Type", "application/json")
 	// The asker may have left.
-	_ = json.NewEncoder(w).Encode(wire{f.Latency.String(), f.ErrorRate, f.NotReady})
+	_ = json.NewEncoder(w).Encode(wire{f.Latency.String(), f.CPU.String(), f.ErrorRate, f.NotReady})
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,9 +23,9 @@ func TestParse(t *testing.T) {
 		want fault.Fault
 	}{
 		{`{}`, fault.Fault{}},
-		{` {"latency":"250ms","errorRate":0.3,"notReady":true} ` + "\n", fault.Fault{Latency: 250 * time.Millisecond, ErrorRate: 0.3, NotReady: true}},
+		{` {"latency":"250ms","cpu":"5ms","errorRate":0.3,"notReady":true} ` + "\n", fault.Fault{Latency: 250 * time.Millisecond, CPU: 5 * time.Millisecond, ErrorRate: 0.3, NotReady: true}},
 		{`{"latency":"1m"}`, fault.Fault{Latency: fault.MaxLatency}},
-		{`{"latency":"0s","errorRate":1}`, fault.Fault{ErrorRate: 1}},
+		{`{"latency":"0s","cpu":"0s","errorRate":1}`, fault.Fault{ErrorRate: 1}},
 	} {
 		t.Run(c.in, func(t *testing.T) {
 			f, err := fault.Parse(strings.NewReader(c.in))
@@ -35,7 +36,7 @@ func TestParse(t *testing.T) {
 }
 
 func TestParseSaysWhatIsWanted(t *testing.T) {
-	const example = `want JSON such as {"latency":"250ms","errorRate":0.3,"notReady":true}: `
+	const example = `want JSON such as {"latency":"250ms","cpu":"5ms","errorRate":0.3,"notReady":true}: `
 	for _, c := range []struct{ name, in, want string }{
 		{"nothing", ``, example + "EOF"},
 		{"no JSON", `latency=1s`, example},
@@ -46,6 +47,7 @@ func TestParseSaysWhatIsWanted(t *testing.T) {
 		{"a latency that is none", `{"latency":"soon"}`, `latency "soon": want 0s to 1m0s`},
 		{"a negative latency", `{"latency":"-1s"}`, `latency "-1s": want 0s to 1m0s`},
 		{"too long a latency", `{"latency":"61s"}`, `latency "61s": want 0s to 1m0s`},
+		{"too much work", `{"cpu":"61s"}`, `cpu "61s": want 0s to 1m0s`},
 		{"a rate below 0", `{"errorRate":-0.1}`, "errorRate -0.1: want 0 to 1"},
 		{"a rate in percent", `{"errorRate":30}`, "errorRate 30: want 0 to 1"},
 	} {
@@ -60,7 +62,7 @@ func TestParseSaysWhatIsWanted(t *testing.T) {
 // FuzzParse: whatever is put is refused, or is within bounds and reads back
 // as the same fault.
 func FuzzParse(f *testing.F) {
-	for _, seed := range []string{`{}`, `null`, `{"latency":"250ms","errorRate":0.3,"notReady":true}`, `{"latency":"1h"}`, `{"errorRate":1e-320}`, `{"errorRate":-0}`, `{}{}`} {
+	for _, seed := range []string{`{}`, `null`, `{"latency":"250ms","cpu":"5ms","errorRate":0.3,"notReady":true}`, `{"latency":"1h"}`, `{"errorRate":1e-320}`, `{"errorRate":-0}`, `{}{}`} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, in string) {
@@ -70,6 +72,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		assert.True(t, got.Latency >= 0 && got.Latency <= fault.MaxLatency, "latency %s", got.Latency)
+		assert.True(t, got.CPU >= 0 && got.CPU <= fault.MaxLatency, "cpu %s", got.CPU)
 		assert.True(t, got.ErrorRate >= 0 && got.ErrorRate <= 1 && !math.IsNaN(got.ErrorRate), "rate %v", got.ErrorRate)
 
 		s := fault.NewSwitch(true, func(bool) {})
@@ -108,6 +111,41 @@ func TestLatencyEndsWhenTheCallerLeaves(t *testing.T) {
 	})
 }
 
+func TestCPUTimeIsUsedUp(t *testing.T) {
+	s := fault.NewSwitch(true, func(bool) {})
+	s.Set(fault.Fault{CPU: time.Millisecond})
+	require.NoError(t, s.Strike(t.Context())) // which finds out how fast the CPU is
+	const n, each = 20, 10 * time.Millisecond
+	s.Set(fault.Fault{CPU: each})
+	before := cpuTime(t)
+	for range n {
+		require.NoError(t, s.Strike(t.Context()))
+	}
+	used := cpuTime(t) - before
+	t.Logf("%d times %s used up %s", n, each, used)
+	// A CPU that others slow down needs longer for the same work; none needs less
+	// than at its fastest, but for what the fastest of the first moments was not.
+	assert.Greater(t, used, n*each/2)
+}
+
+// cpuTime is what this process has used, and no other.
+func cpuTime(t *testing.T) time.Duration {
+	t.Helper()
+	var used syscall.Rusage
+	require.NoError(t, syscall.Getrusage(syscall.RUSAGE_SELF, &used))
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
+}
+
+func TestWorkEndsWhenTheCallerLeaves(t *testing.T) {
+	s := fault.NewSwitch(true, func(bool) {})
+	s.Set(fault.Fault{CPU: fault.MaxLatency})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	start := time.Now()
+	require.ErrorIs(t, s.Strike(ctx), context.DeadlineExceeded)
+	assert.Less(t, time.Since(start), fault.MaxLatency/4)
+}
+
 func TestTheErrorRateIsAShare(t *testing.T) {
 	for _, rate := range []float64{0, 0.3, 1} {
 		s := fault.NewSwitch(true, func(bool) {})
@@ -137,18 +175,18 @@ func TestANilSwitchNeverStrikes(t *testing.T) {
 func TestTheSwitchOverHTTP(t *testing.T) {
 	var sick []bool
 	s := fault.NewSwitch(true, func(b bool) { sick = append(sick, b) })
-	const healthy = `{"latency":"0s","errorRate":0,"notReady":false}`
+	const healthy = `{"latency":"0s","cpu":"0s","errorRate":0,"notReady":false}`
 	for _, c := range []struct {
 		name, method, body string
 		status             int
 		answer             string
 	}{
 		{"nothing is wrong at first", http.MethodGet, "", 200, healthy},
-		{"a fault is set", http.MethodPut, `{"latency":"1ms","notReady":true}`, 200, `{"latency":"1ms","errorRate":0,"notReady":true}`},
+		{"a fault is set", http.MethodPut, `{"latency":"1ms","notReady":true}`, 200, `{"latency":"1ms","cpu":"0s","errorRate":0,"notReady":true}`},
 		{"a bad one is refused", http.MethodPut, `{"errorRate":2}`, 400, `{"title":"Bad Request","status":400,"detail":"errorRate 2: want 0 to 1"}`},
 		{"and one of no end", http.MethodPut, strings.Repeat(" ", 5000) + "{}", 400, ""},
-		{"so the one before stays", http.MethodGet, "", 200, `{"latency":"1ms","errorRate":0,"notReady":true}`},
-		{"another takes its place", http.MethodPut, `{"errorRate":1}`, 200, `{"latency":"0s","errorRate":1,"notReady":false}`},
+		{"so the one before stays", http.MethodGet, "", 200, `{"latency":"1ms","cpu":"0s","errorRate":0,"notReady":true}`},
+		{"another takes its place", http.MethodPut, `{"errorRate":1}`, 200, `{"latency":"0s","cpu":"0s","errorRate":1,"notReady":false}`},
 		{"it heals", http.MethodDelete, "", 200, healthy},
 		{"for good", http.MethodGet, "", 200, healthy},
 		{"other methods are not for it", http.MethodPost, `{"errorRate":1}`, 405, `{"title":"Method Not Allowed","status":405,"detail":"use GET, PUT or DELETE"}`},

@@ -48,7 +48,7 @@ func TestFaultsAreInjectedOnlyWhereTheyAreAllowed(t *testing.T) {
 	faults := fault.NewSwitch(true, func(bool) {})
 	resp, body = set(serveAdmin(t, httpserver.AdminOptions{Faults: faults}))
 	assert.Equal(t, 200, resp.StatusCode)
-	assert.JSONEq(t, `{"latency":"0s","errorRate":1,"notReady":false}`, body)
+	assert.JSONEq(t, `{"latency":"0s","cpu":"0s","errorRate":1,"notReady":false}`, body)
 	require.ErrorIs(t, faults.Strike(t.Context()), fault.ErrInjected)
 }
 
