@@ -67,7 +67,9 @@ func collect(ctx context.Context, dir string) (Report, error) {
 			return r, err
 		}
 		var row Row
-		if err := json.Unmarshal(text, &row); err != nil {
+		dec := json.NewDecoder(bytes.NewReader(text))
+		dec.DisallowUnknownFields() // nothing that a test says is left out of the table in silence
+		if err := dec.Decode(&row); err != nil {
 			return r, fmt.Errorf("%s: %w", file, err)
 		}
 		r.Rows = append(r.Rows, row)

@@ -67,6 +67,11 @@ func TestWhereNothingRanThereIsNoTable(t *testing.T) {
 	require.ErrorContains(t, err, "z.json")
 }
 
+func TestWhatTheTableHasNoPlaceForIsNotLeftOutInSilence(t *testing.T) {
+	_, err := collect(t.Context(), rows(t, `{"number":1,"figures":[{"via":"http","p999Ms":7}]}`))
+	require.ErrorContains(t, err, "p999Ms")
+}
+
 func TestAnArgumentThatIsNoneIsRefused(t *testing.T) {
 	require.ErrorContains(t, run(t.Context(), []string{"fast"}, io.Discard, io.Discard), `unexpected argument "fast"`)
 	require.Error(t, run(t.Context(), []string{"-fast"}, io.Discard, io.Discard))
