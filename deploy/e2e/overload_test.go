@@ -62,7 +62,7 @@ func TestWhenThereIsTooMuchLoadTheRestIsRefusedQuickly(t *testing.T) {
 			if len(refusals) > 0 {
 				slices.Sort(refusals)
 				r.fact("%s at %.0f times: half of the refusals came within %s, 99 %% within %s; calls that were not made: %d", via, times,
-					rank(refusals, 0.5).Round(time.Millisecond), rank(refusals, 0.99).Round(time.Millisecond), f.withheld.Load())
+					rank(refusals, 0.5).Round(100*time.Microsecond), rank(refusals, 0.99).Round(100*time.Microsecond), f.withheld.Load())
 				assert.Less(t, rank(refusals, 0.99), deadline/2+f.stalled(), "%s: quickly", via)
 			}
 			best = max(best, peak, g.PerSecond)
