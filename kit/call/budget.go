@@ -2,6 +2,7 @@ package call
 
 import (
 	"context"
+	"math/rand/v2"
 	"sync"
 	"time"
 )
@@ -19,21 +20,20 @@ type Budget struct {
 	tokens float64
 }
 
-// The figures that gRFC A6 gives as an example, and that package grpcclient
-// gives gRPC.
+// The figures that gRFC A6 gives as an example.
 const (
-	MaxTokens  = 10
-	TokenRatio = 0.1
+	maxTokens  = 10
+	tokenRatio = 0.1
 )
 
 // NewBudget makes a full bucket.
-func NewBudget() *Budget { return &Budget{tokens: MaxTokens} }
+func NewBudget() *Budget { return &Budget{tokens: maxTokens} }
 
 // Succeed notes an attempt that did not fail.
 func (b *Budget) Succeed() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.tokens = min(b.tokens+TokenRatio, MaxTokens)
+	b.tokens = min(b.tokens+tokenRatio, maxTokens)
 }
 
 // Fail notes a failed attempt, and reports whether there may be another.
@@ -41,14 +41,17 @@ func (b *Budget) Fail() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.tokens = max(b.tokens-1, 0)
-	return b.tokens > MaxTokens/2
+	return b.tokens > maxTokens/2
 }
 
 // Covers reports whether an attempt that began and failed now might be repeated.
+// If so, one that is repeatable gets Half of the time; and if that passes it is
+// repeated, even if others that were under way have spent the budget meanwhile:
+// it was cut off for nothing else.
 func (b *Budget) Covers() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.tokens-1 > MaxTokens/2
+	return b.tokens-1 > maxTokens/2
 }
 
 // Half returns a context that ends after half of the time that is left of
@@ -60,4 +63,32 @@ func Half(ctx context.Context) (context.Context, context.CancelFunc) {
 		return context.WithCancel(ctx)
 	}
 	return context.WithTimeout(ctx, time.Until(deadline)/2)
+}
+
+const (
+	baseBackoff = 50 * time.Millisecond
+	maxBackoff  = 500 * time.Millisecond
+)
+
+// Pause waits after the nth attempt for the next to be due. It reports whether
+// it is: there is no next if ctx ends meanwhile, or would.
+func Pause(ctx context.Context, n int) bool {
+	wait := backoff(n)
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= wait {
+		return false
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// backoff doubles from attempt to attempt, and is jittered over its whole range
+// so that callers that failed together do not come back together.
+func backoff(n int) time.Duration {
+	return rand.N(min(baseBackoff<<(n-1), maxBackoff)) + time.Millisecond
 }

@@ -23,8 +23,10 @@ type policy struct{}
 // endpoints is each connection's own.
 func init() { balancer.Register(policy{}) } //nolint:gochecknoinits // see above
 
+const policyName = "round_robin_less_outliers"
+
 // Name is how the service config calls it.
-func (policy) Name() string { return "round_robin_less_outliers" }
+func (policy) Name() string { return policyName }
 
 // Build makes a round_robin, whose connections, health checks and reconnects
 // stay its own, and puts a picker of ours in place of each of its pickers.

@@ -4,7 +4,6 @@
 package grpcclient
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -41,7 +40,8 @@ type Options struct {
 	// Timeout of one unary call, its retries included.
 	Timeout time.Duration
 	// Idempotent names what is safe to repeat: "pkg.Service/Method", or
-	// "pkg.Service" for all of its methods.
+	// "pkg.Service" for all of its methods. Streams are not: only who reads one
+	// knows where it broke off.
 	Idempotent []string
 	// MaxAnswer is the largest message taken, in bytes; 0 is 1 MiB.
 	MaxAnswer int
@@ -71,7 +71,7 @@ func New(target string, o Options) (*grpc.ClientConn, error) {
 		grpc.WithResolvers(builder{watch}),
 		grpc.WithContextDialer(watch.dial),
 		grpc.WithDisableServiceConfig(), // saves a TXT query a lookup
-		grpc.WithDefaultServiceConfig(serviceConfig(o.Idempotent)),
+		grpc.WithDefaultServiceConfig(serviceConfig),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			MinConnectTimeout: connectTimeout,
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxBackoff},
@@ -94,42 +94,14 @@ func New(target string, o Options) (*grpc.ClientConn, error) {
 	return conn, nil
 }
 
-// serviceConfig is how to balance and what to retry, in the JSON that gRPC
-// takes (grpc/service_config.proto, gRFC A6).
-func serviceConfig(idempotent []string) string {
-	type object = map[string]any
-	var names []object
-	for _, full := range idempotent {
-		service, method, _ := strings.Cut(full, "/")
-		names = append(names, object{"service": service, "method": method})
-	}
-	config := object{
-		"loadBalancingConfig": []object{{policy{}.Name(): object{}}},
-		// Clients watch each server's health, and send it nothing while it is
-		// NOT_SERVING. (pick_first, gRPC's default balancer, never looks.)
-		"healthCheckConfig": object{"serviceName": ""},
-		// The budget: a failure costs a token, a success earns a tenth of one,
-		// and there are retries only while the bucket is more than half full.
-		"retryThrottling": object{"maxTokens": call.MaxTokens, "tokenRatio": call.TokenRatio},
-	}
-	if len(names) > 0 {
-		config["methodConfig"] = []object{{
-			"name": names,
-			"retryPolicy": object{
-				"maxAttempts":          call.MaxAttempts,
-				"initialBackoff":       "0.05s", // gRPC does not take "50ms"
-				"maxBackoff":           "0.5s",
-				"backoffMultiplier":    2,
-				"retryableStatusCodes": []string{"UNAVAILABLE"},
-			},
-		}}
-	}
-	text, err := json.Marshal(config)
-	if err != nil {
-		panic(err) // maps of strings and numbers always marshal
-	}
-	return string(text)
-}
+// serviceConfig is how to balance, in the JSON that gRPC takes
+// (grpc/service_config.proto). Clients watch each server's health, and send it
+// nothing while it is NOT_SERVING. (pick_first, gRPC's default balancer, never
+// looks.)
+const serviceConfig = `{
+	"loadBalancingConfig": [{"` + policyName + `": {}}],
+	"healthCheckConfig": {"serviceName": ""}
+}`
 
 // peerName is the host that a target names, as a label for metrics.
 func peerName(target string) string {

@@ -6,24 +6,6 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-func TestServiceConfigIsAsGRPCTakesIt(t *testing.T) {
-	assert.JSONEq(t, `{
-		"loadBalancingConfig": [{"round_robin_less_outliers": {}}],
-		"healthCheckConfig": {"serviceName": ""},
-		"retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
-		"methodConfig": [{
-			"name": [{"service": "pkg.One", "method": "Get"}, {"service": "pkg.Two", "method": ""}],
-			"retryPolicy": {
-				"maxAttempts": 3,
-				"initialBackoff": "0.05s",
-				"maxBackoff": "0.5s",
-				"backoffMultiplier": 2,
-				"retryableStatusCodes": ["UNAVAILABLE"]
-			}
-		}]
-	}`, serviceConfig([]string{"pkg.One/Get", "pkg.Two"}))
-}
-
 func TestPeerIsTheHostOfATarget(t *testing.T) {
 	for target, want := range map[string]string{
 		"dns:///service-b-headless:9090":         "service-b-headless",

@@ -26,7 +26,7 @@ func unary(o Options, name string, calls call.Counter, watch *watcher) grpc.Unar
 		}
 		var err error
 		if repeatable(o.Idempotent, method) {
-			err = askAgain(ctx, budget, ask)
+			err = repeat(ctx, budget, ask)
 		} else {
 			err = ask(ctx)
 		}

@@ -20,34 +20,37 @@ func repeatable(idempotent []string, method string) bool {
 	})
 }
 
-// askAgain asks, and asks again where no answer came in time. gRPC's own
-// retryPolicy, which repeats what failed at once, has no time-out of an
-// attempt: a single pod that is silent would cost the call its whole deadline.
+// repeat asks, and asks again where no server answered (UNAVAILABLE) or none in
+// time. gRPC has a retryPolicy of its own, but an attempt of that has no
+// time-out: a single pod that is silent would cost the call its whole deadline.
 //
-// An attempt that may be repeated gets half of the time that is left. Where
-// the budget covers no repeat it gets all of it, so that a peer which is
-// merely slow, wherever it is asked, is still heard out.
-func askAgain(ctx context.Context, budget *call.Budget, ask func(context.Context) error) error {
+// An attempt that another may follow gets half of the time that is left. Once
+// the budget is spent it gets all of it, so that pods which are all slow are
+// waited for, and not asked twice.
+func repeat(ctx context.Context, budget *call.Budget, ask func(context.Context) error) error {
 	for n := 1; ; n++ {
+		mayRepeat := n < call.MaxAttempts
+		attempt := ctx
 		half, cancel := call.Half(ctx)
-		attempt, last := half, n == call.MaxAttempts || !budget.Covers()
-		if last {
-			attempt = ctx
+		if mayRepeat && budget.Covers() {
+			attempt = half
 		}
 		err := ask(attempt)
 		inTime := half.Err() == nil
 		cancel()
 
-		late := status.Code(err) == codes.DeadlineExceeded
-		switch {
-		case late:
-			budget.Fail()
-		case err == nil && inTime: // one that half of the time would have cut off earns nothing
-			budget.Succeed()
+		code := status.Code(err)
+		cutOff := attempt == half && code == codes.DeadlineExceeded // which a server may say a little earlier
+		if failed := code == codes.Unavailable || code == codes.DeadlineExceeded; !failed || ctx.Err() != nil {
+			// What half of the time would have cut off earns nothing, or slow
+			// pods would spend in turn what they earned.
+			if err == nil && inTime {
+				budget.Succeed()
+			}
+			return err
 		}
-		// Whether there may be another was asked before: it is why this attempt
-		// got no more than half.
-		if !late || last || ctx.Err() != nil {
+		covered := budget.Fail()
+		if !cutOff && (!covered || !mayRepeat || !call.Pause(ctx, n)) {
 			return err
 		}
 	}

@@ -169,6 +169,46 @@ func TestSilentPodCostsHalfTheTimeAndAnotherIsAsked(t *testing.T) {
 	}
 }
 
+// Each of them was given half of its time for the sake of another attempt.
+func TestAllThatWereUnderWayToAPodThatFellSilentAreAskedAgain(t *testing.T) {
+	const calls = 30
+	var n atomic.Int64
+	conn := newClient(t, local(t, echo.Echo{Say: func(ctx context.Context, _ string) (string, error) {
+		if n.Add(1) <= calls {
+			<-ctx.Done()
+			return "", ctx.Err()
+		}
+		return "served", nil
+	}}), grpcclient.Options{Timeout: 4 * time.Second, Idempotent: []string{echo.Service}})
+	var all sync.WaitGroup
+	for range calls {
+		all.Go(func() {
+			r := say(t.Context(), conn)
+			assert.NoError(t, r.err)
+			assert.Equal(t, 2, r.Attempts)
+		})
+	}
+	all.Wait()
+	assert.EqualValues(t, 2*calls, n.Load())
+}
+
+// What fails at once and what is silent are repeated alike: there is one count
+// of attempts, and one budget.
+func TestThreeAttemptsAreAllHoweverTheyFail(t *testing.T) {
+	var n atomic.Int64
+	conn := newClient(t, local(t, echo.Echo{Say: func(ctx context.Context, _ string) (string, error) {
+		if n.Add(1)%2 == 1 {
+			<-ctx.Done()
+			return "", ctx.Err()
+		}
+		return "", status.Error(codes.Unavailable, "not now")
+	}}), grpcclient.Options{Timeout: 2 * time.Second, Idempotent: []string{echo.Service}})
+	r := say(t.Context(), conn)
+	assert.Equal(t, call.Timeout, r.class, "%v", r.err)
+	assert.Equal(t, 3, r.Attempts)
+	assert.EqualValues(t, 3, n.Load())
+}
+
 func TestWhereAllAreSilentTheDeadlineHolds(t *testing.T) {
 	service, took := hanging(time.Minute)
 	conn := newClient(t, local(t, service), grpcclient.Options{Timeout: 2 * time.Second, Idempotent: []string{echo.Service}})

@@ -2,17 +2,9 @@ package httpclient
 
 import (
 	"context"
-	"math/rand/v2"
 	"net/http"
-	"time"
 
 	"example.com/tandem/kit/call"
-)
-
-// The same figures as package grpcclient's, so that the transports compare.
-const (
-	baseBackoff = 50 * time.Millisecond
-	maxBackoff  = 500 * time.Millisecond
 )
 
 // retrier repeats requests that are safe to repeat, where a repeat can help.
@@ -26,13 +18,15 @@ type retrier struct {
 // are all slow are waited for, and not asked twice.
 func (r *retrier) RoundTrip(req *http.Request) (*http.Response, error) {
 	for n := 1; ; n++ {
+		mayRepeat := n < call.MaxAttempts && repeatable(req)
 		ctx := req.Context()
 		half, cancel := call.Half(ctx)
-		if n < call.MaxAttempts && repeatable(req) && r.budget.Covers() {
+		if mayRepeat && r.budget.Covers() {
 			ctx = half
 		}
 		resp, u, err := r.next.try(ctx, req)
 		inTime := half.Err() == nil
+		cutOff := err != nil && ctx == half && !inTime
 		cancel()
 
 		failed := mendable(req.Context(), resp, err)
@@ -47,8 +41,8 @@ func (r *retrier) RoundTrip(req *http.Request) (*http.Response, error) {
 			}
 			return resp, err
 		}
-		mayRetry := r.budget.Fail()
-		if n == call.MaxAttempts || !mayRetry || asksToWait(resp) || !repeatable(req) || !sleep(req.Context(), backoff(n)) {
+		covered := r.budget.Fail()
+		if !cutOff && (!covered || !mayRepeat || asksToWait(resp) || !call.Pause(req.Context(), n)) {
 			return resp, err
 		}
 		if req, err = again(req); err != nil {
@@ -114,26 +108,4 @@ func asksToWait(resp *http.Response) bool {
 	}
 	after := resp.Header.Get("Retry-After")
 	return after != "" && after != "0"
-}
-
-// backoff is how long to wait before attempt n+1: doubling, and jittered
-// over its whole range so that callers that failed together do not come back
-// together.
-func backoff(n int) time.Duration {
-	return rand.N(min(baseBackoff<<(n-1), maxBackoff)) + time.Millisecond
-}
-
-// sleep waits, unless the deadline would pass meanwhile.
-func sleep(ctx context.Context, d time.Duration) bool {
-	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= d {
-		return false
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

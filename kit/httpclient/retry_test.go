@@ -309,7 +309,27 @@ func TestRequestThatIsNotRepeatedHasAllTheTime(t *testing.T) {
 	assert.Equal(t, 1, r.Attempts)
 }
 
-func TestPeersThatAreAllSlowAreWaitedForAndNotAskedTwice(t *testing.T) {
+// Each of them was given half of its time for the sake of another attempt.
+func TestAllThatWereUnderWayToAPodThatFellSilentAreAskedAgain(t *testing.T) {
+	t.Parallel()
+	const calls = 30
+	url, requests := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
+		if n <= calls {
+			hang(w, r)
+		} else {
+			ok(w, r)
+		}
+	})
+	client := newClient(t, httpclient.Options{Timeout: 4 * time.Second})
+	together(calls, calls, func(int) {
+		r := get(t, client, url)
+		assert.Equal(t, "ok", r.body, "%v", r.err)
+		assert.Equal(t, 2, r.Attempts)
+	})
+	assert.EqualValues(t, 2*calls, requests.Load())
+}
+
+func TestPeersThatAreAllSlowAreWaitedForOnceTheBudgetIsSpent(t *testing.T) {
 	t.Parallel()
 	const timeout, calls = time.Second, 50
 	url, requests := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
@@ -321,7 +341,7 @@ func TestPeersThatAreAllSlowAreWaitedForAndNotAskedTwice(t *testing.T) {
 	})
 	client := newClient(t, httpclient.Options{Timeout: timeout})
 	together(calls, calls, func(int) { get(t, client, url) })
-	assert.LessOrEqual(t, requests.Load(), int64(calls+5), "a handful of retries")
+	assert.LessOrEqual(t, requests.Load(), int64(2*calls+5), "each again, as promised, and a handful once more")
 	together(3*calls, calls, func(int) {
 		r := get(t, client, url)
 		assert.Equal(t, "ok", r.body, "%v", r.err)
