@@ -45,24 +45,29 @@ func (b *Budget) Fail() bool {
 }
 
 // Covers reports whether an attempt that began and failed now might be repeated.
-// If so, one that is repeatable gets Half of the time; and if that passes it is
-// repeated, even if others that were under way have spent the budget meanwhile:
-// it was cut off for nothing else.
+// If so, one that may be repeated has until Halfway; and if that passes it is,
+// even if others that were under way have spent the budget meanwhile: it was cut
+// off for nothing else.
 func (b *Budget) Covers() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.tokens-1 > maxTokens/2
 }
 
-// Half returns a context that ends after half of the time that is left of
-// ctx's deadline: what an attempt may take that is not to be the last, so that
-// a peer that is silent leaves time to ask another.
-func Half(ctx context.Context) (context.Context, context.CancelFunc) {
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		return context.WithCancel(ctx)
+// Deadline is when a call that begins now must have ended: after timeout, or
+// before, where ctx ends before.
+func Deadline(ctx context.Context, timeout time.Duration) time.Time {
+	deadline := time.Now().Add(timeout)
+	if sooner, ok := ctx.Deadline(); ok && sooner.Before(deadline) {
+		return sooner
 	}
-	return context.WithTimeout(ctx, time.Until(deadline)/2)
+	return deadline
+}
+
+// Halfway to a call's deadline is when an attempt is cut off that is not to be
+// the last, so that a peer that is silent leaves time to ask another.
+func Halfway(deadline time.Time) time.Time {
+	return time.Now().Add(time.Until(deadline) / 2)
 }
 
 const (
@@ -71,10 +76,10 @@ const (
 )
 
 // Pause waits after the nth attempt for the next to be due. It reports whether
-// it is: there is no next if ctx ends meanwhile, or would.
-func Pause(ctx context.Context, n int) bool {
+// it is: there is no next if ctx ends meanwhile, or if the deadline would pass.
+func Pause(ctx context.Context, deadline time.Time, n int) bool {
 	wait := backoff(n)
-	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= wait {
+	if time.Until(deadline) <= wait {
 		return false
 	}
 	timer := time.NewTimer(wait)

@@ -42,21 +42,25 @@ func btoi(b bool) int {
 	return 0
 }
 
-func TestHalfOfADeadlineLeavesTheOtherHalf(t *testing.T) {
+func TestACallEndsWithItsTimeOrWithItsCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		whole, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-		defer cancel()
 		start := time.Now()
-		for _, want := range []time.Duration{time.Second, 1500 * time.Millisecond, 1750 * time.Millisecond} {
-			half, cancel := call.Half(whole)
-			<-half.Done()
-			cancel()
-			assert.Equal(t, want, time.Since(start))
-			assert.NoError(t, whole.Err())
-		}
-		none, cancel := call.Half(context.Background())
+		assert.Equal(t, 2*time.Second, call.Deadline(t.Context(), 2*time.Second).Sub(start))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		_, limited := none.Deadline()
-		assert.False(t, limited, "half of no limit is no limit")
+		assert.Equal(t, time.Second, call.Deadline(ctx, 2*time.Second).Sub(start))
+		assert.Equal(t, time.Second/2, call.Deadline(ctx, time.Second/2).Sub(start))
+	})
+}
+
+func TestHalfwayLeavesTheOtherHalf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		deadline := start.Add(2 * time.Second)
+		for _, want := range []time.Duration{time.Second, 1500 * time.Millisecond, 1750 * time.Millisecond} {
+			half := call.Halfway(deadline)
+			assert.Equal(t, want, half.Sub(start))
+			time.Sleep(time.Until(half))
+		}
 	})
 }

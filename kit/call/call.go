@@ -65,12 +65,13 @@ func (e *Error) Unwrap() error { return e.Err }
 // ClassOf classifies an error by the Error in its chain or, where there is
 // none, by what the standard library's network errors say. A nil error is OK.
 func ClassOf(err error) Class {
+	if err == nil {
+		return OK // before there is anything to allocate
+	}
 	var classed *Error
 	var dns *net.DNSError
 	var network net.Error
 	switch {
-	case err == nil:
-		return OK
 	case errors.As(err, &classed):
 		return classed.Class
 	case errors.Is(err, context.Canceled):

@@ -16,8 +16,7 @@ import (
 func unary(o Options, name string, calls call.Counter, watch *watcher) grpc.UnaryClientInterceptor {
 	budget := call.NewBudget()
 	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-		ctx, cancel := context.WithTimeout(ctx, o.Timeout)
-		defer cancel()
+		deadline := call.Deadline(ctx, o.Timeout)
 		var p peer.Peer
 		opts = append(opts, grpc.Peer(&p))
 		ask := func(ctx context.Context) error {
@@ -26,9 +25,11 @@ func unary(o Options, name string, calls call.Counter, watch *watcher) grpc.Unar
 		}
 		var err error
 		if repeatable(o.Idempotent, method) {
-			err = repeat(ctx, budget, ask)
+			err = repeat(ctx, deadline, budget, ask)
 		} else {
-			err = ask(ctx)
+			attempt, cancel := context.WithDeadline(ctx, deadline)
+			err = ask(attempt)
+			cancel()
 		}
 		err = watch.classify(err, p.Addr != nil)
 

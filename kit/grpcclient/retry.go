@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -24,33 +25,35 @@ func repeatable(idempotent []string, method string) bool {
 // time. gRPC has a retryPolicy of its own, but an attempt of that has no
 // time-out: a single pod that is silent would cost the call its whole deadline.
 //
-// An attempt that another may follow gets half of the time that is left. Once
-// the budget is spent it gets all of it, so that pods which are all slow are
+// An attempt that another may follow has half of the time that is left. Once
+// the budget is spent it has all of it, so that pods which are all slow are
 // waited for, and not asked twice.
-func repeat(ctx context.Context, budget *call.Budget, ask func(context.Context) error) error {
+func repeat(ctx context.Context, deadline time.Time, budget *call.Budget, ask func(context.Context) error) error {
 	for n := 1; ; n++ {
 		mayRepeat := n < call.MaxAttempts
-		attempt := ctx
-		half, cancel := call.Half(ctx)
-		if mayRepeat && budget.Covers() {
-			attempt = half
+		halfway, until := call.Halfway(deadline), deadline
+		promised := mayRepeat && budget.Covers()
+		if promised {
+			until = halfway
 		}
+		attempt, cancel := context.WithDeadline(ctx, until)
 		err := ask(attempt)
-		inTime := half.Err() == nil
 		cancel()
+		now := time.Now()
 
 		code := status.Code(err)
-		cutOff := attempt == half && code == codes.DeadlineExceeded // which a server may say a little earlier
-		if failed := code == codes.Unavailable || code == codes.DeadlineExceeded; !failed || ctx.Err() != nil {
-			// What half of the time would have cut off earns nothing, or slow
-			// pods would spend in turn what they earned.
-			if err == nil && inTime {
+		failed := code == codes.Unavailable || code == codes.DeadlineExceeded
+		if !failed || ctx.Err() != nil || !now.Before(deadline) {
+			// What would have been cut off halfway earns nothing, or slow pods
+			// would spend in turn what they earned.
+			if err == nil && now.Before(halfway) {
 				budget.Succeed()
 			}
 			return err
 		}
 		covered := budget.Fail()
-		if !cutOff && (!covered || !mayRepeat || !call.Pause(ctx, n)) {
+		cutOff := promised && code == codes.DeadlineExceeded // which a server may say a little earlier
+		if !cutOff && (!covered || !mayRepeat || !call.Pause(ctx, deadline, n)) {
 			return err
 		}
 	}

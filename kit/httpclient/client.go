@@ -120,13 +120,13 @@ type caller struct {
 }
 
 func (c *caller) RoundTrip(req *http.Request) (*http.Response, error) {
-	ctx, cancel := context.WithTimeout(req.Context(), c.timeout)
-	defer cancel() // the answer has been read by then
+	ctx := req.Context()
+	deadline := call.Deadline(ctx, c.timeout)
 	// A copy for what is added: the caller's own must not change.
 	req = req.WithContext(ctx)
 	req.Header = req.Header.Clone()
 	telemetry.Propagator.Inject(ctx, propagation.HeaderCarrier(req.Header))
-	resp, err := c.next.RoundTrip(req)
+	resp, err := c.next.do(req, deadline)
 
 	outcome := call.ClassOf(err)
 	if err == nil {

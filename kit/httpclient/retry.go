@@ -3,6 +3,7 @@ package httpclient
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"example.com/tandem/kit/call"
 )
@@ -13,36 +14,38 @@ type retrier struct {
 	next   *attempt
 }
 
-// RoundTrip gives an attempt that another may follow half of the time that is
-// left. Once the budget is spent an attempt has all of it, so that peers which
-// are all slow are waited for, and not asked twice.
-func (r *retrier) RoundTrip(req *http.Request) (*http.Response, error) {
+// do gives an attempt that another may follow half of the time that is left.
+// Once the budget is spent an attempt has all of it, so that peers which are all
+// slow are waited for, and not asked twice.
+func (r *retrier) do(req *http.Request, deadline time.Time) (*http.Response, error) {
+	ctx := req.Context()
 	for n := 1; ; n++ {
 		mayRepeat := n < call.MaxAttempts && repeatable(req)
-		ctx := req.Context()
-		half, cancel := call.Half(ctx)
-		if mayRepeat && r.budget.Covers() {
-			ctx = half
+		halfway, until := call.Halfway(deadline), deadline
+		promised := mayRepeat && r.budget.Covers()
+		if promised {
+			until = halfway
 		}
-		resp, u, err := r.next.try(ctx, req)
-		inTime := half.Err() == nil
-		cutOff := err != nil && ctx == half && !inTime
+		attempt, cancel := context.WithDeadline(ctx, until)
+		resp, u, err := r.next.try(attempt, req)
 		cancel()
+		now := time.Now()
 
-		failed := mendable(req.Context(), resp, err)
+		failed := ctx.Err() == nil && now.Before(deadline) && mendable(resp, err)
 		// A pod that fails at once would have its connection free the soonest, and
 		// so most calls. (An overloaded one keeps it: it needs no handshakes on top.)
 		u.end((failed || err == nil && resp.StatusCode >= http.StatusInternalServerError) && !asksToWait(resp))
 		if !failed {
-			// What half of the time would have cut off earns nothing, or slow
-			// peers would spend in turn what they earned.
-			if err == nil && resp.StatusCode < http.StatusInternalServerError && inTime {
+			// What would have been cut off halfway earns nothing, or slow peers
+			// would spend in turn what they earned.
+			if err == nil && resp.StatusCode < http.StatusInternalServerError && now.Before(halfway) {
 				r.budget.Succeed()
 			}
 			return resp, err
 		}
 		covered := r.budget.Fail()
-		if !cutOff && (!covered || !mayRepeat || asksToWait(resp) || !call.Pause(req.Context(), n)) {
+		cutOff := promised && err != nil && !now.Before(halfway)
+		if !cutOff && (!covered || !mayRepeat || asksToWait(resp) || !call.Pause(ctx, deadline, n)) {
 			return resp, err
 		}
 		if req, err = again(req); err != nil {
@@ -85,11 +88,8 @@ func again(req *http.Request) (*http.Request, error) {
 }
 
 // mendable reports whether the same request may fare better a moment later.
-// ctx is the call's: that of the attempt may have ended.
-func mendable(ctx context.Context, resp *http.Response, err error) bool {
+func mendable(resp *http.Response, err error) bool {
 	switch {
-	case ctx.Err() != nil: // no one is waiting any more
-		return false
 	case notFound(err):
 		return false
 	case err != nil:
