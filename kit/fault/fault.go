@@ -1,6 +1,6 @@
-// Package fault makes one instance sick on purpose: slow, short of CPU,
-// failing, or not ready. Lessons and tests use it; it exists only where FAULTS=on, and only on
-// the admin port, which no Service exposes.
+// Package fault makes one instance sick on purpose: slow, short of CPU, failing,
+// or not ready. Lessons and tests use it; it exists only where FAULTS=on, and
+// only on the admin port, which no Service exposes.
 package fault
 
 import (
