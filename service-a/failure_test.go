@@ -33,15 +33,17 @@ func serving(h http.HandlerFunc) impostor {
 	}
 }
 
-// speaking makes an impostor of what it does with a connection.
+// speaking makes an impostor of what it does with a connection. With it go its
+// connections.
 func speaking(speak func(*net.TCPConn)) impostor {
-	return func(_ *testing.T, l net.Listener) {
+	return func(t *testing.T, l net.Listener) {
 		go func() {
 			for {
 				conn, err := l.Accept()
 				if err != nil {
 					return
 				}
+				context.AfterFunc(t.Context(), func() { _ = conn.Close() })
 				go speak(conn.(*net.TCPConn))
 			}
 		}()
@@ -81,6 +83,14 @@ var garbage = rand.Text()
 
 func stall(c *net.TCPConn) { _, _ = io.Copy(io.Discard, c) }
 
+// greet says what an HTTP/2 server begins with, an empty SETTINGS frame
+// (RFC 9113, section 3.4), and then no more. To one that does not even say this
+// there is no connection, and gRPC gives it up when a call's deadline passes too.
+func greet(c *net.TCPConn) {
+	_, _ = c.Write([]byte{0, 0, 0, 4, 0, 0, 0, 0, 0})
+	stall(c)
+}
+
 func jsonAnswer(body func(io.Writer)) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -100,7 +110,7 @@ func TestEveryFailureHasItsClassAndEndsWithItsCause(t *testing.T) {
 		class      string
 	}{
 		"down":    {nil, nil, 503, "refused"},
-		"silent":  {speaking(stall), speaking(stall), 504, "timeout"},
+		"silent":  {speaking(stall), speaking(greet), 504, "timeout"},
 		"slow":    {serving(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }), answering(func(ctx context.Context) (*datav1.GetDataResponse, error) { <-ctx.Done(); return nil, ctx.Err() }), 504, "timeout"},
 		"garbage": {serving(jsonAnswer(func(w io.Writer) { _, _ = io.WriteString(w, garbage) })), answering(func(context.Context) (*datav1.GetDataResponse, error) { return &datav1.GetDataResponse{}, nil }), 502, "other"},
 		"10 MB": {serving(jsonAnswer(func(w io.Writer) { _, _ = io.WriteString(w, huge) })), answering(func(context.Context) (*datav1.GetDataResponse, error) {

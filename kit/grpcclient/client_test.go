@@ -3,6 +3,7 @@ package grpcclient_test
 import (
 	"context"
 	"io"
+	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -111,6 +112,22 @@ func TestServerThatIsDownIsRefusedAndWorksOnceItIsBack(t *testing.T) {
 		kittest.Eventually(t, func() bool { return say(t.Context(), conn).err == nil }, "it works")
 		s.stop()
 	}
+}
+
+// A process that stands still, say: its kernel takes connections, and nobody
+// speaks. That is given up long before a deadline of this length.
+func TestServerThatNeverGreetsIsUnavailableAndWorksOnceItDoes(t *testing.T) {
+	t.Parallel()
+	host, port := unused(t)
+	mute, err := net.Listen("tcp", join(host, port))
+	require.NoError(t, err)
+	defer mute.Close() //nolint:errcheck // it is closed below
+	conn := newClient(t, "dns:///"+join(host, port), grpcclient.Options{Timeout: 20 * time.Second})
+	r := say(t.Context(), conn)
+	assert.Equal(t, call.Unavailable, r.class, "%v", r.err)
+	require.NoError(t, mute.Close())
+	start(t, join(host, port), 0, echo.Echo{})
+	kittest.Eventually(t, func() bool { return say(t.Context(), conn).err == nil }, "works")
 }
 
 func TestHandlerThatHangsIsATimeoutAndTheNextCallWorks(t *testing.T) {
