@@ -169,7 +169,8 @@ func TestWhenThereIsLoadForLongMemoryStaysFlat(t *testing.T) {
 	for _, service := range []string{serviceA, serviceB} {
 		middle, last := thirds(memory[service], mean)
 		r.fact("%s: the largest pod had %.1f MiB resident in the middle third, %.1f in the last (limit 128), at most %.1f", service, middle, last, slices.Max(memory[service]))
-		assert.LessOrEqual(t, last/middle, 1.10, "resident memory of %s; less is no leak, but what Go has given back", service)
+		// What Go took for a burst of calls, it gives back in minutes: of two minutes' thirds, one burst can make a tenth.
+		assert.LessOrEqual(t, last/middle, either(r, 1.25, 1.10), "resident memory of %s; less is no leak, but what Go has given back", service)
 		// Each call and connection has some, and so they come and go; the fewest of
 		// a third are those that stay.
 		middle, last = thirds(goroutines[service], slices.Min[[]float64])
