@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"errors"
 	"net/url"
 	"time"
@@ -8,19 +9,43 @@ import (
 	"example.com/tandem/kit/config"
 )
 
-// Config is what an operator may set, and what it is otherwise.
+// Config holds the settings of the service and their defaults.
 type Config struct {
 	config.Server
-	ServiceBHTTPURL    url.URL       `env:"SERVICE_B_HTTP_URL" envDefault:"http://service-b" help:"service-b over HTTP: its Service's name"`
+	ServiceBHTTPURL    url.URL       `env:"SERVICE_B_HTTP_URL" envDefault:"http://service-b" help:"service-b over HTTP: the name of its Service"`
 	ServiceBGRPCTarget string        `env:"SERVICE_B_GRPC_TARGET" envDefault:"dns:///service-b-headless:9090" help:"service-b over gRPC: a name that stands for its pods"`
-	CallTimeout        time.Duration `env:"CALL_TIMEOUT" envDefault:"2s" help:"of one call to service-b, its retries included"`
+	CallTimeout        time.Duration `env:"CALL_TIMEOUT" envDefault:"2s" help:"deadline of one call to service-b, including its retries"`
+
+	ServiceBGRPCTLS    config.Switch `env:"SERVICE_B_GRPC_TLS" envDefault:"off" help:"on calls service-b over gRPC with TLS; over HTTP, https:// in the URL does"`
+	ServiceBCAFile     string        `env:"SERVICE_B_CA_FILE" help:"certificates (PEM) that service-b's must descend from; by default the system's"`
+	ServiceBServerName string        `env:"SERVICE_B_SERVER_NAME" help:"name in service-b's certificate; by default the host that is called"`
+	ServiceBCertFile   string        `env:"SERVICE_B_CERT_FILE" help:"client certificate (PEM) for service-b"`
+	ServiceBKeyFile    string        `env:"SERVICE_B_KEY_FILE" help:"its key (PEM)"`
 }
 
 // Validate returns an error for every value that parses but cannot work.
 func (c Config) Validate() error {
 	errs := []error{c.Server.Validate(), config.Positive("CALL_TIMEOUT", c.CallTimeout)}
 	if u := c.ServiceBHTTPURL; u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
-		errs = append(errs, config.Bad("SERVICE_B_HTTP_URL", u.String(), "want http://HOST[:PORT]"))
+		errs = append(errs, config.Bad("SERVICE_B_HTTP_URL", u.String(), "want http://HOST[:PORT] or https://HOST[:PORT]"))
 	}
 	return errors.Join(errs...)
+}
+
+// serviceBTLS returns what the clients of service-b need for TLS, and the same
+// for gRPC, which is nil where that is plaintext.
+func (c Config) serviceBTLS() (https, grpc *tls.Config, err error) {
+	https, err = config.ClientTLS{
+		CAFile:     c.ServiceBCAFile,
+		ServerName: c.ServiceBServerName,
+		CertFile:   c.ServiceBCertFile,
+		KeyFile:    c.ServiceBKeyFile,
+	}.Config()
+	if err != nil {
+		return nil, nil, &config.Error{Msg: "SERVICE_B_CA_FILE, SERVICE_B_CERT_FILE, SERVICE_B_KEY_FILE: " + err.Error()}
+	}
+	if c.ServiceBGRPCTLS {
+		grpc = https
+	}
+	return https, grpc, nil
 }

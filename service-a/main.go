@@ -16,7 +16,6 @@ import (
 	"example.com/tandem/kit/instance"
 	"example.com/tandem/kit/life"
 	"example.com/tandem/kit/telemetry"
-	datav1 "example.com/tandem/proto/data/v1"
 	"example.com/tandem/service-a/internal/api"
 	"example.com/tandem/service-a/internal/backend"
 )
@@ -43,11 +42,13 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 	}
 	defer tel.Flush()
 
-	client := httpclient.New(httpclient.Options{Timeout: cfg.CallTimeout, Telemetry: tel})
+	https, grpcs, err := cfg.serviceBTLS()
+	if err != nil {
+		return err
+	}
+	client := httpclient.New(httpclient.Options{Timeout: cfg.CallTimeout, TLS: https, Telemetry: tel})
 	defer client.CloseIdleConnections()
-	conn, err := grpcclient.New(cfg.ServiceBGRPCTarget, grpcclient.Options{
-		Timeout: cfg.CallTimeout, Telemetry: tel, Idempotent: []string{datav1.DataService_ServiceDesc.ServiceName},
-	})
+	conn, err := grpcclient.New(cfg.ServiceBGRPCTarget, grpcclient.Options{Timeout: cfg.CallTimeout, TLS: grpcs, Telemetry: tel})
 	if err != nil {
 		return config.Bad("SERVICE_B_GRPC_TARGET", cfg.ServiceBGRPCTarget, err.Error())
 	}

@@ -3,84 +3,56 @@ package grpcclient
 import (
 	"context"
 	"sync/atomic"
+	"time"
 
-	"google.golang.org/grpc/stats"
+	"google.golang.org/grpc/balancer"
 
-	"example.com/tandem/kit/call"
+	"example.com/tandem/kit/internal/endpoint"
 )
 
-// attempt is one attempt at a call. It is told to the endpoint that it was sent
-// to by its first message: that is an answer, while a stream may go on for
-// hours and be cut off for reasons that are not the pod's. One that never has
-// a message is told by its end.
+// attempt is one attempt of a call. The interceptor makes it, the picker finds
+// it in the context and chooses its endpoint.
 type attempt struct {
 	stream  bool
-	to      *endpoint // which the picker chose
-	trial   bool      // sent to an endpoint that is left out
-	seen    uint64    // of the endpoint's answers, when it was sent
-	sent    bool      // or the connection broke before
+	avoid   string // the address of the attempt before
+	picked  endpoint.Attempt
+	start   time.Time
 	settled atomic.Bool
-}
-
-// send notes where an attempt goes. gRPC picks again if a connection has just gone.
-func (a *attempt) send(to *endpoint, trial bool) {
-	a.wait(-1)
-	a.to, a.trial, a.seen = to, trial, to.answers.Load()
-	a.wait(+1)
-}
-
-// wait counts an attempt among those that wait. A stream may have nothing to
-// say for long, and that is no sign of load.
-func (a *attempt) wait(by int32) {
-	if a.to != nil && !a.stream {
-		a.to.waiting.Add(by)
-	}
 }
 
 type attemptKey struct{}
 
-// attempts follows attempts through gRPC's events, and counts them: gRPC tags
-// the context anew for each. (A picker's own DoneInfo tells only how one ended.)
-type attempts struct{}
-
-func (attempts) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context {
-	call.RecordOf(ctx).Attempts++
-	return context.WithValue(ctx, attemptKey{}, &attempt{})
+func withAttempt(ctx context.Context, a *attempt) context.Context {
+	return context.WithValue(ctx, attemptKey{}, a)
 }
 
-func (attempts) HandleRPC(ctx context.Context, event stats.RPCStats) {
-	a := attemptOf(ctx)
-	if a == nil {
-		return
-	}
-	switch event := event.(type) {
-	case *stats.Begin:
-		a.stream = event.IsClientStream || event.IsServerStream
-	case *stats.OutHeader:
-		a.sent = true
-	case *stats.InPayload:
-		a.settle(answered)
-	case *stats.End:
-		a.settle(outcomeOf(event.Error, event.EndTime.Sub(event.BeginTime)))
-	}
-}
-
-func (attempts) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
-func (attempts) HandleConn(context.Context, stats.ConnStats)                       {}
-
-// attemptOf is the attempt that ctx belongs to, or nil.
 func attemptOf(ctx context.Context) *attempt {
-	a, _ := ctx.Value(attemptKey{}).(*attempt)
-	return a
+	if a, ok := ctx.Value(attemptKey{}).(*attempt); ok {
+		return a
+	}
+	return &attempt{stream: true} // not made by our interceptors: nobody looks at it
 }
 
-// settle tells the endpoint, once.
-func (a *attempt) settle(o outcome) {
-	if a.to == nil || a.settled.Swap(true) {
+// begin notes the endpoint that was picked. gRPC picks again if a connection is
+// lost before anything was sent, and has called done before.
+func (a *attempt) begin(picked endpoint.Attempt) {
+	a.picked, a.start = picked, time.Now()
+	a.settled.Store(false)
+}
+
+// done is called by gRPC when the attempt ends.
+func (a *attempt) done(info balancer.DoneInfo) {
+	if !info.BytesSent {
+		a.settle(endpoint.Ignored)
 		return
 	}
-	a.wait(-1)
-	if a.sent {
-		a.to.note(a, o)
+	a.settle(outcomeOf(info.Err, time.Since(a.start)))
+}
+
+// settle tells the endpoint the outcome once. The outcome of a stream is known
+// with its first message; it may go on for hours, and end for other reasons.
+func (a *attempt) settle(o endpoint.Outcome) {
+	if !a.settled.Swap(true) {
+		a.picked.End(o)
 	}
 }

@@ -1,114 +1,103 @@
 package grpcclient
 
 import (
-	"math"
-	"slices"
-	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc/balancer"
 	"google.golang.org/grpc/balancer/endpointsharding"
 	"google.golang.org/grpc/balancer/roundrobin"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
-	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/status"
+
+	"example.com/tandem/kit/internal/endpoint"
 )
 
-// policy is round_robin less the outliers and the crowded. Plain round_robin
-// gives a pod that hangs, or whose node has vanished, its whole share until its
-// health says otherwise or its connection is found to be dead, which takes 15 s.
+// policyName is the name of the balancing policy in the service config.
+const policyName = "round_robin_with_ejection"
+
+// policy is round_robin with the choice of package endpoint. Plain round_robin
+// gives a pod that hangs, or whose node has vanished, its full share until its
+// health says otherwise or keepalive finds its connection dead, after 15 s.
 // gRPC's own outlier_detection comes with xDS only.
 type policy struct{}
 
-// gRPC knows balancers by a registry of the process, which it lets be written
-// to during initialization only. This one keeps nothing: what is known of
-// endpoints is each connection's own.
+// gRPC has one registry of policies for the process, which may be changed during
+// initialization only. This policy keeps no state: each connection has its own.
 func init() { balancer.Register(policy{}) } //nolint:gochecknoinits // see above
 
-const policyName = "round_robin_less_outliers"
-
-// Name is how the service config calls it.
+// Name returns the name in the service config.
 func (policy) Name() string { return policyName }
 
-// Build makes a round_robin, whose connections, health checks and reconnects
-// stay its own, and puts a picker of ours in place of each of its pickers.
+// Build returns a round_robin, which keeps its connections, health checks and
+// reconnects, and replaces its picker.
 func (policy) Build(cc balancer.ClientConn, o balancer.BuildOptions) balancer.Balancer {
-	return balancer.Get(roundrobin.Name).Build(&pickers{ClientConn: cc, known: resolver.NewEndpointMap[*endpoint](), group: &group{}}, o)
+	b := &pickerReplacer{ClientConn: cc, endpoints: endpoint.NewSet(addrOf)}
+	return balancer.Get(roundrobin.Name).Build(b, o)
 }
 
-// pickers stands between a round_robin and its connection.
-type pickers struct {
+// pickerReplacer stands between round_robin and its connection.
+type pickerReplacer struct {
 	balancer.ClientConn
-	known *resolver.EndpointMap[*endpoint]
-	group *group
+	endpoints *endpoint.Set[endpointsharding.ChildState]
 }
 
-// UpdateState is told of each endpoint's state, one call after the other. What
-// is known of an endpoint is kept while its name stands for it: a pod that
-// hangs is not mended by a new connection.
-func (p *pickers) UpdateState(state balancer.State) {
-	known := resolver.NewEndpointMap[*endpoint]()
-	next := &picker{}
-	var ready []*endpoint
+func addrOf(child endpointsharding.ChildState) string { return child.Endpoint.Addresses[0].Addr }
+
+// UpdateState is called with the state of every endpoint, one call at a time.
+// What is known of an endpoint is kept while its name stands for it, connected
+// or not: a pod that hangs is not cured by a new connection.
+func (b *pickerReplacer) UpdateState(state balancer.State) {
+	var ready []endpointsharding.ChildState
+	var known []string
 	for _, child := range endpointsharding.ChildStatesFromPicker(state.Picker) {
-		e, ok := p.known.Get(child.Endpoint)
-		if !ok {
-			e = &endpoint{of: p.group}
-		}
-		known.Set(child.Endpoint, e)
+		known = append(known, addrOf(child))
 		if child.State.ConnectivityState == connectivity.Ready {
-			next.ring = append(next.ring, place{child.State.Picker, e})
-			ready = append(ready, e)
+			ready = append(ready, child)
 		}
 	}
-	p.known = known
-	p.group.mu.Lock()
-	p.group.ready = ready
-	p.group.mu.Unlock()
+	b.endpoints.Update(ready, known...)
 	if len(ready) > 0 {
-		state.Picker = next
+		state.Picker = picker{b.endpoints}
 	}
-	p.ClientConn.UpdateState(state)
+	b.ClientConn.UpdateState(state)
 }
 
-// picker goes round over the endpoints, less those where far more attempts wait
-// than elsewhere: that tells of a pod that hangs, or is slow, long before one of
-// them is late. (Where simply the fewest wait, the quickest would have most.)
 type picker struct {
-	ring []place
-	next atomic.Uint64
+	endpoints *endpoint.Set[endpointsharding.ChildState]
 }
 
-type place struct {
-	balancer.Picker
-	endpoint *endpoint
+// Pick chooses the endpoint of an attempt.
+func (p picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
+	a := attemptOf(info.Ctx)
+	child, picked, ok := p.endpoints.Pick(a.avoid, a.stream)
+	if !ok { // all connections were lost just now: gRPC waits for the next picker
+		return balancer.PickResult{}, balancer.ErrNoSubConnAvailable
+	}
+	result, err := child.State.Picker.Pick(info)
+	if err != nil {
+		picked.End(endpoint.Ignored)
+		return result, err
+	}
+	a.begin(picked)
+	result.Done = a.done // the child, a pick_first, has none
+	return result, nil
 }
 
-// crowded is how many attempts may wait at an endpoint for it to have its turn,
-// where least is how many wait at the one where the fewest do.
-func crowded(least int32) int32 { return 2*least + 1 }
-
-// Pick takes an endpoint whose trial is due, or the one whose turn it is.
-func (p *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
-	var few [32]int // so that for as many there is nothing to allocate
-	in, least := few[:0], int32(math.MaxInt32)
-	for i, at := range p.ring {
-		if at.endpoint.beginTrial() {
-			return at.send(info, true)
+// outcomeOf returns what the end of an attempt tells about its endpoint.
+func outcomeOf(err error, took time.Duration) endpoint.Outcome {
+	switch status.Code(err) {
+	case codes.Canceled:
+		return endpoint.Ignored
+	case codes.DeadlineExceeded:
+		return endpoint.TimedOutAfter(took)
+	case codes.OK, codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.PermissionDenied, codes.Unauthenticated,
+		codes.FailedPrecondition, codes.Aborted, codes.OutOfRange, codes.Unimplemented, codes.ResourceExhausted:
+		return endpoint.Responded // the request is at fault, and would be elsewhere
+	default:
+		if retryDelay(err) > 0 {
+			return endpoint.Responded // overloaded, which ejection would pass on to the others
 		}
-		if at.endpoint.isIn() {
-			in, least = append(in, i), min(least, at.endpoint.waiting.Load())
-		}
+		return endpoint.Failed
 	}
-	in = slices.DeleteFunc(in, func(i int) bool { return p.ring[i].endpoint.waiting.Load() > crowded(least) })
-	turn := p.next.Add(1)
-	if len(in) == 0 { // meanwhile it got crowded everywhere
-		return p.ring[turn%uint64(len(p.ring))].send(info, false)
-	}
-	return p.ring[in[turn%uint64(len(in))]].send(info, false)
-}
-
-func (at place) send(info balancer.PickInfo, trial bool) (balancer.PickResult, error) {
-	if a := attemptOf(info.Ctx); a != nil {
-		a.send(at.endpoint, trial)
-	}
-	return at.Pick(info)
 }

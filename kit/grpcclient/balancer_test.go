@@ -147,7 +147,7 @@ func ward(t *testing.T, name string, timeout time.Duration) (*grpc.ClientConn, [
 		pods = append(pods, s)
 	}
 	names.Set(name, hosts...)
-	conn := newClient(t, "dns:///"+name+":"+port, grpcclient.Options{Timeout: timeout, Idempotent: []string{echo.Service}})
+	conn := newClient(t, "dns:///"+name+":"+port, grpcclient.Options{Timeout: timeout})
 	kittest.Eventually(t, func() bool { return len(round(t, conn, 10)) == 3 }, "all three are connected to")
 	return conn, pods
 }
@@ -285,7 +285,7 @@ func TestPodWhoseNodeVanishesFailsNoCall(t *testing.T) {
 	}
 	vanish := node(t, join(hosts[0], port), start(t, "127.0.0.1:0", 0, echo.Echo{}).Addr().String())
 	names.Set("vanishes.test", hosts...)
-	conn := newClient(t, "dns:///vanishes.test:"+port, grpcclient.Options{Timeout: 2 * time.Second, Idempotent: []string{echo.Service}})
+	conn := newClient(t, "dns:///vanishes.test:"+port, grpcclient.Options{Timeout: 2 * time.Second})
 	kittest.Eventually(t, func() bool { return len(round(t, conn, 10)) == 3 }, "all three are connected to")
 	vanish()
 	assert.LessOrEqual(t, rush(t, conn, 1, 300), int64(302))

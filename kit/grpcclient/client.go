@@ -1,50 +1,55 @@
 // Package grpcclient makes a grpc.ClientConn for calls to another service by
 // its name: balanced over every address behind the name, with a deadline,
-// retries of what is safe to repeat within a budget, trace context and metrics.
+// retries of idempotent methods within a budget, trace context and metrics.
+//
+// Use it for services that are reached by DNS. Do not use it with xDS, sockets
+// of the file system, or a service config of your own: New refuses those targets,
+// and replaces that config.
 package grpcclient
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
-	"strings"
 	"time"
 
 	middleware "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	_ "google.golang.org/grpc/health" // without it healthCheckConfig is ignored
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/resolver"
 
 	"example.com/tandem/kit/call"
+	"example.com/tandem/kit/internal/lookup"
+	"example.com/tandem/kit/retry"
 	"example.com/tandem/kit/telemetry"
 )
 
 const (
-	// pingEvery is how often a connection is asked whether its server is still
-	// there (gRPC allows no less), and pingTimeout how long it may take to
-	// answer: a server that vanished without a word is noticed after the sum.
+	// pingEvery is how often a connection is pinged (gRPC allows no less), and
+	// pingTimeout how long the response may take. A dead peer is detected after
+	// pingEvery + pingTimeout.
 	pingEvery, pingTimeout = 10 * time.Second, 5 * time.Second
-	// connectTimeout of one address.
+	// connectTimeout of one address, TLS and HTTP/2 handshake included.
 	connectTimeout = time.Second
-	// maxBackoff between attempts to connect. gRPC's own, 2 minutes, would
-	// keep calls failing for as long after a server has come back.
+	// maxBackoff between attempts to connect. gRPC's own, 2 minutes, would keep
+	// calls failing for as long after a server is back.
 	maxBackoff = 2 * time.Second
 )
 
 // Options of New. Timeout and Telemetry are required.
 type Options struct {
-	// Timeout of one unary call, its retries included.
+	// Timeout of one unary call, including its retries.
 	Timeout time.Duration
-	// Idempotent names what is safe to repeat: "pkg.Service/Method", or
-	// "pkg.Service" for all of its methods. Streams are not: only who reads one
-	// knows where it broke off.
-	Idempotent []string
-	// MaxAnswer is the largest message taken, in bytes; 0 is 1 MiB.
-	MaxAnswer int
+	// MaxResponse is the largest message taken, in bytes; 0 is 1 MiB.
+	MaxResponse int
+	// TLS encrypts the connections; nil is plaintext, as between pods of a
+	// cluster or under a mesh. ServerName is the target's host where it is empty.
+	TLS       *tls.Config
 	Telemetry *telemetry.Telemetry
 }
 
@@ -54,60 +59,56 @@ type Options struct {
 // To balance, the name must stand for the pods themselves: a headless Service.
 // Behind a ClusterIP there is one address, one connection and so one pod.
 //
+// Methods are retried if their .proto says that they are idempotent (option
+// idempotency_level). Streams are not: only their reader knows where they broke.
+//
 // Failed calls return a *call.Error, of which status.Code works too.
 func New(target string, o Options) (*grpc.ClientConn, error) {
-	if o.MaxAnswer == 0 {
-		o.MaxAnswer = 1 << 20
+	if o.MaxResponse == 0 {
+		o.MaxResponse = 1 << 20
+	}
+	transport := insecure.NewCredentials()
+	if o.TLS != nil {
+		transport = credentials.NewTLS(o.TLS)
 	}
 	metrics := call.Register(o.Telemetry.Metrics, middleware.NewClientMetrics(middleware.WithClientHandlingTimeHistogram()))
-	watch := &watcher{}
-	name := peerName(target)
-	calls := call.NewCounter(o.Telemetry.Metrics)
+	state := &state{}
+	calls := &interceptors{state: state, timeout: o.Timeout, calls: call.NewCounter(o.Telemetry.Metrics), budget: retry.NewBudget()}
 
 	conn, err := grpc.NewClient(target, append(traced(o.Telemetry),
-		// Plaintext, as between all pods here. Under a mesh its sidecars
-		// encrypt; without one, put TLS credentials here.
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithResolvers(builder{watch}),
-		grpc.WithContextDialer(watch.dial),
-		grpc.WithDisableServiceConfig(), // saves a TXT query a lookup
+		grpc.WithTransportCredentials(transport),
+		grpc.WithResolvers(builder{state}),
+		grpc.WithContextDialer(state.dial),
+		grpc.WithDisableServiceConfig(), // saves a TXT query for each lookup
 		grpc.WithDefaultServiceConfig(serviceConfig),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			MinConnectTimeout: connectTimeout,
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxBackoff},
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingEvery, Timeout: pingTimeout, PermitWithoutStream: true}),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(o.MaxAnswer)),
-		grpc.WithStatsHandler(attempts{}),
-		grpc.WithChainUnaryInterceptor(unary(o, name, calls, watch), metrics.UnaryClientInterceptor()),
-		grpc.WithChainStreamInterceptor(stream(name, calls, watch), metrics.StreamClientInterceptor()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(o.MaxResponse)),
+		grpc.WithChainUnaryInterceptor(calls.unary, metrics.UnaryClientInterceptor()),
+		grpc.WithChainStreamInterceptor(calls.stream, metrics.StreamClientInterceptor()),
 	)...)
 	if err != nil {
 		return nil, fmt.Errorf("target %q: %w", target, err)
 	}
-	// gRPC itself would find this out at the first call.
-	if u, _ := url.Parse(conn.CanonicalTarget()); u != nil && u.Scheme == (builder{}).Scheme() {
-		if _, _, err := split(resolver.Target{URL: *u}); err != nil {
-			return nil, fmt.Errorf("target %q: %w", target, errors.Join(err, conn.Close()))
+	// gRPC takes targets that cannot work here, and fails at the first call.
+	u, err := url.Parse(conn.CanonicalTarget())
+	if err == nil {
+		var port string
+		if calls.peer, port, err = hostPort(resolver.Target{URL: *u}); err == nil {
+			state.name = lookup.New(calls.peer, port, nil)
+			return conn, nil
 		}
 	}
-	return conn, nil
+	return nil, fmt.Errorf("target %q: %w", target, errors.Join(err, conn.Close()))
 }
 
 // serviceConfig is how to balance, in the JSON that gRPC takes
 // (grpc/service_config.proto). Clients watch each server's health, and send it
-// nothing while it is NOT_SERVING. (pick_first, gRPC's default balancer, never
-// looks.)
+// nothing while it is NOT_SERVING. (pick_first, gRPC's default policy, does not.)
 const serviceConfig = `{
 	"loadBalancingConfig": [{"` + policyName + `": {}}],
 	"healthCheckConfig": {"serviceName": ""}
 }`
-
-// peerName is the host that a target names, as a label for metrics.
-func peerName(target string) string {
-	endpoint := target[strings.LastIndex(target, "/")+1:]
-	if host, _, err := net.SplitHostPort(endpoint); err == nil {
-		return host
-	}
-	return endpoint
-}

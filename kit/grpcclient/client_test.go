@@ -31,11 +31,11 @@ func TestTargetThatIsNoTargetIsAnErrorThatNamesIt(t *testing.T) {
 }
 
 func TestTargetThatOurResolverCannotUseIsAnErrorAtTheStart(t *testing.T) {
-	for _, target := range []string{"dns:///no-port.test", "no-port.test", "dns:///no-port.test:", "dns:///:9090", "dns://10.0.0.10/server.test:9090"} {
+	for _, target := range []string{"dns:///no-port.test", "no-port.test", "dns:///no-port.test:", "dns:///:9090", "dns://10.0.0.10/server.test:9090", "unix:///tmp/server.sock", "unix-abstract:server", "xds:///server.test", "passthrough:///server.test:9090"} {
 		_, err := grpcclient.New(target, grpcclient.Options{Telemetry: kittest.Telemetry(t, io.Discard)})
 		require.ErrorContains(t, err, "want dns:///HOST:PORT", target)
 	}
-	for _, target := range []string{"dns:///server.test:9090", "dns:server.test:9090", "server.test:9090", "passthrough:///server.test"} {
+	for _, target := range []string{"dns:///server.test:9090", "dns:server.test:9090", "server.test:9090"} {
 		conn, err := grpcclient.New(target, grpcclient.Options{Telemetry: kittest.Telemetry(t, io.Discard)})
 		require.NoError(t, err, target)
 		require.NoError(t, conn.Close())
@@ -159,7 +159,7 @@ func TestShorterDeadlineOfTheCallerWins(t *testing.T) {
 
 func TestServerThatStopsMidCallIsUnavailableAndWorksOnceItIsBack(t *testing.T) {
 	for name, ask := range map[string]func(*testing.T, *grpc.ClientConn) error{
-		"unary": func(t *testing.T, conn *grpc.ClientConn) error { return say(t.Context(), conn).err },
+		"unary": func(t *testing.T, conn *grpc.ClientConn) error { return do(t.Context(), conn, echo.Write).err },
 		"stream": func(t *testing.T, conn *grpc.ClientConn) error {
 			stream, err := echo.Open(t.Context(), conn)
 			require.NoError(t, err)

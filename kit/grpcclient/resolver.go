@@ -3,109 +3,90 @@ package grpcclient
 import (
 	"context"
 	"errors"
-	"fmt"
-	"math/rand/v2"
 	"net"
+	"strconv"
 	"time"
 
 	"google.golang.org/grpc/resolver"
+
+	"example.com/tandem/kit/internal/lookup"
 )
 
-const (
-	// lookupTimeout of one query for a name.
-	lookupTimeout = 3 * time.Second
-	// lookupAgain is how soon a name is looked up anew: after a failure by
-	// itself, else when gRPC asks for it, which it does whenever a connection
-	// ends. gRPC's own resolver waits 30 s after a success, and after failures
-	// up to 2 minutes: for as long, a service that is back would not be found.
-	lookupAgain = 2 * time.Second
-	// lookupEvery is how old an answer may get that nobody asked to renew.
-	// Else a client that asked while only one of three pods was ready would know
-	// of no other until that one's connection ends.
-	lookupEvery = 10 * time.Second
-)
+// lookupAfterFailure is the pause between lookups that fail. gRPC's own resolver
+// waits 30 s after a success, and up to 2 minutes after failures: for as long, a
+// service that is back would not be found.
+const lookupAfterFailure = 2 * time.Second
 
-// builder makes resolvers for dns:///HOST:PORT.
-type builder struct{ watch *watcher }
+// scheme is that of gRPC's own resolver, which ours replaces.
+const scheme = "dns"
 
-// Scheme is that of gRPC's own resolver, in whose place this one stands.
-func (builder) Scheme() string { return "dns" }
-
-// split returns the name and the port of a target of ours. One that names a DNS
-// server is an error too: the system's is asked.
-func split(target resolver.Target) (host, port string, err error) {
+// hostPort returns the name and the port of a target.
+func hostPort(target resolver.Target) (host, port string, err error) {
 	host, port, err = net.SplitHostPort(target.Endpoint())
-	if err != nil || host == "" || port == "" || target.URL.Host != "" {
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	// An authority would name a DNS server; the system's is used.
+	if target.URL.Scheme != scheme || target.URL.Host != "" || err != nil || host == "" {
 		return "", "", errors.New("want dns:///HOST:PORT")
 	}
 	return host, port, nil
 }
 
-// Build begins to resolve a target.
-func (b builder) Build(target resolver.Target, cc resolver.ClientConn, _ resolver.BuildOptions) (resolver.Resolver, error) {
-	host, port, err := split(target)
-	if err != nil {
-		return nil, err
-	}
+// builder makes the resolver of one client.
+type builder struct{ state *state }
+
+// Scheme returns dns.
+func (builder) Scheme() string { return scheme }
+
+// Build starts to resolve the client's target.
+func (b builder) Build(_ resolver.Target, cc resolver.ClientConn, _ resolver.BuildOptions) (resolver.Resolver, error) {
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &nameResolver{host: host, port: port, watch: b.watch, cc: cc, wanted: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{})}
-	b.watch.resolved(nil, fmt.Errorf("lookup %s: no answer yet", host))
+	r := &nameResolver{name: b.state.name, cc: cc, wanted: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{})}
 	go r.run(ctx)
 	return r, nil
 }
 
-// nameResolver keeps a connection supplied with the addresses of its name.
+// nameResolver passes the addresses of a name on to a gRPC client.
 type nameResolver struct {
-	host, port string
-	watch      *watcher
-	cc         resolver.ClientConn
-	wanted     chan struct{}
-	cancel     context.CancelFunc
-	done       chan struct{}
+	name   *lookup.Name
+	cc     resolver.ClientConn
+	wanted chan struct{}
+	cancel context.CancelFunc
+	done   chan struct{}
 }
 
 func (r *nameResolver) run(ctx context.Context) {
 	defer close(r.done)
 	for {
-		failed := r.resolve(ctx) != nil
-		if !failed {
-			select {
-			case <-r.wanted:
-			case <-time.After(lookupEvery):
-			case <-ctx.Done():
-				return
-			}
+		wanted, pause := r.wanted, lookup.Jitter(lookup.RefreshEvery)
+		if err := r.name.Lookup(ctx); err != nil {
+			r.cc.ReportError(err) // which leaves the addresses that gRPC has
+			wanted, pause = nil, lookup.Jitter(lookupAfterFailure)
+		} else {
+			r.update()
 		}
 		select {
-		// Jittered, so that callers that lost a service together do not ask together.
-		case <-time.After(lookupAgain/2 + rand.N(lookupAgain)):
+		case <-wanted:
+		case <-time.After(pause):
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// resolve looks the name up once. An error leaves the addresses that gRPC has.
-func (r *nameResolver) resolve(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
-	defer cancel()
-	hosts, err := net.DefaultResolver.LookupHost(ctx, r.host)
-	if err != nil {
-		r.watch.resolved(nil, err)
-		r.cc.ReportError(err)
-		return err
-	}
+func (r *nameResolver) update() {
 	var state resolver.State
-	addrs := make([]string, len(hosts))
-	for i, h := range hosts {
-		addrs[i] = net.JoinHostPort(h, r.port)
-		state.Endpoints = append(state.Endpoints, resolver.Endpoint{Addresses: []resolver.Address{{Addr: addrs[i]}}})
+	addrs, _ := r.name.Known()
+	for _, addr := range addrs {
+		state.Endpoints = append(state.Endpoints, resolver.Endpoint{Addresses: []resolver.Address{{Addr: addr}}})
 	}
-	r.watch.resolved(addrs, nil)
-	return r.cc.UpdateState(state)
+	// Its error asks for another lookup soon, which comes in any case.
+	_ = r.cc.UpdateState(state)
 }
 
-// ResolveNow asks for a lookup; it does not wait for it.
+// ResolveNow asks for a lookup; it does not wait for it. gRPC calls it whenever
+// a connection ends.
 func (r *nameResolver) ResolveNow(resolver.ResolveNowOptions) {
 	select {
 	case r.wanted <- struct{}{}:

@@ -1,216 +1,140 @@
-// Package httpclient makes an http.Client for calls to another service by its
-// name: with a deadline, retries of what is safe to repeat within a budget,
-// trace context and metrics.
+// Package httpclient makes an http.Client for calls to other services by their
+// names: balanced over every address behind a name, with a deadline, retries of
+// idempotent requests within a budget, trace context and metrics.
+//
+// Use it for requests and responses that fit in memory, to a handful of
+// services. Do not use it for large downloads, streams or the open internet:
+// responses are read whole, redirects and proxies are not followed.
 package httpclient
 
 import (
-	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
-	"fmt"
-	"io"
 	"net/http"
-	"net/http/httptrace"
+	"net/url"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
-	"go.opentelemetry.io/otel/metric/noop"
 	"go.opentelemetry.io/otel/propagation"
 
 	"example.com/tandem/kit/call"
+	"example.com/tandem/kit/retry"
 	"example.com/tandem/kit/telemetry"
 )
 
-const (
-	// maxIdlePerHost connections are kept. net/http keeps 2, and under load
-	// opens and closes all the others, one a request.
-	maxIdlePerHost = 256
-	// idleTimeout is below package httpserver's, so that it is the client who
-	// closes an idle connection.
-	idleTimeout = 90 * time.Second
-)
-
-// ErrTooLarge is returned for an answer beyond Options.MaxAnswer.
-var ErrTooLarge = errors.New("the answer is too large")
+// ErrTooLarge is returned for a response beyond Options.MaxResponse.
+var ErrTooLarge = errors.New("the response is too large")
 
 // Options of New. Timeout and Telemetry are required.
 type Options struct {
-	// Timeout of one call, its retries and the reading of its answer included.
+	// Timeout of one call, including its retries and reading its response.
 	Timeout time.Duration
-	// MaxAnswer is the most that is read of an answer, in bytes; 0 is 1 MiB.
-	MaxAnswer int64
+	// MaxResponse is the largest response body taken, in bytes; 0 is 1 MiB.
+	MaxResponse int64
+	// TLS is used for https; nil is the system's root certificates. ServerName is
+	// the host of the URL where it is empty.
+	TLS       *tls.Config
 	Telemetry *telemetry.Telemetry
 }
 
-// New makes a client. Answers are read whole before a call returns, so that a
-// connection that breaks half-way is noticed, and retried, in here.
+// New makes a client. Responses are read whole before a call returns, so that a
+// connection which breaks in the middle is noticed, and the call retried.
 //
-// An attempt that another may follow has half of the time that is left, and the
-// connection of a peer that fails is left, too: many pods may be behind a name,
-// and one of them be sick.
+// Requests go to the addresses behind the host's name in turn; package endpoint
+// says which are left out. Behind a ClusterIP there is one address, and
+// kube-proxy chooses a pod for each connection. A retry therefore takes another
+// connection than the attempt that failed.
 //
-// Errors are the transport's; call.ClassOf tells their class. Answers of any
-// status are answers. Redirects are not followed: services answer themselves.
+// Errors are those of the transport; call.ClassOf returns their class. A
+// response of any status is no error.
 func New(o Options) *http.Client {
-	if o.MaxAnswer == 0 {
-		o.MaxAnswer = 1 << 20
+	if o.MaxResponse == 0 {
+		o.MaxResponse = 1 << 20
 	}
-	dialer := newDialer()
-	transport := &http.Transport{
-		// No Proxy: a name inside a cluster means nothing to a proxy outside.
-		DialContext:            dialer.dial,
-		MaxIdleConnsPerHost:    maxIdlePerHost,
-		IdleConnTimeout:        idleTimeout,
-		TLSHandshakeTimeout:    5 * time.Second,
-		ExpectContinueTimeout:  time.Second,
-		MaxResponseHeaderBytes: 64 << 10,
-		DisableCompression:     true, // small answers, short ways
-	}
-	// A request that cannot be sent a second time must not meet a kept
-	// connection that proves to be closed, by the peer or by useOf.
-	once := transport.Clone()
-	once.DisableKeepAlives = true
-	seconds := call.Register(o.Telemetry.Metrics, prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name:    "http_client_request_duration_seconds",
-		Help:    "Time of one attempt until its answer was read, by method, peer and status; code is 0 where there was none.",
-		Buckets: prometheus.DefBuckets,
-	}, []string{"method", "peer", "code"}))
-
 	return &http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		// A call passes these from outside to inside.
-		Transport: &caller{
-			timeout: o.Timeout,
+		Transport: &transport{
+			Options: o,
 			calls:   call.NewCounter(o.Telemetry.Metrics),
-			dialer:  dialer,
-			next: &retrier{
-				budget: call.NewBudget(),
-				next: &attempt{
-					maxAnswer: o.MaxAnswer,
-					seconds:   seconds,
-					next:      traced(o.Telemetry, transport),
-					once:      traced(o.Telemetry, once),
-					closeIdle: transport.CloseIdleConnections,
-				},
-			},
+			seconds: call.Register(o.Telemetry.Metrics, prometheus.NewHistogramVec(prometheus.HistogramOpts{
+				Name:    "http_client_request_duration_seconds",
+				Help:    "Time of one attempt until its response was read, by method, peer and status; code is 0 where there was none.",
+				Buckets: prometheus.DefBuckets,
+			}, []string{"method", "peer", "code"})),
 		},
 	}
 }
 
-// traced makes each attempt a span, where spans are exported.
-func traced(t *telemetry.Telemetry, next http.RoundTripper) http.RoundTripper {
-	if t.Traces == nil {
-		return next
-	}
-	return otelhttp.NewTransport(next,
-		otelhttp.WithTracerProvider(t.Traces),
-		otelhttp.WithPropagators(telemetry.Propagator),
-		otelhttp.WithMeterProvider(noop.NewMeterProvider()), // metrics are Prometheus's
-	)
-}
-
-// caller is what is done once a call: the deadline, the count, the record.
-type caller struct {
-	timeout time.Duration
+// transport makes calls: what is done once for each.
+type transport struct {
+	Options
 	calls   call.Counter
-	dialer  *dialer
-	next    *retrier
+	seconds *prometheus.HistogramVec
+	targets sync.Map // of *target, by scheme and host:port
 }
 
-func (c *caller) RoundTrip(req *http.Request) (*http.Response, error) {
+// RoundTrip makes one call.
+func (t *transport) RoundTrip(req *http.Request) (resp *http.Response, err error) {
 	ctx := req.Context()
-	deadline := call.Deadline(ctx, c.timeout)
-	// A copy for what is added: the caller's own must not change.
+	deadline := retry.Deadline(ctx, t.Timeout)
+	record := call.RecordOf(ctx)
+	target := t.target(req.URL)
+
+	// A copy, as a RoundTripper must not change the caller's request.
 	req = req.WithContext(ctx)
 	req.Header = req.Header.Clone()
 	telemetry.Propagator.Inject(ctx, propagation.HeaderCarrier(req.Header))
-	resp, err := c.next.do(req, deadline)
+
+	var last attempt
+	retry.Do(ctx, deadline, idempotent(req), target.budget, func(ctx context.Context) retry.Result {
+		if last.n > 0 {
+			last.conn.retire() // another connection may lead to another pod
+			if err = rewind(req); err != nil {
+				return retry.Result{}
+			}
+		}
+		start := time.Now()
+		last = attempt{n: last.n + 1, avoid: last.addr}
+		resp, err = target.send(ctx, req, &last)
+		t.observe(req, resp, start)
+		return resultOf(req, resp, err)
+	})
 
 	outcome := call.ClassOf(err)
 	if err == nil {
 		outcome = call.ClassOfStatus(resp.StatusCode)
 	}
-	c.calls.Add(req.URL.Hostname(), "http", outcome)
-	call.RecordOf(ctx).Addresses = c.dialer.addresses(hostPort(req.URL))
+	t.calls.Add(req.URL.Hostname(), "http", outcome)
+	record.Attempts, record.Peer = last.n, last.peer
+	record.Addresses, _ = target.name.Known()
 	return resp, err
 }
 
-// CloseIdleConnections makes http.Client's method of that name work.
-func (c *caller) CloseIdleConnections() { c.next.next.closeIdle() }
-
-// attempt is one request and its whole answer.
-type attempt struct {
-	maxAnswer int64
-	seconds   *prometheus.HistogramVec
-	next      http.RoundTripper
-	once      http.RoundTripper // for a request whose body cannot be had again
-	closeIdle func()
-}
-
-// try also returns the use that was made of a connection. It is for the caller
-// to end.
-func (a *attempt) try(ctx context.Context, req *http.Request) (*http.Response, use, error) {
-	start := time.Now()
-	call.RecordOf(ctx).Attempts++
-
+func (t *transport) observe(req *http.Request, resp *http.Response, start time.Time) {
 	code := 0
-	resp, u, err := a.send(ctx, req)
-	if err == nil {
+	if resp != nil {
 		code = resp.StatusCode
-		if err = a.read(resp); err != nil {
-			resp = nil
-		}
 	}
-	a.seconds.WithLabelValues(req.Method, req.URL.Hostname(), strconv.Itoa(code)).Observe(time.Since(start).Seconds())
-	return resp, u, err
+	t.seconds.WithLabelValues(req.Method, req.URL.Hostname(), strconv.Itoa(code)).Observe(time.Since(start).Seconds())
 }
 
-func (a *attempt) send(ctx context.Context, req *http.Request) (resp *http.Response, u use, err error) {
-	next := a.next
-	if !replayable(req) {
-		next = a.once
+// target returns what is known about the host of a URL.
+func (t *transport) target(u *url.URL) *target {
+	key := u.Scheme + "://" + u.Host
+	if known, ok := t.targets.Load(key); ok {
+		return known.(*target)
 	}
-	record := call.RecordOf(ctx)
-	req = req.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn: func(got httptrace.GotConnInfo) {
-			record.Peer = got.Conn.RemoteAddr().String()
-			u = useOf(got.Conn)
-		},
-	}))
-	for {
-		record.Peer, u = "", use{}
-		resp, err = next.RoundTrip(req)
-		if err == nil || !u.refused {
-			return resp, u, err
-		}
-		// Nothing was sent, so this is the same attempt. net/http sees to that
-		// by itself where there is no body (go.dev/issue/81217).
-		if req, err = again(req); err != nil {
-			return nil, u, err
-		}
-	}
+	known, _ := t.targets.LoadOrStore(key, newTarget(u, t.Options))
+	return known.(*target)
 }
 
-// read replaces an answer's body by what it held.
-func (a *attempt) read(resp *http.Response) error {
-	defer resp.Body.Close() //nolint:errcheck // nothing that is not known by then
-	size := resp.ContentLength
-	if resp.Request.Method == http.MethodHead {
-		size = 0 // what it says is the length of what GET would answer
-	}
-	if size > a.maxAnswer {
-		return fmt.Errorf("%w: %d bytes, where %d are taken", ErrTooLarge, size, a.maxAnswer)
-	}
-	var buf bytes.Buffer
-	buf.Grow(int(max(size, 0)) + bytes.MinRead) // ReadFrom grows what has less room than MinRead
-	if _, err := buf.ReadFrom(io.LimitReader(resp.Body, a.maxAnswer+1)); err != nil {
-		return fmt.Errorf("read the answer: %w", err)
-	}
-	if int64(buf.Len()) > a.maxAnswer {
-		return fmt.Errorf("%w: more than %d bytes", ErrTooLarge, a.maxAnswer)
-	}
-	resp.Body = io.NopCloser(&buf)
-	return nil
+// CloseIdleConnections makes the method of http.Client work.
+func (t *transport) CloseIdleConnections() {
+	t.targets.Range(func(_, known any) bool {
+		known.(*target).closeIdle()
+		return true
+	})
 }

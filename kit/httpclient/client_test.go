@@ -144,7 +144,7 @@ func TestAnswerWithinTheLimitIsWhole(t *testing.T) {
 				}
 				_, _ = io.WriteString(w, strings.Repeat("x", limit))
 			})
-			r := get(t, newClient(t, httpclient.Options{MaxAnswer: limit}), url)
+			r := get(t, newClient(t, httpclient.Options{MaxResponse: limit}), url)
 			require.NoError(t, r.err)
 			assert.Equal(t, strings.Repeat("x", limit), r.body)
 		})

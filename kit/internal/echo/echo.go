@@ -5,14 +5,17 @@ import (
 	"context"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protodesc"
+	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/descriptorpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
 // Service is the name of the service.
 const Service = "kit.test.Echo"
 
-// The methods. Say and Write do the same, so that a client can be told that
-// only one of them is safe to repeat.
+// The methods. Say and Write do the same, but only Say is idempotent.
 const (
 	Say   = "/" + Service + "/Say"
 	Write = "/" + Service + "/Write"
@@ -20,7 +23,33 @@ const (
 	Put   = "/" + Service + "/Put"
 )
 
-// Echo answers calls.
+// The contract, which generated code would register: clients read from it what
+// is idempotent.
+func init() { //nolint:gochecknoinits // as generated code does
+	text := proto.String(".google.protobuf.StringValue")
+	method := func(name string, level descriptorpb.MethodOptions_IdempotencyLevel) *descriptorpb.MethodDescriptorProto {
+		return &descriptorpb.MethodDescriptorProto{
+			Name: proto.String(name), InputType: text, OutputType: text,
+			Options: &descriptorpb.MethodOptions{IdempotencyLevel: level.Enum()},
+		}
+	}
+	file, err := protodesc.NewFile(&descriptorpb.FileDescriptorProto{
+		Name: proto.String("kit/test/echo.proto"), Package: proto.String("kit.test"), Syntax: proto.String("proto3"),
+		Dependency: []string{"google/protobuf/wrappers.proto"},
+		Service: []*descriptorpb.ServiceDescriptorProto{{Name: proto.String("Echo"), Method: []*descriptorpb.MethodDescriptorProto{
+			method("Say", descriptorpb.MethodOptions_NO_SIDE_EFFECTS),
+			method("Write", descriptorpb.MethodOptions_IDEMPOTENCY_UNKNOWN),
+		}}},
+	}, protoregistry.GlobalFiles)
+	if err == nil {
+		err = protoregistry.GlobalFiles.RegisterFile(file)
+	}
+	if err != nil {
+		panic(err)
+	}
+}
+
+// Echo responds to calls.
 type Echo struct {
 	// Say answers a unary call; nil answers what was said.
 	Say func(ctx context.Context, said string) (string, error)

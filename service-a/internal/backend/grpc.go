@@ -13,12 +13,18 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"example.com/tandem/kit/call"
+	"example.com/tandem/kit/retry"
 	datav1 "example.com/tandem/proto/data/v1"
 )
 
-// reopenAfter is how long to wait before a stream that could not be had is
-// asked for again.
-const reopenAfter = 250 * time.Millisecond
+const (
+	// baseReopen and maxReopen bound the wait before a stream is opened again.
+	baseReopen, maxReopen = 250 * time.Millisecond, 10 * time.Second
+	// stableAfter is how long a stream must have lived for the wait to start
+	// from baseReopen again. One that breaks sooner, even after its first
+	// message, counts as another failure in a row.
+	stableAfter = 10 * time.Second
+)
 
 // GRPC asks over gRPC.
 type GRPC struct {
@@ -52,10 +58,11 @@ func (g *GRPC) get(ctx context.Context, key string) (*datav1.Data, error) {
 	return response.GetData(), nil
 }
 
-// refusal is an InvalidError if service-b found fault with the request.
+// refusal returns an *InvalidError if service-b found fault with the request.
 func refusal(err error) error {
-	if s := status.Convert(err); s.Code() == codes.InvalidArgument {
-		return &InvalidError{s.Message()}
+	var s interface{ GRPCStatus() *status.Status } // status.Convert would put "rpc error: …" into the message
+	if errors.As(err, &s) && s.GRPCStatus().Code() == codes.InvalidArgument {
+		return &InvalidError{s.GRPCStatus().Message()}
 	}
 	return err
 }
@@ -66,23 +73,23 @@ func refusal(err error) error {
 func (g *GRPC) Watch(ctx context.Context, key string, interval time.Duration) iter.Seq2[*datav1.WatchDataResponse, error] {
 	request := &datav1.WatchDataRequest{Key: key, Interval: durationpb.New(interval)}
 	return func(yield func(*datav1.WatchDataResponse, error) bool) {
-		for {
-			served := false
+		for failures := 1; ; failures++ {
+			start, served := time.Now(), false
 			err := g.watchOnce(ctx, request, func(m *datav1.WatchDataResponse) bool {
 				served = true
 				return yield(m, nil)
 			})
-			switch {
-			case err == nil || ctx.Err() != nil:
-				return
-			case served:
-				continue
-			case !yield(nil, err):
+			if err == nil || ctx.Err() != nil {
 				return
 			}
-			select {
-			case <-time.After(reopenAfter):
-			case <-ctx.Done():
+			final := call.ClassOf(err) == call.Other
+			if (!served || final) && !yield(nil, err) || final {
+				return
+			}
+			if served && time.Since(start) >= stableAfter {
+				failures = 1
+			}
+			if !retry.Sleep(ctx, retry.Backoff(failures, baseReopen, maxReopen)) {
 				return
 			}
 		}
@@ -92,12 +99,12 @@ func (g *GRPC) Watch(ctx context.Context, key string, interval time.Duration) it
 // watchOnce reads one stream until it breaks, or until yield wants no more,
 // and then returns nil.
 func (g *GRPC) watchOnce(ctx context.Context, request *datav1.WatchDataRequest, yield func(*datav1.WatchDataResponse) bool) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	patience := request.GetInterval().AsDuration() + g.silence
-	silent := errors.New("service-b has gone silent")
-	watchdog := time.AfterFunc(patience, cancel)
-	defer watchdog.Stop()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	// Silence cancels the stream. The cause makes its class that of a deadline.
+	limit := request.GetInterval().AsDuration() + g.silence
+	silence := time.AfterFunc(limit, func() { cancel(context.DeadlineExceeded) })
+	defer silence.Stop()
 
 	stream, err := g.client.WatchData(ctx, request)
 	if err != nil {
@@ -105,18 +112,16 @@ func (g *GRPC) watchOnce(ctx context.Context, request *datav1.WatchDataRequest, 
 	}
 	for {
 		message, err := stream.Recv()
-		switch {
-		case err != nil && !watchdog.Stop():
-			return &call.Error{Class: call.Timeout, Err: silent}
-		case errors.Is(err, io.EOF):
+		silence.Stop() // while the reader takes its time
+		if errors.Is(err, io.EOF) {
 			return &call.Error{Class: call.Unavailable, Err: errors.New("service-b ended the stream")}
-		case err != nil:
+		}
+		if err != nil {
 			return refusal(err)
 		}
-		watchdog.Reset(patience)
 		if !yield(message) {
 			return nil
 		}
-		watchdog.Reset(patience) // a slow reader of ours is no silence of service-b's
+		silence.Reset(limit)
 	}
 }

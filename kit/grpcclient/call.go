@@ -1,0 +1,163 @@
+package grpcclient
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"example.com/tandem/kit/call"
+	"example.com/tandem/kit/internal/endpoint"
+	"example.com/tandem/kit/internal/lookup"
+	"example.com/tandem/kit/retry"
+)
+
+// interceptors do what is done once for each call. What stands after them in the
+// chain is done for each attempt.
+type interceptors struct {
+	state   *state
+	timeout time.Duration
+	peer    string // host of the target, as a metric label
+	calls   call.Counter
+	budget  *retry.Budget
+}
+
+// unary makes one unary call.
+func (i *interceptors) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) (err error) {
+	deadline := retry.Deadline(ctx, i.timeout)
+	record := call.RecordOf(ctx)
+	var p peer.Peer
+	opts = append(opts, grpc.Peer(&p))
+	var last *attempt
+	n := 0
+	retry.Do(ctx, deadline, idempotent(method), i.budget, func(ctx context.Context) retry.Result {
+		a := &attempt{}
+		if last != nil {
+			a.avoid = last.picked.Addr()
+		}
+		last = a
+		n++
+		p = peer.Peer{} // gRPC leaves that of the last attempt if it reaches no server
+		err = invoke(withAttempt(ctx, a), method, req, reply, cc, opts...)
+		return i.resultOf(err, p.Addr != nil)
+	})
+	err = i.state.classify(err, p.Addr != nil)
+
+	i.calls.Add(i.peer, "grpc", call.ClassOf(err))
+	record.Attempts, record.Peer = n, ""
+	if p.Addr != nil {
+		record.Peer = p.Addr.String()
+	}
+	record.Addresses, _ = i.state.name.Known()
+	return err
+}
+
+// resultOf returns what the status of an attempt means for a retry.
+func (i *interceptors) resultOf(err error, reached bool) retry.Result {
+	switch status.Code(err) {
+	case codes.OK:
+		return retry.Result{OK: true}
+	case codes.Unavailable, codes.DeadlineExceeded:
+		_, lookupErr := i.state.name.Known()
+		return retry.Result{
+			Retryable: reached || !lookup.IsNotFound(lookupErr),
+			Unsent:    !reached,
+			After:     retryDelay(err),
+		}
+	case codes.ResourceExhausted: // a quota or a message that is too large, unless the server says when to retry
+		after := retryDelay(err)
+		return retry.Result{Retryable: after > 0, After: after}
+	default:
+		return retry.Result{OK: outcomeOf(err, 0) == endpoint.Responded}
+	}
+}
+
+// retryDelay returns how long a server asks its client to wait, 0 if it does not.
+func retryDelay(err error) time.Duration {
+	for _, detail := range statusOf(err).Details() {
+		if info, ok := detail.(*errdetails.RetryInfo); ok {
+			return info.GetRetryDelay().AsDuration()
+		}
+	}
+	return 0
+}
+
+// statusOf returns the status as the server sent it. (status.Convert puts the
+// texts of errors that wrap it into its message.)
+func statusOf(err error) *status.Status {
+	var s interface{ GRPCStatus() *status.Status }
+	if errors.As(err, &s) {
+		return s.GRPCStatus()
+	}
+	return nil
+}
+
+// stream opens a stream. Streams have no deadline, as they end when their
+// context does, and are not retried: only their reader knows where they broke.
+func (i *interceptors) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	a := &attempt{stream: true}
+	s, err := open(withAttempt(ctx, a), desc, cc, method, opts...)
+	if err != nil {
+		err = i.state.classify(withCause(ctx, err), false)
+		i.calls.Add(i.peer, "grpc", call.ClassOf(err))
+		return nil, err
+	}
+	c := &stream{ClientStream: s, ctx: ctx, attempt: a, interceptors: i, manyResponses: desc.ServerStreams}
+	// A reader that leaves without reading the end cancels the context.
+	c.stop = context.AfterFunc(ctx, func() { c.count(call.Canceled) })
+	return c, nil
+}
+
+// withCause replaces CANCELED by DEADLINE_EXCEEDED if that is why the caller
+// canceled a stream: it was silent for too long.
+func withCause(ctx context.Context, err error) error {
+	if status.Code(err) == codes.Canceled && errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+		return status.Error(codes.DeadlineExceeded, status.Convert(err).Message())
+	}
+	return err
+}
+
+// stream is a stream that counts as one call when it ends.
+type stream struct {
+	grpc.ClientStream
+	*interceptors
+	ctx           context.Context //nolint:containedctx // the caller's, whose cause tells why it ended
+	attempt       *attempt
+	manyResponses bool
+	once          sync.Once
+	stop          func() bool
+}
+
+// RecvMsg receives the next message, or a classified error.
+func (s *stream) RecvMsg(m any) error {
+	err := s.ClientStream.RecvMsg(m)
+	if err == nil {
+		s.attempt.settle(endpoint.Responded)
+		if s.manyResponses {
+			return nil
+		}
+	}
+	class := call.OK
+	if err != nil && !errors.Is(err, io.EOF) {
+		_, reached := peer.FromContext(s.Context())
+		err = s.state.classify(withCause(s.ctx, err), reached)
+		class = call.ClassOf(err)
+	}
+	s.count(class)
+	return err
+}
+
+// count counts the stream, once.
+func (s *stream) count(class call.Class) {
+	s.once.Do(func() {
+		s.calls.Add(s.peer, "grpc", class)
+		s.stop()
+	})
+}

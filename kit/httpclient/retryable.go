@@ -1,0 +1,80 @@
+package httpclient
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"example.com/tandem/kit/call"
+	"example.com/tandem/kit/internal/lookup"
+	"example.com/tandem/kit/retry"
+)
+
+// idempotent reports whether sending a request twice does no more than sending
+// it once: by its method (RFC 9110, section 9.2.2, without PUT and DELETE, whose
+// responses may differ), or because it has an Idempotency-Key.
+func idempotent(req *http.Request) bool {
+	switch req.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions:
+		return true
+	default:
+		return req.Header.Get("Idempotency-Key") != ""
+	}
+}
+
+// resultOf returns what an attempt means for a retry.
+func resultOf(req *http.Request, resp *http.Response, err error) retry.Result {
+	if err != nil {
+		class := call.ClassOf(err)
+		unsent := class == call.DNS || isDialError(err)
+		return retry.Result{
+			Retryable: class != call.Other && class != call.Canceled && !lookup.IsNotFound(err) && replayable(req),
+			Unsent:    unsent,
+		}
+	}
+	return retry.Result{
+		OK: resp.StatusCode < http.StatusInternalServerError,
+		Retryable: replayable(req) && (resp.StatusCode == http.StatusBadGateway ||
+			resp.StatusCode == http.StatusServiceUnavailable ||
+			resp.StatusCode == http.StatusGatewayTimeout),
+		After: retryAfter(resp),
+	}
+}
+
+// isDialError reports whether no connection could be opened, so that nothing was
+// sent.
+func isDialError(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "dial"
+}
+
+// replayable reports whether the body of a request can be sent twice.
+func replayable(req *http.Request) bool {
+	return req.Body == nil || req.Body == http.NoBody || req.GetBody != nil
+}
+
+// rewind gives a request that was sent its whole body again.
+func rewind(req *http.Request) (err error) {
+	if req.GetBody != nil {
+		req.Body, err = req.GetBody()
+	}
+	return err
+}
+
+// retryAfter returns how long a server asks its client to wait: its header is in
+// seconds or a date (RFC 9110, section 10.2.3).
+func retryAfter(resp *http.Response) time.Duration {
+	header := resp.Header.Get("Retry-After")
+	if header == "" {
+		return 0
+	}
+	if seconds, err := strconv.ParseUint(header, 10, 32); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	if at, err := http.ParseTime(header); err == nil {
+		return time.Until(at)
+	}
+	return 0
+}

@@ -1,0 +1,255 @@
+package httpclient
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"sync/atomic"
+	"time"
+
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
+	"go.opentelemetry.io/otel/metric/noop"
+
+	"example.com/tandem/kit/call"
+	"example.com/tandem/kit/internal/endpoint"
+	"example.com/tandem/kit/internal/lookup"
+	"example.com/tandem/kit/retry"
+	"example.com/tandem/kit/telemetry"
+)
+
+const (
+	// dialTimeout of one address. A dead pod must leave time for another; a lost
+	// SYN is sent again only after a second in any case.
+	dialTimeout = 400 * time.Millisecond
+	// handshakeTimeout of TLS: an attempt's half of the usual deadline of 2 s.
+	handshakeTimeout = time.Second
+	tcpKeepAlive     = 15 * time.Second
+	// maxIdlePerAddress connections are kept. net/http keeps 2, and under load
+	// opens and closes all others, one for each request.
+	maxIdlePerAddress = 1024
+	// idleTimeout is below package httpserver's, so that the client closes an
+	// idle connection: the server might close it as a request arrives.
+	idleTimeout = 90 * time.Second
+	// maxResponseHeaders is the largest response header taken, in bytes.
+	maxResponseHeaders = 64 << 10
+)
+
+// target is one host that calls go to.
+type target struct {
+	maxResponse int64
+	budget      *retry.Budget
+	name        *lookup.Name
+	endpoints   *endpoint.Set[string]
+	kept        http.RoundTripper // keeps connections for later requests
+	fresh       http.RoundTripper // opens one for each request
+	closeIdle   func()
+}
+
+func newTarget(u *url.URL, o Options) *target {
+	t := &target{
+		maxResponse: o.MaxResponse,
+		budget:      retry.NewBudget(),
+		endpoints:   endpoint.NewSet(func(addr string) string { return addr }),
+	}
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	t.name = lookup.New(u.Hostname(), port, func(addrs []string) { t.endpoints.Update(addrs) })
+
+	config := &tls.Config{MinVersion: tls.VersionTLS12}
+	if o.TLS != nil {
+		config = o.TLS.Clone()
+	}
+	if config.ServerName == "" {
+		config.ServerName = u.Hostname() // requests are sent to an address
+	}
+	kept := &http.Transport{
+		// No Proxy: a name inside a cluster means nothing to a proxy outside.
+		DialContext:            dial,
+		TLSClientConfig:        config,
+		TLSHandshakeTimeout:    handshakeTimeout,
+		MaxIdleConnsPerHost:    maxIdlePerAddress,
+		IdleConnTimeout:        idleTimeout,
+		ExpectContinueTimeout:  time.Second,
+		MaxResponseHeaderBytes: maxResponseHeaders,
+		DisableCompression:     true, // small responses, short ways
+	}
+	fresh := kept.Clone()
+	fresh.DisableKeepAlives = true
+	t.kept, t.fresh, t.closeIdle = traced(o.Telemetry, pinned{kept}), traced(o.Telemetry, pinned{fresh}), kept.CloseIdleConnections
+	return t
+}
+
+// traced makes each attempt a span, where spans are exported.
+func traced(t *telemetry.Telemetry, next http.RoundTripper) http.RoundTripper {
+	if t.Traces == nil {
+		return next
+	}
+	return otelhttp.NewTransport(next,
+		otelhttp.WithTracerProvider(t.Traces),
+		otelhttp.WithPropagators(telemetry.Propagator),
+		otelhttp.WithMeterProvider(noop.NewMeterProvider()), // metrics are Prometheus's
+	)
+}
+
+// attempt is one attempt of a call.
+type attempt struct {
+	n     int    // from 1
+	avoid string // the address of the attempt before
+	addr  string // chosen address
+	peer  string // addr, once there was a connection to it
+	conn  *conn
+}
+
+// send makes one attempt and reads the response.
+func (t *target) send(ctx context.Context, req *http.Request, a *attempt) (*http.Response, error) {
+	if _, err := t.name.Addresses(ctx); err != nil {
+		return nil, err
+	}
+	addr, picked, ok := t.endpoints.Pick(a.avoid, false)
+	if !ok { // the name was dropped just now
+		_, err := t.name.Known()
+		return nil, err
+	}
+	a.addr = addr
+	start := time.Now()
+	resp, err := t.roundTrip(ctx, req, a)
+	if err == nil {
+		if err = t.read(resp); err != nil {
+			resp = nil
+		}
+	}
+	outcome := outcomeOf(resp, err, time.Since(start))
+	picked.End(outcome)
+	if outcome == endpoint.Unreachable {
+		t.name.Refresh()
+	}
+	return resp, err
+}
+
+// roundTrip sends a request to the chosen address.
+func (t *target) roundTrip(ctx context.Context, req *http.Request, a *attempt) (*http.Response, error) {
+	next := t.kept
+	if !replayable(req) {
+		// Its body cannot be sent again if a kept connection proves to be closed.
+		next = t.fresh
+	}
+	retired := false
+	ctx = context.WithValue(ctx, addrKey{}, a.addr)
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(got httptrace.GotConnInfo) {
+		a.peer, a.conn = a.addr, connOf(got.Conn)
+		if retired = a.conn.retired.Load(); retired {
+			_ = a.conn.Close() // it may be closed already
+		}
+	}})
+	for {
+		retired = false
+		resp, err := next.RoundTrip(req.WithContext(ctx))
+		if err == nil || !retired {
+			return resp, err
+		}
+		// Nothing was sent, so this is the same attempt. net/http takes another
+		// connection by itself where the request has no body.
+		if err := rewind(req); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// read replaces the body of a response by its contents.
+func (t *target) read(resp *http.Response) error {
+	defer resp.Body.Close() //nolint:errcheck // nothing that is not known by then
+	size := resp.ContentLength
+	if resp.Request.Method == http.MethodHead {
+		size = 0 // the header says what GET would return
+	}
+	if size > t.maxResponse {
+		return fmt.Errorf("%w: %d bytes, limit %d", ErrTooLarge, size, t.maxResponse)
+	}
+	var buf bytes.Buffer
+	buf.Grow(int(max(size, 0)) + bytes.MinRead) // ReadFrom grows a buffer with less room than MinRead
+	if _, err := buf.ReadFrom(io.LimitReader(resp.Body, t.maxResponse+1)); err != nil {
+		return fmt.Errorf("read response: %w", err)
+	}
+	if int64(buf.Len()) > t.maxResponse {
+		return fmt.Errorf("%w: more than %d bytes", ErrTooLarge, t.maxResponse)
+	}
+	resp.Body = io.NopCloser(&buf)
+	return nil
+}
+
+// outcomeOf returns what an attempt tells about its endpoint.
+func outcomeOf(resp *http.Response, err error, took time.Duration) endpoint.Outcome {
+	switch {
+	case err == nil && resp.StatusCode < http.StatusInternalServerError, errors.Is(err, ErrTooLarge):
+		return endpoint.Responded
+	case err == nil && retryAfter(resp) > 0:
+		return endpoint.Responded // overloaded, which ejection would pass on to the others
+	case err == nil:
+		return endpoint.Failed
+	case isDialError(err):
+		return endpoint.Unreachable
+	case call.ClassOf(err) == call.Canceled:
+		return endpoint.Ignored
+	case call.ClassOf(err) == call.Timeout:
+		return endpoint.TimedOutAfter(took)
+	default:
+		return endpoint.Failed
+	}
+}
+
+type addrKey struct{}
+
+// pinned sends requests to the address that was chosen. net/http keeps its idle
+// connections by address, so each address has its own.
+type pinned struct{ next *http.Transport }
+
+// RoundTrip changes req, which is a copy made in roundTrip or by otelhttp.
+func (p pinned) RoundTrip(req *http.Request) (*http.Response, error) {
+	to := *req.URL
+	if req.Host == "" {
+		req.Host = to.Host
+	}
+	to.Host = req.Context().Value(addrKey{}).(string)
+	req.URL = &to
+	return p.next.RoundTrip(req)
+}
+
+// conn is a connection that can be retired.
+type conn struct {
+	net.Conn
+	retired atomic.Bool
+}
+
+// dial opens a connection to an address that has been looked up.
+func dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	c, err := (&net.Dialer{Timeout: dialTimeout, KeepAlive: tcpKeepAlive}).DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	return &conn{Conn: c}, nil
+}
+
+func connOf(c net.Conn) *conn {
+	if secured, ok := c.(*tls.Conn); ok {
+		c = secured.NetConn()
+	}
+	return c.(*conn) // dial makes no others
+}
+
+// retire keeps later requests off a connection: behind a ClusterIP a connection
+// is a pod, and net/http prefers the one that was used last. The next request
+// that is given the connection closes it and takes another.
+func (c *conn) retire() {
+	if c != nil {
+		c.retired.Store(true)
+	}
+}
