@@ -37,7 +37,7 @@ func (i *interceptors) unary(ctx context.Context, method string, req, reply any,
 	opts = append(opts, grpc.Peer(&p))
 	var last *attempt
 	n := 0
-	retry.Do(ctx, deadline, idempotent(method), i.budget, func(ctx context.Context) retry.Result {
+	retry.Do(ctx, deadline, idempotent(method), i.budget, func(ctx context.Context, _ bool) retry.Result {
 		a := &attempt{}
 		if last != nil {
 			a.avoid = last.picked.Addr()

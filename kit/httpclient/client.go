@@ -89,15 +89,14 @@ func (t *transport) RoundTrip(req *http.Request) (resp *http.Response, err error
 	telemetry.Propagator.Inject(ctx, propagation.HeaderCarrier(req.Header))
 
 	var last attempt
-	retry.Do(ctx, deadline, idempotent(req), target.budget, func(ctx context.Context) retry.Result {
+	retry.Do(ctx, deadline, idempotent(req), target.budget, func(ctx context.Context, mayRetry bool) retry.Result {
 		if last.n > 0 {
-			last.conn.retire() // another connection may lead to another pod
 			if err = rewind(req); err != nil {
 				return retry.Result{}
 			}
 		}
 		start := time.Now()
-		last = attempt{n: last.n + 1, avoid: last.addr}
+		last = attempt{n: last.n + 1, avoid: last.addr, mayRetry: mayRetry && idempotent(req)}
 		resp, err = target.send(ctx, req, &last)
 		t.observe(req, resp, start)
 		return resultOf(req, resp, err)

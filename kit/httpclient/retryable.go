@@ -2,6 +2,7 @@ package httpclient
 
 import (
 	"errors"
+	"math"
 	"net"
 	"net/http"
 	"strconv"
@@ -35,12 +36,16 @@ func resultOf(req *http.Request, resp *http.Response, err error) retry.Result {
 		}
 	}
 	return retry.Result{
-		OK: resp.StatusCode < http.StatusInternalServerError,
-		Retryable: replayable(req) && (resp.StatusCode == http.StatusBadGateway ||
-			resp.StatusCode == http.StatusServiceUnavailable ||
-			resp.StatusCode == http.StatusGatewayTimeout),
-		After: retryAfter(resp),
+		OK:        resp.StatusCode < http.StatusInternalServerError,
+		Retryable: retryableStatus(resp.StatusCode) && replayable(req),
+		After:     retryAfter(resp),
 	}
+}
+
+// retryableStatus reports whether the same request may fare better a moment
+// later or at another instance.
+func retryableStatus(code int) bool {
+	return code == http.StatusBadGateway || code == http.StatusServiceUnavailable || code == http.StatusGatewayTimeout
 }
 
 // isDialError reports whether no connection could be opened, so that nothing was
@@ -70,8 +75,8 @@ func retryAfter(resp *http.Response) time.Duration {
 	if header == "" {
 		return 0
 	}
-	if seconds, err := strconv.ParseUint(header, 10, 32); err == nil {
-		return time.Duration(seconds) * time.Second
+	if seconds, err := strconv.ParseUint(header, 10, 64); err == nil {
+		return time.Duration(min(seconds, math.MaxInt32)) * time.Second
 	}
 	if at, err := http.ParseTime(header); err == nil {
 		return time.Until(at)

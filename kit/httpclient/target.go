@@ -102,11 +102,12 @@ func traced(t *telemetry.Telemetry, next http.RoundTripper) http.RoundTripper {
 
 // attempt is one attempt of a call.
 type attempt struct {
-	n     int    // from 1
-	avoid string // the address of the attempt before
-	addr  string // chosen address
-	peer  string // addr, once there was a connection to it
-	conn  *conn
+	n        int    // from 1
+	avoid    string // the address of the attempt before
+	mayRetry bool   // another may follow
+	addr     string // chosen address
+	peer     string // addr, once there was a connection to it
+	conn     *conn
 }
 
 // send makes one attempt and reads the response.
@@ -123,6 +124,9 @@ func (t *target) send(ctx context.Context, req *http.Request, a *attempt) (*http
 	start := time.Now()
 	resp, err := t.roundTrip(ctx, req, a)
 	if err == nil {
+		if a.mayRetry && retryableStatus(resp.StatusCode) {
+			a.conn.retire() // another connection may lead to another pod
+		}
 		if err = t.read(resp); err != nil {
 			resp = nil
 		}
@@ -131,6 +135,9 @@ func (t *target) send(ctx context.Context, req *http.Request, a *attempt) (*http
 	picked.End(outcome)
 	if outcome == endpoint.Unreachable {
 		t.name.Refresh()
+		if _, lookupErr := t.name.Known(); lookupErr != nil { // the addresses are those of before
+			err = errors.Join(lookupErr, err)
+		}
 	}
 	return resp, err
 }
@@ -248,8 +255,4 @@ func connOf(c net.Conn) *conn {
 // retire keeps later requests off a connection: behind a ClusterIP a connection
 // is a pod, and net/http prefers the one that was used last. The next request
 // that is given the connection closes it and takes another.
-func (c *conn) retire() {
-	if c != nil {
-		c.retired.Store(true)
-	}
-}
+func (c *conn) retire() { c.retired.Store(true) }

@@ -26,7 +26,8 @@ const (
 // Its limit is twice the largest number of calls that were recently in flight
 // when one of them succeeded, at least 10: enough to retry every call of an
 // instance that dies, twice. Only successes raise the limit, so an outage, in
-// which calls pile up, does not. In an outage of everything the retries in hand
+// which calls pile up, does not. (Until the first attempt has ended, all calls
+// in flight count, so that a client which starts under load has a budget.) In an outage of everything the retries in hand
 // are spent within moments. From then on the attempts stay within 1.10 times the
 // calls, as spent retries return slowly: 0.05 with each success, and 1 % of the
 // limit with each second. (The retry throttle of gRFC A6 has a fixed limit of
@@ -38,7 +39,8 @@ type Budget struct {
 	spent    float64
 	updated  time.Time // when spent was last reduced by the time that passed
 
-	peak, lastPeak int // largest inFlight of this window and of the one before
+	judged         bool // an attempt has ended
+	peak, lastPeak int  // largest inFlight of this window and of the one before
 	window         time.Time
 
 	latency time.Duration // moving average over the successful attempts
@@ -56,6 +58,9 @@ func (b *Budget) begin() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.inFlight++
+	if !b.judged {
+		b.peak = max(b.peak, b.inFlight)
+	}
 }
 
 // reserve sets a retry aside for the nth attempt of a call, if there may be
@@ -79,6 +84,7 @@ func (b *Budget) reserve(n int) (reserved bool, usual time.Duration) {
 func (b *Budget) end(reserved bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.judged = true
 	b.inFlight--
 	if reserved {
 		b.reserved--
@@ -92,6 +98,7 @@ func (b *Budget) spend() {
 	if b.spent == 0 {
 		b.updated = time.Now()
 	}
+	b.judged = true
 	b.reserved--
 	b.spent++
 }

@@ -44,8 +44,9 @@ type Result struct {
 
 // Do calls attempt until it does not fail, cannot be retried, or the deadline or
 // the budget permits no more. The attempt keeps its own response and error; they
-// are those of the last attempt when Do returns. ctx may end before the deadline.
-func Do(ctx context.Context, deadline time.Time, idempotent bool, budget *Budget, attempt func(context.Context) Result) {
+// are those of the last attempt when Do returns. It is told whether another may
+// follow. ctx may end before the deadline.
+func Do(ctx context.Context, deadline time.Time, idempotent bool, budget *Budget, attempt func(ctx context.Context, mayRetry bool) Result) {
 	budget.begin()
 	for n := 1; ; n++ {
 		start, until := time.Now(), deadline
@@ -53,7 +54,9 @@ func Do(ctx context.Context, deadline time.Time, idempotent bool, budget *Budget
 		if half := deadline.Sub(start) / 2; reserved && idempotent && usual < half {
 			until = start.Add(half)
 		}
-		result := runUntil(ctx, until, attempt)
+		attemptCtx, cancel := withDeadline(ctx, until)
+		result := attempt(attemptCtx, reserved)
+		cancel()
 
 		if result.OK {
 			budget.succeed(time.Since(start), deadline.Sub(start))
@@ -67,14 +70,13 @@ func Do(ctx context.Context, deadline time.Time, idempotent bool, budget *Budget
 	}
 }
 
-// runUntil gives the attempt a deadline of its own, unless ctx ends sooner anyway.
-func runUntil(ctx context.Context, until time.Time, attempt func(context.Context) Result) Result {
-	if sooner, ok := ctx.Deadline(); !ok || until.Before(sooner) {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, until)
-		defer cancel()
+// withDeadline returns ctx with a deadline, or ctx itself if it ends sooner: a
+// context with a deadline starts a timer.
+func withDeadline(ctx context.Context, deadline time.Time) (context.Context, context.CancelFunc) {
+	if sooner, ok := ctx.Deadline(); ok && !deadline.Before(sooner) {
+		return ctx, func() {}
 	}
-	return attempt(ctx)
+	return context.WithDeadline(ctx, deadline)
 }
 
 // Deadline returns the deadline of a call that starts now: after timeout, or

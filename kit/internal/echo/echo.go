@@ -71,6 +71,9 @@ func (e Echo) Register(r grpc.ServiceRegistrar) {
 			out, err := e.Say(ctx, in.GetValue())
 			return wrapperspb.String(out), err
 		}
+		if intercept == nil {
+			return say(ctx, in)
+		}
 		return intercept(ctx, in, &grpc.UnaryServerInfo{FullMethod: Say}, say)
 	}
 	r.RegisterService(&grpc.ServiceDesc{

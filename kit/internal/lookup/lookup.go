@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"example.com/tandem/kit/call"
+	"example.com/tandem/kit/retry"
 )
 
 const (
@@ -97,9 +98,15 @@ func (n *Name) Addresses(ctx context.Context) ([]string, error) {
 	return nil, err
 }
 
-// Lookup looks the name up now, or joins the lookup under way, and returns its
+// Lookup looks the name up as soon as the next lookup may start, and returns its
 // error. It returns the error of ctx if that ends first.
 func (n *Name) Lookup(ctx context.Context) error {
+	n.mu.Lock()
+	wait := time.Until(n.due)
+	n.mu.Unlock()
+	if !retry.Sleep(ctx, wait) {
+		return ctx.Err()
+	}
 	n.mu.Lock()
 	done := n.start()
 	n.mu.Unlock()
