@@ -150,14 +150,12 @@ func (s *stream) RecvMsg(m any) error {
 		err = s.state.classify(withCause(s.ctx, err), reached)
 		class = call.ClassOf(err)
 	}
+	s.stop()
 	s.count(class)
 	return err
 }
 
 // count counts the stream, once.
 func (s *stream) count(class call.Class) {
-	s.once.Do(func() {
-		s.calls.Add(s.peer, "grpc", class)
-		s.stop()
-	})
+	s.once.Do(func() { s.calls.Add(s.peer, "grpc", class) })
 }

@@ -270,6 +270,41 @@ func TestStreamsAreCountedOnceByHowTheyEnd(t *testing.T) {
 	assert.Contains(t, text, `calls_total{outcome="unavailable",peer="127.0.0.1",transport="grpc"} 1`+"\n")
 }
 
+// A stream whose reader leaves without reading its end counts once, as canceled.
+func TestStream_CountsAbandoned(t *testing.T) {
+	tel := kittest.Telemetry(t, io.Discard)
+	conn := newClient(t, local(t, echo.Echo{Watch: func(ss grpc.ServerStream) error {
+		err := echo.Send(ss, "first")
+		<-ss.Context().Done()
+		return err
+	}}), grpcclient.Options{Telemetry: tel})
+	ctx, leave := context.WithCancel(t.Context())
+	stream, err := echo.Open(ctx, conn)
+	require.NoError(t, err)
+	_, err = stream.Recv()
+	require.NoError(t, err)
+	leave()
+	kittest.Eventually(t, func() bool {
+		return strings.Contains(kittest.Scrape(t, tel), `calls_total{outcome="canceled",peer="127.0.0.1",transport="grpc"} 1`+"\n")
+	}, "it is not counted")
+	_, err = stream.Recv()
+	assert.Equal(t, call.Canceled, call.ClassOf(err))
+	assert.Contains(t, kittest.Scrape(t, tel), `calls_total{outcome="canceled",peer="127.0.0.1",transport="grpc"} 1`+"\n", "counted twice")
+}
+
+// A stream that is given up for silence while DNS does not respond has class
+// dns, not canceled.
+func TestStream_SilentDNSIsDNS(t *testing.T) {
+	names.Break(true)
+	defer names.Break(false)
+	conn := newClient(t, "dns:///silent-stream.test:9090", grpcclient.Options{})
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	time.AfterFunc(50*time.Millisecond, func() { cancel(context.DeadlineExceeded) })
+	_, err := echo.Open(ctx, conn)
+	assert.Equal(t, call.DNS, call.ClassOf(err), "%v", err)
+}
+
 func TestMetricsCountCallsByOutcomeAndMethod(t *testing.T) {
 	tel := kittest.Telemetry(t, io.Discard)
 	target := local(t, echo.Echo{})

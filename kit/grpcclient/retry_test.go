@@ -11,8 +11,10 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"example.com/tandem/kit/call"
 	"example.com/tandem/kit/grpcclient"
@@ -296,4 +298,111 @@ func TestBackendThatIsSlowThroughoutIsAnsweredOnceTheBudgetIsSpent(t *testing.T)
 		}
 		all.Wait()
 	}
+}
+
+// A DEADLINE_EXCEEDED that the server itself returns, long before the caller's
+// deadline, is retried within the budget and after a backoff, like any failure.
+func TestRetry_ServersDeadlineUsesBudget(t *testing.T) {
+	service, served := failing(1<<40, codes.DeadlineExceeded)
+	conn := newClient(t, local(t, service), grpcclient.Options{Timeout: 2 * time.Second})
+	const calls = 100
+	for range calls {
+		assert.Equal(t, call.Timeout, say(t.Context(), conn).class)
+	}
+	assert.LessOrEqual(t, served.Load(), int64(calls*115/100), "ten retries at first, and then hardly any")
+}
+
+// A server that says when it wants to be called again is not called sooner; if
+// that is after the deadline, not at all.
+func TestRetry_HonoursRetryInfo(t *testing.T) {
+	for name, tt := range map[string]struct {
+		code     codes.Code
+		delay    time.Duration
+		timeout  time.Duration
+		attempts int
+	}{
+		"shed": {
+			code: codes.Unavailable, delay: 300 * time.Millisecond,
+			timeout: time.Minute, attempts: 2,
+		},
+		"quota": {
+			code: codes.ResourceExhausted, delay: 300 * time.Millisecond,
+			timeout: time.Minute, attempts: 2,
+		},
+		"after the deadline": {
+			code: codes.Unavailable, delay: time.Hour,
+			timeout: time.Minute, attempts: 1,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var times []time.Time
+			conn := newClient(t, local(t, echo.Echo{Say: func(context.Context, string) (string, error) {
+				times = append(times, time.Now())
+				if len(times) > 1 {
+					return "served", nil
+				}
+				shed, err := status.New(tt.code, "too many requests").WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(tt.delay)})
+				if err != nil {
+					return "", err
+				}
+				return "", shed.Err()
+			}}), grpcclient.Options{Timeout: tt.timeout})
+			r := say(t.Context(), conn)
+			assert.Equal(t, tt.attempts, r.Attempts, "%v", r.err)
+			if len(times) > 1 {
+				assert.GreaterOrEqual(t, times[1].Sub(times[0]), tt.delay)
+			}
+		})
+	}
+}
+
+// An address that accepts and never responds costs calls that are not idempotent
+// a handful, however many are made.
+func TestRetry_HungAddressCostsFewWrites(t *testing.T) {
+	t.Parallel()
+	port, hosts := kittest.FreePort(), kittest.Loopbacks(t, 3)
+	var hung atomic.Bool
+	for i, host := range hosts {
+		start(t, join(host, port), 0, echo.Echo{Say: func(ctx context.Context, _ string) (string, error) {
+			if i == 0 && hung.Load() {
+				<-ctx.Done()
+				return "", ctx.Err()
+			}
+			time.Sleep(5 * time.Millisecond)
+			return "", nil
+		}})
+	}
+	names.Set("hung.test", hosts...)
+	conn := newClient(t, "dns:///hung.test:"+port, grpcclient.Options{Timeout: 2 * time.Second})
+	kittest.Eventually(t, func() bool { return len(round(t, conn, 10)) == 3 }, "all three are connected to")
+
+	hung.Store(true)
+	const callers = 20
+	var failed, calls atomic.Int64
+	var all sync.WaitGroup
+	until := time.Now().Add(5 * time.Second)
+	for range callers {
+		all.Go(func() {
+			for time.Now().Before(until) {
+				calls.Add(1)
+				if do(t.Context(), conn, echo.Write).err != nil {
+					failed.Add(1)
+				}
+			}
+		})
+	}
+	all.Wait()
+	assert.LessOrEqual(t, failed.Load(), int64(callers), "of %d: those in flight when it hung", calls.Load())
+	assert.Greater(t, calls.Load(), int64(500), "the callers are not held up")
+}
+
+// What may be retried comes from the contract, and from nothing else.
+func TestIdempotent_ComesFromTheContract(t *testing.T) {
+	service, calls := failing(1, codes.Unavailable)
+	conn := newClient(t, local(t, service), grpcclient.Options{})
+	require.Error(t, do(t.Context(), conn, echo.Write).err)
+	assert.EqualValues(t, 1, calls.Load())
+	_, err := echo.Call(t.Context(), conn, "/kit.test.Nobody/Knows", "")
+	assert.Equal(t, codes.Unimplemented, status.Code(err), "a method without a contract")
 }
