@@ -14,7 +14,7 @@ import (
 	"example.com/tandem/kit/httpclient"
 	"example.com/tandem/kit/httpserver"
 	"example.com/tandem/kit/instance"
-	"example.com/tandem/kit/life"
+	"example.com/tandem/kit/lifecycle"
 	"example.com/tandem/kit/telemetry"
 	datav1 "example.com/tandem/proto/data/v1"
 	"example.com/tandem/service-a/internal/api"
@@ -26,7 +26,7 @@ const (
 	about = "service-a asks service-b over HTTP and gRPC, and shows what happened."
 )
 
-func main() { life.Main(run) }
+func main() { lifecycle.Main(run) }
 
 func run(ctx context.Context, args []string, environ map[string]string, out io.Writer) (err error) {
 	if done, err := command.Run[Config](ctx, name, about, args, out); done {
@@ -72,7 +72,7 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 	admin := httpserver.NewAdmin(httpserver.AdminOptions{
 		Name: "ADMIN_ADDR", Addr: cfg.AdminAddr, Telemetry: tel, Faults: faults, Pprof: bool(cfg.Pprof),
 	})
-	return life.Run(ctx, life.Options{
+	return lifecycle.Run(ctx, lifecycle.Options{
 		Log: tel.Log, Health: state, Admin: admin, DrainDelay: cfg.DrainDelay, DrainTimeout: cfg.DrainTimeout,
 	}, web)
 }

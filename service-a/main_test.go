@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"example.com/tandem/kit/kittest"
-	"example.com/tandem/kit/life"
+	"example.com/tandem/kit/lifecycle"
 )
 
 func TestThePageSaysWhatCanBeAsked(t *testing.T) {
@@ -109,6 +109,6 @@ func TestABadConfigurationStopsTheStart(t *testing.T) {
 		k, v, _ := strings.Cut(variable, "=")
 		err := run(t.Context(), nil, map[string]string{"HTTP_ADDR": "127.0.0.1:0", "ADMIN_ADDR": "127.0.0.1:0", k: v}, &bytes.Buffer{})
 		require.ErrorContains(t, err, want)
-		assert.Equal(t, 2, life.ExitCode(err), variable)
+		assert.Equal(t, 2, lifecycle.ExitCode(err), variable)
 	}
 }

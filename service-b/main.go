@@ -12,7 +12,7 @@ import (
 	"example.com/tandem/kit/health"
 	"example.com/tandem/kit/httpserver"
 	"example.com/tandem/kit/instance"
-	"example.com/tandem/kit/life"
+	"example.com/tandem/kit/lifecycle"
 	"example.com/tandem/kit/telemetry"
 	datav1 "example.com/tandem/proto/data/v1"
 	"example.com/tandem/service-b/internal/domain"
@@ -25,7 +25,7 @@ const (
 	about = "service-b answers over HTTP and gRPC, and says which instance did."
 )
 
-func main() { life.Main(run) }
+func main() { lifecycle.Main(run) }
 
 func run(ctx context.Context, args []string, environ map[string]string, out io.Writer) error {
 	if done, err := command.Run[Config](ctx, name, about, args, out); done {
@@ -61,7 +61,7 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 	admin := httpserver.NewAdmin(httpserver.AdminOptions{
 		Name: "ADMIN_ADDR", Addr: cfg.AdminAddr, Telemetry: tel, Faults: faults, Pprof: bool(cfg.Pprof),
 	})
-	return life.Run(ctx, life.Options{
+	return lifecycle.Run(ctx, lifecycle.Options{
 		Log: tel.Log, Health: state, Admin: admin, DrainDelay: cfg.DrainDelay, DrainTimeout: cfg.DrainTimeout,
 	}, web, rpcs)
 }

@@ -22,7 +22,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"example.com/tandem/kit/kittest"
-	"example.com/tandem/kit/life"
+	"example.com/tandem/kit/lifecycle"
 	datav1 "example.com/tandem/proto/data/v1"
 )
 
@@ -211,7 +211,7 @@ func TestABadConfigurationStopsTheStart(t *testing.T) {
 	env["GRPC_ADDR"], env["DRAIN_DELAY"], env["MAX_IN_FLIGHT"] = "9090", "5", "0"
 	err := run(t.Context(), nil, env, &bytes.Buffer{})
 	require.Error(t, err)
-	assert.Equal(t, 2, life.ExitCode(err))
+	assert.Equal(t, 2, lifecycle.ExitCode(err))
 	assert.Contains(t, err.Error(), `DRAIN_DELAY="5"`)
 
 	env["DRAIN_DELAY"] = "5s"
@@ -230,5 +230,5 @@ func TestAPortThatIsTakenStopsTheStart(t *testing.T) {
 	other["GRPC_ADDR"] = env["GRPC_ADDR"]
 	err := run(t.Context(), nil, other, &bytes.Buffer{})
 	require.ErrorContains(t, err, "GRPC_ADDR: listen tcp "+env["GRPC_ADDR"])
-	assert.Equal(t, 1, life.ExitCode(err))
+	assert.Equal(t, 1, lifecycle.ExitCode(err))
 }

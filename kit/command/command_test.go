@@ -12,7 +12,7 @@ import (
 	"example.com/tandem/kit/command"
 	"example.com/tandem/kit/config"
 	"example.com/tandem/kit/instance"
-	"example.com/tandem/kit/life"
+	"example.com/tandem/kit/lifecycle"
 )
 
 type settings struct {
@@ -67,12 +67,12 @@ func TestProbeIsASubcommand(t *testing.T) {
 	assert.True(t, done)
 	assert.Contains(t, out, "answered")
 	require.ErrorContains(t, err, "status 404")
-	assert.Equal(t, 1, life.ExitCode(err))
+	assert.Equal(t, 1, lifecycle.ExitCode(err))
 
 	done, _, err = run(t, "probe")
 	assert.True(t, done)
 	require.ErrorContains(t, err, "usage: probe")
-	assert.Equal(t, 2, life.ExitCode(err))
+	assert.Equal(t, 2, lifecycle.ExitCode(err))
 }
 
 func TestAnUnknownArgumentIsWrongUsage(t *testing.T) {
@@ -80,5 +80,5 @@ func TestAnUnknownArgumentIsWrongUsage(t *testing.T) {
 	assert.True(t, done, "it must not serve")
 	assert.Empty(t, out)
 	require.EqualError(t, err, `service-x: unknown argument "serve\n"; see service-x --help`)
-	assert.Equal(t, 2, life.ExitCode(err))
+	assert.Equal(t, 2, lifecycle.ExitCode(err))
 }

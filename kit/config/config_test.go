@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"example.com/tandem/kit/config"
-	"example.com/tandem/kit/life"
+	"example.com/tandem/kit/lifecycle"
 )
 
 // service is a configuration as a service has it.
@@ -90,7 +90,7 @@ func TestABadValueIsNamedWithWhatIsWanted(t *testing.T) {
 		t.Run(c.key+"="+c.value, func(t *testing.T) {
 			_, err := config.Load[service](map[string]string{c.key: c.value})
 			require.EqualError(t, err, c.want)
-			assert.Equal(t, 2, life.ExitCode(err))
+			assert.Equal(t, 2, lifecycle.ExitCode(err))
 			var bad *config.Error
 			assert.ErrorAs(t, err, &bad)
 		})
@@ -109,7 +109,7 @@ func TestEveryBadValueIsNamedInALineOfItsOwn(t *testing.T) {
 		`HTTP_ADDR="nowhere": want host:port or :port, such as :8080`,
 		`MAX_IN_FLIGHT="-1": want 1 or more`,
 	}, strings.Split(err.Error(), "\n"))
-	assert.Equal(t, 2, life.ExitCode(err))
+	assert.Equal(t, 2, lifecycle.ExitCode(err))
 }
 
 func TestAStructThatCannotBeReadIsNoBadValue(t *testing.T) {
@@ -117,7 +117,7 @@ func TestAStructThatCannotBeReadIsNoBadValue(t *testing.T) {
 		Odd fmt.Stringer `env:"ODD" envDefault:"x"`
 	}](nil)
 	require.ErrorContains(t, err, "Stringer")
-	assert.Equal(t, 1, life.ExitCode(err), "it is a fault of the program, not of its use")
+	assert.Equal(t, 1, lifecycle.ExitCode(err), "it is a fault of the program, not of its use")
 }
 
 func TestADefaultThatDoesNotParseIsNamedToo(t *testing.T) {

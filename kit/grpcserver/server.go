@@ -136,8 +136,8 @@ func (s *Server) Serve() error {
 	return nil
 }
 
-// Lame does nothing: health, which clients watch, has told them to go elsewhere.
-func (s *Server) Lame() {}
+// StartDraining does nothing: health, which clients watch, has told them to go elsewhere.
+func (s *Server) StartDraining() {}
 
 // Shutdown sends GOAWAY, ends streams and waits for calls in flight. When ctx
 // ends first it cuts them off and returns ctx's error. (GracefulStop alone has

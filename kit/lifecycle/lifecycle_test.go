@@ -1,4 +1,4 @@
-package life_test
+package lifecycle_test
 
 import (
 	"context"
@@ -25,7 +25,7 @@ import (
 	"example.com/tandem/kit/httpserver"
 	"example.com/tandem/kit/instance"
 	"example.com/tandem/kit/kittest"
-	"example.com/tandem/kit/life"
+	"example.com/tandem/kit/lifecycle"
 )
 
 // enough is longer than anything here takes, unless it hangs.
@@ -33,7 +33,7 @@ const enough = 30 * time.Second
 
 func TestMain(m *testing.M) {
 	if how := os.Getenv("TEST_RUN"); how != "" {
-		life.Main(programs[how])
+		lifecycle.Main(programs[how])
 	}
 	goleak.VerifyTestMain(m)
 }
@@ -104,7 +104,7 @@ func TestASecondSignalEndsAProcessAtOnce(t *testing.T) {
 }
 
 func TestExitCodeOfNoErrorIsZero(t *testing.T) {
-	assert.Zero(t, life.ExitCode(nil))
+	assert.Zero(t, lifecycle.ExitCode(nil))
 }
 
 // witnessed is a real server; the test hears what is done to it, and when.
@@ -115,9 +115,9 @@ type witnessed struct {
 	begun chan struct{} // closed when Shutdown begins
 }
 
-func (w *witnessed) Lame() {
-	w.tell(w.name + " lame")
-	w.Server.Lame()
+func (w *witnessed) StartDraining() {
+	w.tell(w.name + " draining")
+	w.Server.StartDraining()
 }
 
 func (w *witnessed) Shutdown(ctx context.Context) error {
@@ -128,11 +128,11 @@ func (w *witnessed) Shutdown(ctx context.Context) error {
 	return err
 }
 
-// service is one that life runs: two APIs and an admin server.
+// service is one that lifecycle runs: two APIs and an admin server.
 type service struct {
 	Health          *health.Health
 	Admin, One, Two *witnessed
-	options         life.Options
+	options         lifecycle.Options
 	mu              sync.Mutex
 	events          []string
 	ctx             context.Context
@@ -159,18 +159,18 @@ func newService(t *testing.T) *service {
 	s.One, s.Two = api("one"), api("two")
 	admin := httpserver.NewAdmin(httpserver.AdminOptions{Name: "admin", Addr: "127.0.0.1:0", Telemetry: kittest.Telemetry(t, io.Discard)})
 	s.Admin = &witnessed{admin, "admin", tell, make(chan struct{})}
-	s.options = life.Options{Log: slog.New(slog.DiscardHandler), Health: s.Health, Admin: s.Admin, DrainTimeout: enough}
+	s.options = lifecycle.Options{Log: slog.New(slog.DiscardHandler), Health: s.Health, Admin: s.Admin, DrainTimeout: enough}
 	t.Cleanup(s.transport.CloseIdleConnections)
 	return s
 }
 
 // run runs the service until it is ready.
-func (s *service) run(t *testing.T, servers ...life.Server) {
+func (s *service) run(t *testing.T, servers ...lifecycle.Server) {
 	t.Helper()
 	if servers == nil {
-		servers = []life.Server{s.One, s.Two}
+		servers = []lifecycle.Server{s.One, s.Two}
 	}
-	go func() { s.ended <- life.Run(s.ctx, s.options, servers...) }()
+	go func() { s.ended <- lifecycle.Run(s.ctx, s.options, servers...) }()
 	kittest.Eventually(t, func() bool { return s.ready() == "ready" }, "ready")
 }
 
@@ -249,7 +249,7 @@ func TestTheDrainLosesNothing(t *testing.T) {
 	require.NoError(t, <-answers)
 	require.NoError(t, <-answers)
 	require.Len(t, s.events, 8)
-	assert.Equal(t, []string{"one lame, draining", "two lame, draining"}, s.events[:2], "health turns first")
+	assert.Equal(t, []string{"one draining, draining", "two draining, draining"}, s.events[:2], "health turns first")
 	assert.ElementsMatch(t, []string{"one shutting down, draining", "two shutting down, draining"}, s.events[2:4], "side by side")
 	assert.ElementsMatch(t, []string{"one shut down, draining", "two shut down, draining"}, s.events[4:6])
 	assert.Equal(t, []string{"admin shutting down, draining", "admin shut down, draining"}, s.events[6:], "admin last")
@@ -313,7 +313,7 @@ func TestAPortThatIsTakenEndsTheStart(t *testing.T) {
 	defer taken.Close() //nolint:errcheck // its work is done
 	s := newService(t)
 	late := httpserver.New(httpserver.Options{Name: "HTTP_ADDR", Addr: taken.Addr().String(), Telemetry: kittest.Telemetry(t, io.Discard), Health: s.Health})
-	err = life.Run(s.ctx, s.options, late)
+	err = lifecycle.Run(s.ctx, s.options, late)
 	require.ErrorContains(t, err, "HTTP_ADDR: listen tcp "+taken.Addr().String())
 	require.ErrorIs(t, err, syscall.EADDRINUSE)
 	assert.Equal(t, "starting", s.ready(), "it was never ready")
@@ -322,6 +322,6 @@ func TestAPortThatIsTakenEndsTheStart(t *testing.T) {
 func TestASignalDuringTheStartIsHeeded(t *testing.T) {
 	s := newService(t)
 	s.signal()
-	require.NoError(t, life.Run(s.ctx, s.options, s.One, s.Two))
+	require.NoError(t, lifecycle.Run(s.ctx, s.options, s.One, s.Two))
 	assert.Equal(t, "draining", s.ready())
 }
