@@ -22,30 +22,38 @@ import (
 )
 
 // Main calls run with a context that ends on SIGTERM or SIGINT, and with the
-// process's arguments, environment and standard output. It ends the
-// process by what run returns: 0; 2 for an error with an ExitCode method that
-// says so, such as a bad configuration; else 1. A second signal ends the
-// process at once.
+// process's arguments, environment and standard output. It ends the process
+// with status 0 if run returns nil, with the status that the error's ExitCode
+// method returns (2 for a configuration error), else with 1. A second signal ends
+// the process at once.
 func Main(run func(ctx context.Context, args []string, environ map[string]string, out io.Writer) error) {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	// Once the first signal has come, the next one does what signals do.
-	context.AfterFunc(ctx, stop)
-	// gRPC logs to stderr by itself; let its lines be JSON, as all others are.
-	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard,
-		slog.NewLogLogger(slog.NewJSONHandler(os.Stderr, nil), slog.LevelWarn).Writer()))
+	environ := config.Environ(os.Environ())
 	// A service's live heap is a few MB, so that by Go's own setting (100) it is
 	// collected every few hundred requests. At four times its size that takes a
 	// quarter of the time, for some MB more; GOMEMLIMIT still bounds them.
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(400)
 	}
+	// gRPC logs to stderr by itself; make its lines JSON, as all others are.
+	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard,
+		slog.NewLogLogger(slog.NewJSONHandler(os.Stderr, nil), slog.LevelWarn).Writer()))
+	os.Exit(ExitCode(runUntilSignal(run, environ)))
+}
+
+func runUntilSignal(run func(ctx context.Context, args []string, environ map[string]string, out io.Writer) error, environ map[string]string) error {
 	out := &lines{w: os.Stdout}
-	err := run(ctx, os.Args[1:], config.Environ(os.Environ()), out)
-	out.flush()
+	defer out.Flush() // after a panic too, which then ends the process
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	context.AfterFunc(ctx, func() {
+		out.Unbuffer() // a SIGKILL may follow, which leaves no time to flush
+		stop()         // the next signal has its default effect
+	})
+	err := run(ctx, os.Args[1:], environ, out)
 	if err != nil {
+		out.Flush() // what led to the error comes before it
 		fmt.Fprintln(os.Stderr, err)
 	}
-	os.Exit(ExitCode(err))
+	return err
 }
 
 // ExitCode is the status with which a process ends that failed with err.

@@ -26,6 +26,7 @@ import (
 	"example.com/tandem/kit/instance"
 	"example.com/tandem/kit/kittest"
 	"example.com/tandem/kit/lifecycle"
+	"example.com/tandem/kit/telemetry"
 )
 
 // enough is longer than anything here takes, unless it hangs.
@@ -51,6 +52,26 @@ var programs = map[string]func(ctx context.Context, args []string, environ map[s
 	},
 	"wrong usage": func(context.Context, []string, map[string]string, io.Writer) error {
 		return fmt.Errorf("read the configuration: %w", errors.Join(config.Bad("A", "x", "want y"), config.Bad("B", "x", "want y")))
+	},
+	"warn and be killed": func(ctx context.Context, _ []string, environ map[string]string, out io.Writer) error {
+		tel, err := telemetry.New(ctx, instance.Instance{}, slog.LevelInfo, environ, out)
+		if err != nil {
+			return err
+		}
+		tel.Log.Info("before it")
+		tel.Log.Warn("the reason")
+		return syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	},
+	"panic": func(_ context.Context, _ []string, _ map[string]string, out io.Writer) error {
+		_, _ = fmt.Fprintln(out, "the last line")
+		panic("on purpose")
+	},
+	"be killed while draining": func(ctx context.Context, _ []string, _ map[string]string, out io.Writer) error {
+		_, _ = fmt.Fprintln(out, "started")
+		<-ctx.Done()
+		time.Sleep(time.Second) // far longer than the end of ctx takes to be noticed
+		_, _ = fmt.Fprintln(out, "the last line")
+		return syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	},
 	"not heed the first signal": func(ctx context.Context, _ []string, _ map[string]string, out io.Writer) error {
 		_, _ = fmt.Fprintln(out, "started")
@@ -101,6 +122,30 @@ func TestASecondSignalEndsAProcessAtOnce(t *testing.T) {
 	awaitLog(t, p, "started")
 	p.Signal(t, syscall.SIGTERM)
 	assert.Equal(t, -1, p.Wait(t, enough), "the signal ended it, not its own will")
+}
+
+// A warning is written before the process can die of its reason, and so are the
+// lines before it.
+func TestMain_WritesWarningsAtOnce(t *testing.T) {
+	p := start(t, "warn and be killed")
+	assert.Equal(t, -1, p.Wait(t, enough))
+	assert.Regexp(t, `(?s)"msg":"before it".*"msg":"the reason"`, p.Log.String())
+}
+
+func TestMain_FlushesOnPanic(t *testing.T) {
+	p := start(t, "panic")
+	assert.Equal(t, 2, p.Wait(t, enough))
+	assert.Contains(t, p.Log.String(), "the last line\n")
+	assert.Contains(t, p.Log.String(), "panic: on purpose")
+}
+
+// Once the process is to stop, it may be killed at any time: no line waits.
+func TestMain_WritesAtOnceWhileDraining(t *testing.T) {
+	p := start(t, "be killed while draining")
+	awaitLog(t, p, "started\n")
+	p.Signal(t, syscall.SIGTERM)
+	assert.Equal(t, -1, p.Wait(t, enough))
+	assert.Contains(t, p.Log.String(), "the last line\n")
 }
 
 func TestExitCodeOfNoErrorIsZero(t *testing.T) {

@@ -282,6 +282,28 @@ func TestALogLineIsJSONAndTellsItsTrace(t *testing.T) {
 	assert.NotContains(t, lines[3], "trace_id")
 }
 
+// flushed counts how often what was written has been flushed.
+type flushed struct {
+	kittest.Buffer
+	times int
+}
+
+func (f *flushed) Flush() { f.times++ }
+
+// A warning or an error is flushed at once, by loggers derived from Log as well;
+// lines below do not pay for it.
+func TestLog_FlushesFromWarnUp(t *testing.T) {
+	log := &flushed{}
+	tel, err := telemetry.New(t.Context(), me, slog.LevelInfo, nil, log)
+	require.NoError(t, err)
+	tel.Log.Info("request")
+	assert.Zero(t, log.times)
+	tel.Log.Warn("trouble")
+	assert.Equal(t, 1, log.times)
+	tel.Log.With("key", "value").WithGroup("group").Error("more")
+	assert.Equal(t, 2, log.times)
+}
+
 func TestTheRegistryHasWhatEveryServiceShows(t *testing.T) {
 	tel := kittest.Telemetry(t, io.Discard)
 	require.NoError(t, testutil.GatherAndCompare(tel.Metrics, strings.NewReader(`
