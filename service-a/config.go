@@ -8,7 +8,7 @@ import (
 	"example.com/tandem/kit/config"
 )
 
-// Config is what an operator may set, and what it is otherwise.
+// Config holds the settings of the service and their defaults.
 type Config struct {
 	config.Server
 	ServiceBHTTPURL    url.URL       `env:"SERVICE_B_HTTP_URL" envDefault:"http://service-b" help:"service-b over HTTP: its Service's name"`

@@ -28,7 +28,7 @@ const (
 func main() { lifecycle.Main(run) }
 
 func run(ctx context.Context, args []string, environ map[string]string, out io.Writer) error {
-	if done, err := command.Run[Config](ctx, name, about, args, out); done {
+	if done, err := command.Run[Config](ctx, name, about, args, environ, out); done {
 		return err
 	}
 	cfg, err := config.Load[Config](environ)
@@ -43,7 +43,9 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 	defer tel.Flush()
 
 	state := health.New(me)
+	state.Details = bool(cfg.HealthDetails)
 	faults := fault.NewSwitch(bool(cfg.Faults), state.SetSick)
+	faults.Set(cfg.Fault)
 	data := domain.New(instanceMessage(me), cfg.Message)
 
 	web := httpserver.New(httpserver.Options{
@@ -54,13 +56,14 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 
 	rpcs := grpcserver.New(grpcserver.Options{
 		Name: "GRPC_ADDR", Addr: cfg.GRPCAddr, Telemetry: tel, Health: state, Faults: faults,
-		MaxConnectionAge: cfg.MaxConnectionAge, MaxInFlight: cfg.MaxInFlight,
+		MaxConnectionAge: cfg.MaxConnectionAge, MaxInFlight: cfg.MaxInFlight, Reflection: bool(cfg.Reflection),
 	})
 	datav1.RegisterDataServiceServer(rpcs, rpc.New(data))
 
-	admin := httpserver.NewAdmin(httpserver.AdminOptions{
-		Name: "ADMIN_ADDR", Addr: cfg.AdminAddr, Telemetry: tel, Faults: faults, Pprof: bool(cfg.Pprof),
-	})
+	admin := []lifecycle.Server{httpserver.NewAdmin("ADMIN_ADDR", cfg.AdminAddr, tel)}
+	if cfg.Debug() {
+		admin = append(admin, httpserver.NewDebug("DEBUG_ADDR", cfg.DebugAddr, tel, faults, bool(cfg.Pprof)))
+	}
 	return lifecycle.Run(ctx, lifecycle.Options{
 		Log: tel.Log, Health: state, Admin: admin, DrainDelay: cfg.DrainDelay, DrainTimeout: cfg.DrainTimeout,
 	}, web, rpcs)

@@ -63,6 +63,9 @@ type Options struct {
 	MaxConnectionAge time.Duration
 	// MaxInFlight calls are served at once, and as many streams; 0 is no limit.
 	MaxInFlight int
+	// Reflection lets anyone who can connect list the services and messages, so
+	// that grpcurl needs no .proto.
+	Reflection bool
 }
 
 // Server serves gRPC. It is the grpc.ServiceRegistrar to register services at.
@@ -111,7 +114,9 @@ func New(o Options) *Server {
 		),
 	)...)
 	grpc_health_v1.RegisterHealthServer(s.Server, o.Health.GRPC())
-	reflection.RegisterV1(s.Server) // so that grpcurl can list and call without the .proto
+	if o.Reflection {
+		reflection.RegisterV1(s.Server)
+	}
 	return s
 }
 

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -85,8 +86,9 @@ type Server interface {
 type Options struct {
 	Log    *slog.Logger
 	Health *health.Health
-	// Admin is served for longer than the rest: drains want to be watched.
-	Admin Server
+	// Admin servers are served until the others have shut down, so that a drain can
+	// be observed.
+	Admin []Server
 	// DrainDelay is how long to serve on after the signal. Kubernetes takes a
 	// pod out of its Services while it signals it, not before: for some seconds
 	// callers do not know yet.
@@ -98,7 +100,7 @@ type Options struct {
 // Run opens all ports, serves until ctx ends or a server fails, drains and
 // returns. The error joins what failed, requests that were cut off among it.
 func Run(ctx context.Context, o Options, servers ...Server) error {
-	all := append([]Server{o.Admin}, servers...)
+	all := slices.Concat(o.Admin, servers)
 	for _, s := range all {
 		if err := s.Listen(); err != nil {
 			return err
@@ -131,13 +133,8 @@ func Run(ctx context.Context, o Options, servers ...Server) error {
 	if failure == nil {
 		time.Sleep(o.DrainDelay)
 	}
-	limited, cancel := context.WithTimeout(context.Background(), o.DrainTimeout)
-	defer cancel()
-	cutOff := shutdown(limited, servers)
-	// A second suffices for a scrape that is under way.
-	brief, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	_ = o.Admin.Shutdown(brief) // no one is promised anything on this port
+	cutOff := shutdown(o.DrainTimeout, servers)
+	_ = shutdown(time.Second, o.Admin) // a scrape that is cut off is no failure
 	serving.Wait()
 	close(failed)
 	for err := range failed { // those that failed beside the first, or while draining
@@ -147,8 +144,10 @@ func Run(ctx context.Context, o Options, servers ...Server) error {
 	return errors.Join(failure, cutOff)
 }
 
-// shutdown ends servers side by side.
-func shutdown(ctx context.Context, servers []Server) error {
+// shutdown shuts servers down side by side.
+func shutdown(timeout time.Duration, servers []Server) error {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
 	errs := make([]error, len(servers))
 	var wg sync.WaitGroup
 	for i, s := range servers {

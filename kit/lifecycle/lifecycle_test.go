@@ -202,9 +202,9 @@ func newService(t *testing.T) *service {
 		return &witnessed{server, name, tell, make(chan struct{})}
 	}
 	s.One, s.Two = api("one"), api("two")
-	admin := httpserver.NewAdmin(httpserver.AdminOptions{Name: "admin", Addr: "127.0.0.1:0", Telemetry: kittest.Telemetry(t, io.Discard)})
+	admin := httpserver.NewAdmin("admin", "127.0.0.1:0", kittest.Telemetry(t, io.Discard))
 	s.Admin = &witnessed{admin, "admin", tell, make(chan struct{})}
-	s.options = lifecycle.Options{Log: slog.New(slog.DiscardHandler), Health: s.Health, Admin: s.Admin, DrainTimeout: enough}
+	s.options = lifecycle.Options{Log: slog.New(slog.DiscardHandler), Health: s.Health, Admin: []lifecycle.Server{s.Admin}, DrainTimeout: enough}
 	t.Cleanup(s.transport.CloseIdleConnections)
 	return s
 }
