@@ -76,6 +76,6 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 		admin = append(admin, httpserver.NewDebug("DEBUG_ADDR", cfg.DebugAddr, tel, faults, bool(cfg.Pprof)))
 	}
 	return lifecycle.Run(ctx, lifecycle.Options{
-		Log: tel.Log, Health: state, Admin: admin, DrainDelay: cfg.DrainDelay, DrainTimeout: cfg.DrainTimeout,
+		Log: tel.Log, Health: state, Admin: admin, Drain: cfg.Drain, Unknown: config.FindUnknown[Config](environ),
 	}, web)
 }

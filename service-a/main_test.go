@@ -96,6 +96,13 @@ func TestMetricsAreWellNamedAndBounded(t *testing.T) {
 	assert.NotContains(t, body, "secret")
 }
 
+// A misspelled setting is named in the log, with the one that was meant.
+func TestStart_WarnsOfMisspelledSettings(t *testing.T) {
+	t.Parallel()
+	a := startA(t, nameOf(t), "SERVICE_B_HTTP_URI=http://elsewhere")
+	assert.Contains(t, a.Log.String(), `"name":"SERVICE_B_HTTP_URI","nearest":"SERVICE_B_HTTP_URL"`)
+}
+
 func TestABadConfigurationStopsTheStart(t *testing.T) {
 	t.Parallel()
 	for variable, want := range map[string]string{

@@ -265,6 +265,15 @@ func TestAdminPort_HasNoFaultSwitch(t *testing.T) {
 	}
 }
 
+// A misspelled setting is named in the log, with the one that was meant.
+func TestStart_WarnsOfMisspelledSettings(t *testing.T) {
+	env := environ(t)
+	env["MESAGE"] = "hi"
+	b := kittest.Serve(t, run, env)
+	assert.Contains(t, b.Log.String(), `"name":"MESAGE","nearest":"MESSAGE"`)
+	assert.Equal(t, 1, strings.Count(b.Log.String(), `"level":"WARN"`))
+}
+
 // By default, /health does not say where the instance runs, and gRPC does not list
 // its services; a call still says which instance served it.
 func TestDetails_AreShownOnlyIfOn(t *testing.T) {

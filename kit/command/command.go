@@ -55,5 +55,6 @@ Environment, with defaults:
 	fmt.Fprint(out, `
 Traces are exported where OTEL_EXPORTER_OTLP_ENDPOINT says (and the other OTEL_* variables).
 POD_NAME, POD_NAMESPACE, POD_IP, NODE_NAME and NODE_ZONE say where this instance runs.
+GOGC and GOMEMLIMIT tune Go's garbage collector, as for every Go program.
 `)
 }

@@ -33,8 +33,7 @@ func TestTheDefaultsWork(t *testing.T) {
 			AdminAddr:        ":8081",
 			DebugAddr:        "127.0.0.1:8082",
 			LogLevel:         slog.LevelInfo,
-			DrainDelay:       5 * time.Second,
-			DrainTimeout:     15 * time.Second,
+			Drain:            config.Drain{DrainDelay: 5 * time.Second, DrainTimeout: 15 * time.Second},
 			MaxConnectionAge: 30 * time.Second,
 			MaxInFlight:      512,
 		},
@@ -47,7 +46,8 @@ func TestValuesComeFromTheEnvironmentGiven(t *testing.T) {
 	t.Setenv("MESSAGE", "from the process")
 	cfg, err := config.Load[service](map[string]string{
 		"HTTP_ADDR": "127.0.0.1:0", "LOG_LEVEL": "debug", "DRAIN_DELAY": "0s", "MAX_IN_FLIGHT": "3", "FAULTS": "on", "PPROF": "TRUE",
-		"FAULT": `{"latency":"50ms"}`, "HEALTH_DETAILS": "on",
+		"FAULT": `{"latency":"50ms"}`, "MEMORY_LIMIT": "134217728", "HEALTH_DETAILS": "on",
+		"PRE_STOP_DELAY": "5s", "TERMINATION_GRACE_PERIOD": "36s",
 	})
 	require.NoError(t, err)
 	assert.Equal(t, "127.0.0.1:0", cfg.HTTPAddr)
@@ -57,7 +57,10 @@ func TestValuesComeFromTheEnvironmentGiven(t *testing.T) {
 	assert.True(t, bool(cfg.Faults))
 	assert.True(t, bool(cfg.Pprof))
 	assert.Equal(t, fault.Fault{Latency: 50 * time.Millisecond}, cfg.Fault)
+	assert.EqualValues(t, 128<<20, cfg.MemoryLimit)
 	assert.True(t, bool(cfg.HealthDetails))
+	assert.Equal(t, 5*time.Second, cfg.PreStopDelay)
+	assert.Equal(t, 36*time.Second, cfg.TerminationGracePeriod)
 	assert.Equal(t, "hello", cfg.Message)
 
 	cfg, err = config.Load[service](nil)
@@ -88,6 +91,10 @@ func TestABadValueIsNamedWithWhatIsWanted(t *testing.T) {
 		{"DEBUG_ADDR", "127.0.0.1", `DEBUG_ADDR="127.0.0.1": ` + loopback},
 		{"FAULT", `{"latency":"50ms"}`, `FAULTS="off": want on, because FAULT is set`},
 		{"FAULT", "slow", `FAULT="slow": want JSON such as {"latency":"250ms","cpu":"5ms","errorRate":0.3,"notReady":true}: invalid character 's' looking for beginning of value`},
+		{"MEMORY_LIMIT", "128Mi", `MEMORY_LIMIT="128Mi": want a whole number`},
+		{"PRE_STOP_DELAY", "-1s", `PRE_STOP_DELAY="-1s": want 0 or more`},
+		{"TERMINATION_GRACE_PERIOD", "36", `TERMINATION_GRACE_PERIOD="36": want a duration such as 250ms, 5s or 1m`},
+		{"TERMINATION_GRACE_PERIOD", "-1s", `TERMINATION_GRACE_PERIOD="-1s": want 0 or more`},
 		{"LOG_LEVEL", "loud", `LOG_LEVEL="loud": want debug, info, warn or error`},
 		{"DRAIN_DELAY", "5", `DRAIN_DELAY="5": want a duration such as 250ms, 5s or 1m`},
 		{"DRAIN_DELAY", "-1s", `DRAIN_DELAY="-1s": want 0 or more`},
@@ -158,8 +165,11 @@ func TestHelpListsEveryVariableWithItsDefault(t *testing.T) {
 		{"LOG_LEVEL", "info"},
 		{"DRAIN_DELAY", "5s"},
 		{"DRAIN_TIMEOUT", "15s"},
+		{"PRE_STOP_DELAY", "0s"},
+		{"TERMINATION_GRACE_PERIOD", "0s"},
 		{"MAX_CONNECTION_AGE", "30s"},
 		{"MAX_IN_FLIGHT", "512"},
+		{"MEMORY_LIMIT", "0"},
 		{"HEALTH_DETAILS", "off"},
 		{"FAULTS", "off"},
 		{"PPROF", "off"},

@@ -18,6 +18,7 @@ import (
 
 	"example.com/tandem/kit/fault"
 	"example.com/tandem/kit/health"
+	"example.com/tandem/kit/lifecycle"
 	"example.com/tandem/kit/shed"
 	"example.com/tandem/kit/telemetry"
 )
@@ -46,9 +47,6 @@ const (
 	// minPing is how often clients may ping: below package grpcclient's 10 s,
 	// or they would be sent away with too_many_pings.
 	minPing = 5 * time.Second
-	// cutOffGrace is how long handlers have to return whose calls were cut off.
-	// One that does not mind its context is left behind.
-	cutOffGrace = time.Second
 )
 
 // Options of a Server. Addr, Telemetry and Health are required.
@@ -161,7 +159,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		s.Stop() // ends the contexts of handlers; GracefulStop still waits for them
 		select {
 		case <-done:
-		case <-time.After(cutOffGrace):
+		case <-time.After(lifecycle.CutOffGrace): // a handler that ignores its context is left behind
 		}
 		return fmt.Errorf("%s: calls cut off: %w", s.name, ctx.Err())
 	}

@@ -1,5 +1,28 @@
-// Package lifecycle starts a service, waits for the signal that ends it, and ends
-// it in an order in which no request is lost.
+// Package lifecycle starts a service, waits for the signal that ends it, and
+// ends it in an order in which no request is lost.
+//
+// This is how a pod stops. The times are those of deploy/base; every step ends
+// early when it has nothing left to wait for, so that a pod without slow
+// requests is gone after ten seconds.
+//
+//	from to   set by            what happens
+//	 0 s      the API server    the pod is marked for deletion. Two things begin at
+//	                            once: its address leaves DNS, nodes and gateways, and
+//	                            kubelet calls the preStop hook. The grace period runs.
+//	 0 –  5 s PRE_STOP_DELAY    preStop sleeps: the pod serves as if nothing had happened
+//	 5 s      kubelet           SIGTERM. gRPC health turns NOT_SERVING, HTTP responses
+//	                            carry "Connection: close"
+//	 5 – 10 s DRAIN_DELAY       it serves, while callers that are still connected leave
+//	10 – 25 s DRAIN_TIMEOUT     no new connections; it waits for requests in flight
+//	25 – 26 s CutOffGrace       what is still in flight is cut off; its handlers return
+//	26 – 27 s adminGrace        the admin and debug ports close: a drain can be observed
+//	                            to its end
+//	27 – 32 s FlushTimeout      the last spans are sent (package telemetry)
+//	32 – 36 s                   margin, for a node that is busy
+//	36 s      kubelet           SIGKILL, at terminationGracePeriodSeconds
+//
+// Run refuses to start if TERMINATION_GRACE_PERIOD is shorter than the sum of
+// these steps, which stopTime computes.
 package lifecycle
 
 import (
@@ -10,7 +33,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"syscall"
@@ -20,7 +42,33 @@ import (
 
 	"example.com/tandem/kit/config"
 	"example.com/tandem/kit/health"
+	"example.com/tandem/kit/telemetry"
 )
+
+const (
+	// CutOffGrace is how long a Server's Shutdown may take after its context has
+	// ended.
+	CutOffGrace = time.Second
+	// adminGrace is how long a scrape that is in flight may take at the end.
+	adminGrace = time.Second
+)
+
+// stopTime returns the longest time that a process with these settings takes to
+// stop, the sleep of its preStop hook included.
+func stopTime(d config.Drain) time.Duration {
+	return d.PreStopDelay + d.DrainDelay + d.DrainTimeout + CutOffGrace + adminGrace + telemetry.FlushTimeout
+}
+
+// checkStopTime returns a configuration error if the process would be killed
+// before it has stopped.
+func checkStopTime(d config.Drain) error {
+	if d.TerminationGracePeriod == 0 || stopTime(d) <= d.TerminationGracePeriod {
+		return nil
+	}
+	return config.Bad("TERMINATION_GRACE_PERIOD", d.TerminationGracePeriod.String(), fmt.Sprintf(
+		"want at least %s (PRE_STOP_DELAY %s + DRAIN_DELAY %s + DRAIN_TIMEOUT %s + %s to cut off requests, close ports and send spans); raise it with terminationGracePeriodSeconds, or lower DRAIN_TIMEOUT",
+		stopTime(d), d.PreStopDelay, d.DrainDelay, d.DrainTimeout, CutOffGrace+adminGrace+telemetry.FlushTimeout))
+}
 
 // Main calls run with a context that ends on SIGTERM or SIGINT, and with the
 // process's arguments, environment and standard output. It ends the process
@@ -29,12 +77,7 @@ import (
 // the process at once.
 func Main(run func(ctx context.Context, args []string, environ map[string]string, out io.Writer) error) {
 	environ := config.Environ(os.Environ())
-	// A service's live heap is a few MB, so that by Go's own setting (100) it is
-	// collected every few hundred requests. At four times its size that takes a
-	// quarter of the time, for some MB more; GOMEMLIMIT still bounds them.
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(400)
-	}
+	tune(environ)
 	// gRPC logs to stderr by itself; make its lines JSON, as all others are.
 	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard,
 		slog.NewLogLogger(slog.NewJSONHandler(os.Stderr, nil), slog.LevelWarn).Writer()))
@@ -57,7 +100,7 @@ func runUntilSignal(run func(ctx context.Context, args []string, environ map[str
 	return err
 }
 
-// ExitCode is the status with which a process ends that failed with err.
+// ExitCode returns the status with which a process ends that failed with err.
 func ExitCode(err error) int {
 	var coded interface{ ExitCode() int }
 	switch {
@@ -76,9 +119,10 @@ type Server interface {
 	Listen() error
 	// Serve serves until Shutdown, and then returns nil.
 	Serve() error
-	// StartDraining asks clients to go elsewhere, and goes on serving those that come.
+	// StartDraining asks clients to connect elsewhere, and goes on serving.
 	StartDraining()
-	// Shutdown ends what it can before ctx ends, and then the rest.
+	// Shutdown waits for what is in flight. When ctx ends first, it cuts the rest
+	// off and returns an error within CutOffGrace.
 	Shutdown(ctx context.Context) error
 }
 
@@ -89,17 +133,19 @@ type Options struct {
 	// Admin servers are served until the others have shut down, so that a drain can
 	// be observed.
 	Admin []Server
-	// DrainDelay is how long to serve on after the signal. Kubernetes takes a
-	// pod out of its Services while it signals it, not before: for some seconds
-	// callers do not know yet.
-	DrainDelay time.Duration
-	// DrainTimeout bounds the wait for requests in flight after that.
-	DrainTimeout time.Duration
+	Drain config.Drain
+	// Unknown environment variables are logged at the start.
+	Unknown []config.Unknown
 }
 
 // Run opens all ports, serves until ctx ends or a server fails, drains and
-// returns. The error joins what failed, requests that were cut off among it.
+// returns. The error joins all failures, requests that were cut off included. It
+// is a configuration error if the drain does not fit the grace period.
 func Run(ctx context.Context, o Options, servers ...Server) error {
+	if err := checkStopTime(o.Drain); err != nil {
+		return err
+	}
+	logStart(o.Log, o.Unknown)
 	all := slices.Concat(o.Admin, servers)
 	for _, s := range all {
 		if err := s.Listen(); err != nil {
@@ -125,16 +171,16 @@ func Run(ctx context.Context, o Options, servers ...Server) error {
 	case failure = <-failed:
 	}
 
-	o.Log.Info("draining", "delay", o.DrainDelay.String(), "timeout", o.DrainTimeout.String())
+	o.Log.Info("draining", "delay", o.Drain.DrainDelay.String(), "timeout", o.Drain.DrainTimeout.String())
 	o.Health.Drain()
 	for _, s := range servers {
 		s.StartDraining()
 	}
 	if failure == nil {
-		time.Sleep(o.DrainDelay)
+		time.Sleep(o.Drain.DrainDelay)
 	}
-	cutOff := shutdown(o.DrainTimeout, servers)
-	_ = shutdown(time.Second, o.Admin) // a scrape that is cut off is no failure
+	cutOff := shutdown(o.Drain.DrainTimeout, servers)
+	_ = shutdown(adminGrace, o.Admin) // a scrape that is cut off is no failure
 	serving.Wait()
 	close(failed)
 	for err := range failed { // those that failed beside the first, or while draining

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -73,6 +74,17 @@ var programs = map[string]func(ctx context.Context, args []string, environ map[s
 		_, _ = fmt.Fprintln(out, "the last line")
 		return syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	},
+	"log its settings": func(ctx context.Context, _ []string, environ map[string]string, out io.Writer) error {
+		tel, err := telemetry.New(ctx, instance.Instance{}, slog.LevelInfo, environ, out)
+		if err != nil {
+			return err
+		}
+		ended, end := context.WithCancel(ctx)
+		end()
+		return lifecycle.Run(ended, lifecycle.Options{
+			Log: tel.Log, Health: health.New(instance.Instance{}), Unknown: []config.Unknown{{Name: "MESAGE", Nearest: "MESSAGE"}},
+		})
+	},
 	"not heed the first signal": func(ctx context.Context, _ []string, _ map[string]string, out io.Writer) error {
 		_, _ = fmt.Fprintln(out, "started")
 		<-ctx.Done()
@@ -85,9 +97,9 @@ var programs = map[string]func(ctx context.Context, args []string, environ map[s
 	},
 }
 
-func start(t *testing.T, program string) *kittest.Process {
+func start(t *testing.T, program string, environ ...string) *kittest.Process {
 	t.Helper()
-	return kittest.Start(t, os.Args[0], "TEST_RUN="+program, "GREETING=hello")
+	return kittest.Start(t, os.Args[0], append(environ, "TEST_RUN="+program, "GREETING=hello")...)
 }
 
 func awaitLog(t *testing.T, p *kittest.Process, line string) {
@@ -148,6 +160,48 @@ func TestMain_WritesAtOnceWhileDraining(t *testing.T) {
 	assert.Contains(t, p.Log.String(), "the last line\n")
 }
 
+// The first line says how Go's runtime is set: by GOGC and GOMEMLIMIT if they are
+// set, else by tune, with a soft limit of 90 % of MEMORY_LIMIT.
+func TestMain_LogsEffectiveSettings(t *testing.T) {
+	const limit = "MEMORY_LIMIT=134217728" // 128 MiB
+	for _, c := range []struct {
+		environ []string
+		want    string
+	}{
+		{nil, `"msg":"starting",.*"gogc":GC,"gomemlimit":"off"`},
+		{[]string{limit}, `"gogc":GC,"gomemlimit":"115MiB"`},
+		{[]string{limit, "GOMEMLIMIT=64MiB", "GOGC=50"}, `"gogc":50,"gomemlimit":"64MiB"`},
+		{[]string{"GOMAXPROCS=1"}, `"gomaxprocs":1,`},
+	} {
+		p := start(t, "log its settings", c.environ...)
+		require.Equal(t, 0, p.Wait(t, enough))
+		first, rest, _ := strings.Cut(p.Log.String(), "\n")
+		assert.Regexp(t, strings.ReplaceAll(c.want, "GC", strconv.Itoa(lifecycle.GCPercent)), first, c.environ)
+		assert.Regexp(t, `"level":"WARN",.*"name":"MESAGE","nearest":"MESSAGE"`, rest)
+	}
+}
+
+// The start fails if the process would be killed before it has stopped. The sum
+// has every step of the timeline in it: 3 s of a preStop hook, 5 s of delay, 10 s
+// for requests in flight, 1 s to cut them off, 1 s for the admin port and 5 s to
+// send spans.
+func TestRun_ChecksTheGracePeriod(t *testing.T) {
+	s := newService(t)
+	s.options.Drain = config.Drain{PreStopDelay: 3 * time.Second, DrainDelay: 5 * time.Second, DrainTimeout: 10 * time.Second}
+	s.signal() // one that starts ends at once
+
+	s.options.Drain.TerminationGracePeriod = 25*time.Second - 1
+	err := lifecycle.Run(s.ctx, s.options, s.One)
+	require.EqualError(t, err, `TERMINATION_GRACE_PERIOD="24.999999999s": want at least 25s (PRE_STOP_DELAY 3s + DRAIN_DELAY 5s + DRAIN_TIMEOUT 10s `+
+		`+ 7s to cut off requests, close ports and send spans); raise it with terminationGracePeriodSeconds, or lower DRAIN_TIMEOUT`)
+	assert.Equal(t, 2, lifecycle.ExitCode(err))
+	assert.Equal(t, "starting", s.ready())
+
+	s.options.Drain.DrainDelay, s.options.Drain.PreStopDelay = 0, 8*time.Second // the same sum, without the wait
+	s.options.Drain.TerminationGracePeriod = 25 * time.Second
+	require.NoError(t, lifecycle.Run(s.ctx, s.options, s.One))
+}
+
 func TestExitCodeOfNoErrorIsZero(t *testing.T) {
 	assert.Zero(t, lifecycle.ExitCode(nil))
 }
@@ -161,7 +215,7 @@ type witnessed struct {
 }
 
 func (w *witnessed) StartDraining() {
-	w.tell(w.name + " draining")
+	w.tell(w.name + " starts draining")
 	w.Server.StartDraining()
 }
 
@@ -204,7 +258,7 @@ func newService(t *testing.T) *service {
 	s.One, s.Two = api("one"), api("two")
 	admin := httpserver.NewAdmin("admin", "127.0.0.1:0", kittest.Telemetry(t, io.Discard))
 	s.Admin = &witnessed{admin, "admin", tell, make(chan struct{})}
-	s.options = lifecycle.Options{Log: slog.New(slog.DiscardHandler), Health: s.Health, Admin: []lifecycle.Server{s.Admin}, DrainTimeout: enough}
+	s.options = lifecycle.Options{Log: slog.New(slog.DiscardHandler), Health: s.Health, Admin: []lifecycle.Server{s.Admin}, Drain: config.Drain{DrainTimeout: enough}}
 	t.Cleanup(s.transport.CloseIdleConnections)
 	return s
 }
@@ -242,7 +296,7 @@ func (s *service) ask(w *witnessed, path string) (status int, err error) {
 
 func TestTheDrainLosesNothing(t *testing.T) {
 	s := newService(t)
-	s.options.DrainDelay = 2 * time.Second
+	s.options.Drain.DrainDelay = 2 * time.Second
 	inFlight := make(chan struct{}, 2)
 	// Each waits for the other server's shutdown to begin: one after the other, neither would end.
 	wait := func(other *witnessed) http.HandlerFunc {
@@ -288,13 +342,13 @@ func TestTheDrainLosesNothing(t *testing.T) {
 		}
 	}
 	assert.Positive(t, served, "it serves on while callers do not know yet")
-	assert.GreaterOrEqual(t, time.Since(signalled), s.options.DrainDelay)
+	assert.GreaterOrEqual(t, time.Since(signalled), s.options.Drain.DrainDelay)
 
 	require.NoError(t, <-s.ended)
 	require.NoError(t, <-answers)
 	require.NoError(t, <-answers)
 	require.Len(t, s.events, 8)
-	assert.Equal(t, []string{"one draining, draining", "two draining, draining"}, s.events[:2], "health turns first")
+	assert.Equal(t, []string{"one starts draining, draining", "two starts draining, draining"}, s.events[:2], "health turns first")
 	assert.ElementsMatch(t, []string{"one shutting down, draining", "two shutting down, draining"}, s.events[2:4], "side by side")
 	assert.ElementsMatch(t, []string{"one shut down, draining", "two shut down, draining"}, s.events[4:6])
 	assert.Equal(t, []string{"admin shutting down, draining", "admin shut down, draining"}, s.events[6:], "admin last")
@@ -302,7 +356,7 @@ func TestTheDrainLosesNothing(t *testing.T) {
 
 func TestTheDrainIsBounded(t *testing.T) {
 	s := newService(t)
-	s.options.DrainTimeout = 50 * time.Millisecond
+	s.options.Drain.DrainTimeout = 50 * time.Millisecond
 	inFlight, over := make(chan struct{}), make(chan struct{})
 	s.One.API.Get("/endless", func(http.ResponseWriter, *http.Request) { close(inFlight); <-over })
 	s.run(t)
@@ -335,7 +389,7 @@ func (b broken) Serve() error {
 
 func TestAServerThatFailsEndsTheRest(t *testing.T) {
 	s := newService(t)
-	s.options.DrainDelay = time.Hour // no one waits for a service that is broken
+	s.options.Drain.DrainDelay = time.Hour // no one waits for a service that is broken
 	fail := make(chan struct{})
 	first, second := errors.New("accept: too many open files"), errors.New("accept: and so did this")
 	s.run(t, broken{s.One, first, fail}, broken{s.Two, second, fail})
