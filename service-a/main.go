@@ -14,7 +14,7 @@ import (
 	"example.com/tandem/kit/httpclient"
 	"example.com/tandem/kit/httpserver"
 	"example.com/tandem/kit/instance"
-	"example.com/tandem/kit/life"
+	"example.com/tandem/kit/lifecycle"
 	"example.com/tandem/kit/telemetry"
 	"example.com/tandem/service-a/internal/api"
 	"example.com/tandem/service-a/internal/backend"
@@ -25,10 +25,10 @@ const (
 	about = "service-a asks service-b over HTTP and gRPC, and shows what happened."
 )
 
-func main() { life.Main(run) }
+func main() { lifecycle.Main(run) }
 
 func run(ctx context.Context, args []string, environ map[string]string, out io.Writer) (err error) {
-	if done, err := command.Run[Config](ctx, name, about, args, out); done {
+	if done, err := command.Run[Config](ctx, name, about, args, environ, out); done {
 		return err
 	}
 	cfg, err := config.Load[Config](environ)
@@ -59,7 +59,9 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 	state := health.New(me)
 	state.Check("service-b over http", api.Check(overHTTP))
 	state.Check("service-b over grpc", api.Check(overGRPC))
+	state.Details = bool(cfg.HealthDetails)
 	faults := fault.NewSwitch(bool(cfg.Faults), state.SetSick)
+	faults.Set(cfg.Fault)
 
 	web := httpserver.New(httpserver.Options{
 		Name: "HTTP_ADDR", Addr: cfg.HTTPAddr, Telemetry: tel, Health: state, Faults: faults,
@@ -70,10 +72,11 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 	web.API.Get("/api/spread", api.Spread(me, backends))
 	web.Streams.Get("/api/stream", api.Stream(overGRPC))
 
-	admin := httpserver.NewAdmin(httpserver.AdminOptions{
-		Name: "ADMIN_ADDR", Addr: cfg.AdminAddr, Telemetry: tel, Faults: faults, Pprof: bool(cfg.Pprof),
-	})
-	return life.Run(ctx, life.Options{
-		Log: tel.Log, Health: state, Admin: admin, DrainDelay: cfg.DrainDelay, DrainTimeout: cfg.DrainTimeout,
+	admin := []lifecycle.Server{httpserver.NewAdmin("ADMIN_ADDR", cfg.AdminAddr, tel)}
+	if cfg.Debug() {
+		admin = append(admin, httpserver.NewDebug("DEBUG_ADDR", cfg.DebugAddr, tel, faults, bool(cfg.Pprof)))
+	}
+	return lifecycle.Run(ctx, lifecycle.Options{
+		Log: tel.Log, Health: state, Admin: admin, Drain: cfg.Drain, Unknown: config.FindUnknown[Config](environ),
 	}, web)
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"example.com/tandem/kit/kittest"
-	"example.com/tandem/kit/life"
+	"example.com/tandem/kit/lifecycle"
 )
 
 func TestThePageSaysWhatCanBeAsked(t *testing.T) {
@@ -96,6 +96,13 @@ func TestMetricsAreWellNamedAndBounded(t *testing.T) {
 	assert.NotContains(t, body, "secret")
 }
 
+// A misspelled setting is named in the log, with the one that was meant.
+func TestStart_WarnsOfMisspelledSettings(t *testing.T) {
+	t.Parallel()
+	a := startA(t, nameOf(t), "SERVICE_B_HTTP_URI=http://elsewhere")
+	assert.Contains(t, a.Log.String(), `"name":"SERVICE_B_HTTP_URI","nearest":"SERVICE_B_HTTP_URL"`)
+}
+
 func TestABadConfigurationStopsTheStart(t *testing.T) {
 	t.Parallel()
 	for variable, want := range map[string]string{
@@ -109,6 +116,6 @@ func TestABadConfigurationStopsTheStart(t *testing.T) {
 		k, v, _ := strings.Cut(variable, "=")
 		err := run(t.Context(), nil, map[string]string{"HTTP_ADDR": "127.0.0.1:0", "ADMIN_ADDR": "127.0.0.1:0", k: v}, &bytes.Buffer{})
 		require.ErrorContains(t, err, want)
-		assert.Equal(t, 2, life.ExitCode(err), variable)
+		assert.Equal(t, 2, lifecycle.ExitCode(err), variable)
 	}
 }

@@ -35,7 +35,7 @@ var (
 	names    *kittest.DNS
 	serviceB string // the binary
 	// Every pod has the same ports, as behind a Service; the addresses differ.
-	httpPort, grpcPort, adminPort = kittest.FreePort(), kittest.FreePort(), kittest.FreePort()
+	httpPort, grpcPort, adminPort, debugPort = kittest.FreePort(), kittest.FreePort(), kittest.FreePort(), kittest.FreePort()
 )
 
 func TestMain(m *testing.M) {
@@ -74,7 +74,7 @@ func startB(t *testing.T, name, addr string, environ ...string) *pod {
 	t.Helper()
 	b := &pod{name: name, addr: addr, environ: append([]string{
 		"POD_NAME=" + name, "HTTP_ADDR=" + addr + ":" + httpPort, "GRPC_ADDR=" + addr + ":" + grpcPort, "ADMIN_ADDR=" + addr + ":" + adminPort,
-		"DRAIN_DELAY=500ms", "FAULTS=on",
+		"DEBUG_ADDR=" + addr + ":" + debugPort, "DRAIN_DELAY=500ms", "FAULTS=on",
 	}, environ...)}
 	b.start(t)
 	return b
@@ -96,7 +96,7 @@ func (b *pod) stop(t *testing.T) {
 // fault throws its fault switch.
 func (b *pod) fault(t *testing.T, fault string) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://"+b.addr+":"+adminPort+"/faults", strings.NewReader(fault))
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://"+b.addr+":"+debugPort+"/faults", strings.NewReader(fault))
 	require.NoError(t, err)
 	code, _, body := kittest.Do(t, req)
 	require.Equal(t, http.StatusOK, code, body)

@@ -12,7 +12,7 @@ import (
 	"example.com/tandem/kit/health"
 	"example.com/tandem/kit/httpserver"
 	"example.com/tandem/kit/instance"
-	"example.com/tandem/kit/life"
+	"example.com/tandem/kit/lifecycle"
 	"example.com/tandem/kit/telemetry"
 	datav1 "example.com/tandem/proto/data/v1"
 	"example.com/tandem/service-b/internal/domain"
@@ -25,10 +25,10 @@ const (
 	about = "service-b answers over HTTP and gRPC, and says which instance did."
 )
 
-func main() { life.Main(run) }
+func main() { lifecycle.Main(run) }
 
 func run(ctx context.Context, args []string, environ map[string]string, out io.Writer) error {
-	if done, err := command.Run[Config](ctx, name, about, args, out); done {
+	if done, err := command.Run[Config](ctx, name, about, args, environ, out); done {
 		return err
 	}
 	cfg, err := config.Load[Config](environ)
@@ -43,7 +43,9 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 	defer tel.Flush()
 
 	state := health.New(me)
+	state.Details = bool(cfg.HealthDetails)
 	faults := fault.NewSwitch(bool(cfg.Faults), state.SetSick)
+	faults.Set(cfg.Fault)
 	data := domain.New(instanceMessage(me), cfg.Message)
 
 	web := httpserver.New(httpserver.Options{
@@ -54,15 +56,16 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 
 	rpcs := grpcserver.New(grpcserver.Options{
 		Name: "GRPC_ADDR", Addr: cfg.GRPCAddr, Telemetry: tel, Health: state, Faults: faults,
-		MaxConnectionAge: cfg.MaxConnectionAge, MaxInFlight: cfg.MaxInFlight,
+		MaxConnectionAge: cfg.MaxConnectionAge, MaxInFlight: cfg.MaxInFlight, Reflection: bool(cfg.Reflection),
 	})
 	datav1.RegisterDataServiceServer(rpcs, rpc.New(data))
 
-	admin := httpserver.NewAdmin(httpserver.AdminOptions{
-		Name: "ADMIN_ADDR", Addr: cfg.AdminAddr, Telemetry: tel, Faults: faults, Pprof: bool(cfg.Pprof),
-	})
-	return life.Run(ctx, life.Options{
-		Log: tel.Log, Health: state, Admin: admin, DrainDelay: cfg.DrainDelay, DrainTimeout: cfg.DrainTimeout,
+	admin := []lifecycle.Server{httpserver.NewAdmin("ADMIN_ADDR", cfg.AdminAddr, tel)}
+	if cfg.Debug() {
+		admin = append(admin, httpserver.NewDebug("DEBUG_ADDR", cfg.DebugAddr, tel, faults, bool(cfg.Pprof)))
+	}
+	return lifecycle.Run(ctx, lifecycle.Options{
+		Log: tel.Log, Health: state, Admin: admin, Drain: cfg.Drain, Unknown: config.FindUnknown[Config](environ),
 	}, web, rpcs)
 }
 

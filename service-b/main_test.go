@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -16,13 +17,14 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"example.com/tandem/kit/kittest"
-	"example.com/tandem/kit/life"
+	"example.com/tandem/kit/lifecycle"
 	datav1 "example.com/tandem/proto/data/v1"
 )
 
@@ -34,6 +36,7 @@ func environ(t *testing.T) map[string]string {
 		"HTTP_ADDR":   "127.0.0.1:" + kittest.FreePort(),
 		"GRPC_ADDR":   "127.0.0.1:" + kittest.FreePort(),
 		"ADMIN_ADDR":  "127.0.0.1:" + kittest.FreePort(),
+		"DEBUG_ADDR":  "127.0.0.1:" + kittest.FreePort(),
 		"DRAIN_DELAY": "0s",
 		"FAULTS":      "on",
 		"POD_NAME":    "b-1",
@@ -48,9 +51,9 @@ func client(t *testing.T, addr string) datav1.DataServiceClient {
 	return datav1.NewDataServiceClient(conn)
 }
 
-// setFault throws the fault switch on the admin port.
-func setFault(t *testing.T, admin, fault string) {
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://"+admin+"/faults", strings.NewReader(fault))
+// setFault sets the fault of the service whose DEBUG_ADDR is debug.
+func setFault(t *testing.T, debug, fault string) {
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://"+debug+"/faults", strings.NewReader(fault))
 	require.NoError(t, err)
 	code, _, body := kittest.Do(t, req)
 	require.Equal(t, http.StatusOK, code, body)
@@ -123,7 +126,7 @@ func TestBadInputIsRefusedOverGRPC(t *testing.T) {
 func TestWhenTheCallerLeavesTheWorkStops(t *testing.T) {
 	env := environ(t)
 	b := kittest.Serve(t, run, env)
-	setFault(t, env["ADMIN_ADDR"], `{"latency":"1m"}`)
+	setFault(t, env["DEBUG_ADDR"], `{"latency":"1m"}`)
 	overGRPC := client(t, env["GRPC_ADDR"])
 	for transport, c := range map[string]struct {
 		ask  func(context.Context) error
@@ -156,7 +159,7 @@ func TestWhenTheCallerLeavesTheWorkStops(t *testing.T) {
 func TestACallIsGivenUpBeforeItsDeadlineWithAReason(t *testing.T) {
 	env := environ(t)
 	kittest.Serve(t, run, env)
-	setFault(t, env["ADMIN_ADDR"], `{"latency":"1m"}`)
+	setFault(t, env["DEBUG_ADDR"], `{"latency":"1m"}`)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	_, err := client(t, env["GRPC_ADDR"]).GetData(ctx, &datav1.GetDataRequest{})
@@ -211,7 +214,7 @@ func TestABadConfigurationStopsTheStart(t *testing.T) {
 	env["GRPC_ADDR"], env["DRAIN_DELAY"], env["MAX_IN_FLIGHT"] = "9090", "5", "0"
 	err := run(t.Context(), nil, env, &bytes.Buffer{})
 	require.Error(t, err)
-	assert.Equal(t, 2, life.ExitCode(err))
+	assert.Equal(t, 2, lifecycle.ExitCode(err))
 	assert.Contains(t, err.Error(), `DRAIN_DELAY="5"`)
 
 	env["DRAIN_DELAY"] = "5s"
@@ -223,6 +226,79 @@ func TestABadConfigurationStopsTheStart(t *testing.T) {
 	}, strings.Split(err.Error(), "\n"))
 }
 
+// FAULT is a fault that every instance has from its start, so that new pods of a
+// rollout have it too.
+func TestFault_IsSetFromTheStart(t *testing.T) {
+	env := environ(t)
+	env["FAULT"] = `{"errorRate":1}`
+	b := kittest.Serve(t, run, env)
+	code, _, body := kittest.Get(t, b.URL+"/api/data")
+	assert.Equal(t, http.StatusServiceUnavailable, code, body)
+	_, err := client(t, env["GRPC_ADDR"]).GetData(t.Context(), &datav1.GetDataRequest{})
+	assert.Equal(t, codes.Unavailable, status.Code(err), err)
+
+	var out bytes.Buffer
+	require.NoError(t, run(t.Context(), []string{"fault", "off"}, env, &out), "the subcommand, as in a container")
+	code, _, body = kittest.Get(t, b.URL+"/api/data")
+	assert.Equal(t, http.StatusOK, code, body)
+}
+
+// The port that Prometheus may reach can neither break the service nor show its
+// memory, and without FAULTS and PPROF there is no other.
+func TestAdminPort_HasNoFaultSwitch(t *testing.T) {
+	env := environ(t)
+	env["PPROF"] = "on"
+	kittest.Serve(t, run, env)
+	for _, path := range []string{"/faults", "/debug/pprof/"} {
+		code, _, _ := kittest.Get(t, "http://"+env["ADMIN_ADDR"]+path)
+		assert.Equal(t, http.StatusNotFound, code, path)
+		code, _, _ = kittest.Get(t, "http://"+env["DEBUG_ADDR"]+path)
+		assert.Equal(t, http.StatusOK, code, path)
+	}
+
+	env = environ(t)
+	delete(env, "FAULTS")
+	kittest.Serve(t, run, env)
+	conn, err := net.Dial("tcp", env["DEBUG_ADDR"])
+	if !assert.Error(t, err, "DEBUG_ADDR is not opened") {
+		assert.NoError(t, conn.Close())
+	}
+}
+
+// A misspelled setting is named in the log, with the one that was meant.
+func TestStart_WarnsOfMisspelledSettings(t *testing.T) {
+	env := environ(t)
+	env["MESAGE"] = "hi"
+	b := kittest.Serve(t, run, env)
+	assert.Contains(t, b.Log.String(), `"name":"MESAGE","nearest":"MESSAGE"`)
+	assert.Equal(t, 1, strings.Count(b.Log.String(), `"level":"WARN"`))
+}
+
+// By default, /health does not say where the instance runs, and gRPC does not list
+// its services; a call still says which instance served it.
+func TestDetails_AreShownOnlyIfOn(t *testing.T) {
+	for _, on := range []string{"off", "on"} {
+		env := environ(t)
+		env["HEALTH_DETAILS"], env["REFLECTION"], env["NODE_NAME"] = on, on, "node-7"
+		b := kittest.Serve(t, run, env)
+		_, _, body := kittest.Get(t, b.URL+"/health")
+		assert.Equal(t, on == "on", strings.Contains(body, "node-7"), body)
+		_, _, body = kittest.Get(t, b.URL+"/api/data")
+		assert.Contains(t, body, "node-7")
+
+		conn, err := grpc.NewClient(env["GRPC_ADDR"], grpc.WithTransportCredentials(insecure.NewCredentials()))
+		require.NoError(t, err)
+		stream, err := grpc_reflection_v1.NewServerReflectionClient(conn).ServerReflectionInfo(t.Context())
+		require.NoError(t, err)
+		_ = stream.Send(&grpc_reflection_v1.ServerReflectionRequest{ // Recv returns the error, if there is one
+			MessageRequest: &grpc_reflection_v1.ServerReflectionRequest_ListServices{},
+		})
+		_, err = stream.Recv()
+		assert.Equal(t, map[string]codes.Code{"on": codes.OK, "off": codes.Unimplemented}[on], status.Code(err), "%v", err)
+		require.NoError(t, conn.Close())
+	}
+}
+
 func TestAPortThatIsTakenStopsTheStart(t *testing.T) {
 	env := environ(t)
 	kittest.Serve(t, run, env)
@@ -230,5 +306,5 @@ func TestAPortThatIsTakenStopsTheStart(t *testing.T) {
 	other["GRPC_ADDR"] = env["GRPC_ADDR"]
 	err := run(t.Context(), nil, other, &bytes.Buffer{})
 	require.ErrorContains(t, err, "GRPC_ADDR: listen tcp "+env["GRPC_ADDR"])
-	assert.Equal(t, 1, life.ExitCode(err))
+	assert.Equal(t, 1, lifecycle.ExitCode(err))
 }

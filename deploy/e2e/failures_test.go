@@ -225,7 +225,7 @@ func TestWhenAPodIsSlowMostCallsAreNot(t *testing.T) {
 	f := c.traffic(t, moderate)
 	f.awaitAnswers(t)
 	pods := names(c.serving(t, serviceB))
-	sicken(t, c.forward(t, namespace, pods[0], 8081), `{"latency":"5s"}`)
+	sicken(t, c.forward(t, namespace, pods[0], debugPort), `{"latency":"5s"}`)
 	start := f.now()
 	const soon = 5 * time.Second
 	time.Sleep(soon + either(r, 25*time.Second, 115*time.Second))
@@ -258,7 +258,7 @@ func TestWhenAPodAnswersErrorsTheyAreRetriedAway(t *testing.T) {
 	defer c.keep(t)
 	f := c.traffic(t, moderate)
 	f.awaitAnswers(t)
-	sicken(t, c.forward(t, namespace, names(c.serving(t, serviceB))[0], 8081), `{"errorRate":0.3}`)
+	sicken(t, c.forward(t, namespace, names(c.serving(t, serviceB))[0], debugPort), `{"errorRate":0.3}`)
 	time.Sleep(either(r, 30*time.Second, 120*time.Second))
 	end := f.now()
 	f.stop()

@@ -36,7 +36,7 @@ func TestWhenThereIsTooMuchLoadTheRestIsRefusedQuickly(t *testing.T) {
 	span := either(r, 8*time.Second, 20*time.Second)
 	c.makeSmall(t)
 	for pod := range c.serving(t, serviceB) {
-		sicken(t, c.forward(t, namespace, pod, 8081), costlyCall)
+		sicken(t, c.forward(t, namespace, pod, debugPort), costlyCall)
 	}
 	places := smallPlaces * len(c.serving(t, serviceA))
 	before := c.restarts(t)

@@ -10,10 +10,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// debugPort is the port of a pod's fault switch. It listens on loopback only, which
+// port-forward reaches.
+const debugPort = 8082
+
 // throw throws a pod's fault switch: PUT sets a fault, DELETE heals.
-func throw(t *testing.T, admin, method, fault string) {
+func throw(t *testing.T, debug, method, fault string) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), method, admin+"/faults", strings.NewReader(fault))
+	req, err := http.NewRequestWithContext(t.Context(), method, debug+"/faults", strings.NewReader(fault))
 	require.NoError(t, err)
 	resp, err := http.DefaultClient.Do(req)
 	require.NoError(t, err)
@@ -22,11 +26,11 @@ func throw(t *testing.T, admin, method, fault string) {
 }
 
 // sicken sets a fault until the test ends.
-func sicken(t *testing.T, admin, fault string) {
+func sicken(t *testing.T, debug, fault string) {
 	t.Helper()
-	throw(t, admin, http.MethodPut, fault)
+	throw(t, debug, http.MethodPut, fault)
 	t.Cleanup(func() { // the port-forward, made earlier, is closed later
-		req, err := http.NewRequest(http.MethodDelete, admin+"/faults", nil) // the test's context has ended
+		req, err := http.NewRequest(http.MethodDelete, debug+"/faults", nil) // the test's context has ended
 		require.NoError(t, err)
 		resp, err := http.DefaultClient.Do(req)
 		if assert.NoError(t, err, "heal the pod") {
@@ -41,12 +45,12 @@ func TestASickPodIsLeftOutUntilItIsHealed(t *testing.T) {
 	pods := names(c.serving(t, serviceB))
 	sick, patience := pods[0], c.maxConnectionAge(t)+35*time.Second
 	// Not through the API server's proxy, which policies shut out.
-	admin := c.forward(t, namespace, sick, 8081)
+	debug := c.forward(t, namespace, sick, debugPort)
 	load := c.load(t, steady)
 	load.awaitAll(t, patience, pods)
 
 	start := time.Now()
-	sicken(t, admin, `{"notReady":true}`)
+	sicken(t, debug, `{"notReady":true}`)
 	for _, service := range []string{serviceB, headless} {
 		eventually(t, time.Minute, "it stays among the endpoints of "+service, func(is *assert.CollectT) {
 			assert.NotContains(is, c.endpoints(is, service), sick)
@@ -67,7 +71,7 @@ func TestASickPodIsLeftOutUntilItIsHealed(t *testing.T) {
 
 	load.forget(sick)
 	healed := time.Now()
-	throw(t, admin, http.MethodDelete, "")
+	throw(t, debug, http.MethodDelete, "")
 	for _, service := range []string{serviceB, headless} {
 		eventually(t, time.Minute, "it does not come back to "+service, func(is *assert.CollectT) {
 			assert.Contains(is, c.endpoints(is, service), sick)

@@ -1,5 +1,5 @@
-// Package command is what a service does when it is called with arguments,
-// instead of serving.
+// Package command holds the subcommands of a service: what it does instead of
+// serving when it is called with arguments.
 package command
 
 import (
@@ -8,19 +8,27 @@ import (
 	"io"
 
 	"example.com/tandem/kit/config"
+	"example.com/tandem/kit/fault"
 	"example.com/tandem/kit/instance"
 	"example.com/tandem/kit/probe"
 )
 
-// Run does what args say. It reports false if there are none: serve, then.
-// C is the service's configuration, which --help lists below about.
-func Run[C any](ctx context.Context, name, about string, args []string, out io.Writer) (done bool, err error) {
+// Run runs the subcommand in args. It returns false if args is empty: the
+// service is to serve. C is the service's configuration, which --help lists below
+// about.
+func Run[C any](ctx context.Context, name, about string, args []string, environ map[string]string, out io.Writer) (done bool, err error) {
 	if len(args) == 0 {
 		return false, nil
 	}
 	switch args[0] {
 	case "probe":
 		return true, probe.Run(ctx, args[1:], out)
+	case "fault":
+		cfg, err := config.Load[config.Server](environ)
+		if err == nil {
+			err = fault.Command(ctx, cfg.DebugAddr, args[1:], out)
+		}
+		return true, err
 	case "--version", "-version", "version":
 		_, err = fmt.Fprintln(out, name, instance.Version())
 		return true, err
@@ -35,16 +43,18 @@ func help[C any](name, about string, out io.Writer) {
 	fmt.Fprintf(out, `%s
 
 usage:
-  %-22s serve until SIGTERM
-  %-22s ask a service by its name, and show each step
-  %-22s print the version
-  %-22s print this
+  %-27s serve until SIGTERM
+  %-27s call a service by its name and show each step
+  %-27s show, set or remove the fault of the service that runs here
+  %-27s print the version
+  %-27s print this
 
 Environment, with defaults:
-`, about, name, name+" probe URL", name+" --version", name+" --help")
+`, about, name, name+" probe URL", name+" fault [JSON|off]", name+" --version", name+" --help")
 	config.Help[C](out)
 	fmt.Fprint(out, `
 Traces are exported where OTEL_EXPORTER_OTLP_ENDPOINT says (and the other OTEL_* variables).
 POD_NAME, POD_NAMESPACE, POD_IP, NODE_NAME and NODE_ZONE say where this instance runs.
+GOGC and GOMEMLIMIT tune Go's garbage collector, as for every Go program.
 `)
 }

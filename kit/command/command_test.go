@@ -11,8 +11,9 @@ import (
 
 	"example.com/tandem/kit/command"
 	"example.com/tandem/kit/config"
+	"example.com/tandem/kit/fault"
 	"example.com/tandem/kit/instance"
-	"example.com/tandem/kit/life"
+	"example.com/tandem/kit/lifecycle"
 )
 
 type settings struct {
@@ -22,8 +23,13 @@ type settings struct {
 
 func run(t *testing.T, args ...string) (done bool, out string, err error) {
 	t.Helper()
+	return runIn(t, nil, args...)
+}
+
+func runIn(t *testing.T, environ map[string]string, args ...string) (done bool, out string, err error) {
+	t.Helper()
 	var buf bytes.Buffer
-	done, err = command.Run[settings](t.Context(), "service-x", "service-x does x.", args, &buf)
+	done, err = command.Run[settings](t.Context(), "service-x", "service-x does x.", args, environ, &buf)
 	return done, buf.String(), err
 }
 
@@ -41,7 +47,7 @@ func TestHelpIsTheManual(t *testing.T) {
 		assert.True(t, done, arg)
 		for _, want := range []string{
 			"service-x does x.\n",
-			"service-x probe URL ", "service-x --version ", "service-x --help ",
+			"service-x probe URL ", "service-x fault [JSON|off] ", "service-x --version ", "service-x --help ",
 			"\n  HTTP_ADDR ", "\n  MESSAGE ", "what to say",
 			"OTEL_EXPORTER_OTLP_ENDPOINT", "POD_NAME",
 		} {
@@ -67,12 +73,30 @@ func TestProbeIsASubcommand(t *testing.T) {
 	assert.True(t, done)
 	assert.Contains(t, out, "answered")
 	require.ErrorContains(t, err, "status 404")
-	assert.Equal(t, 1, life.ExitCode(err))
+	assert.Equal(t, 1, lifecycle.ExitCode(err))
 
 	done, _, err = run(t, "probe")
 	assert.True(t, done)
 	require.ErrorContains(t, err, "usage: probe")
-	assert.Equal(t, 2, life.ExitCode(err))
+	assert.Equal(t, 2, lifecycle.ExitCode(err))
+}
+
+// The subcommand fault finds the fault switch by the environment that the service
+// itself was started with.
+func TestFault_TalksToDebugAddr(t *testing.T) {
+	server := httptest.NewServer(fault.NewSwitch(true, func(bool) {}))
+	defer server.Close()
+	environ := map[string]string{"DEBUG_ADDR": server.Listener.Addr().String()}
+	done, out, err := runIn(t, environ, "fault", `{"latency":"5s"}`)
+	assert.True(t, done)
+	require.NoError(t, err)
+	assert.Contains(t, out, `"latency":"5s"`)
+
+	environ["DEBUG_ADDR"] = "example.com:80"
+	done, _, err = runIn(t, environ, "fault")
+	assert.True(t, done)
+	require.ErrorContains(t, err, "want a loopback address")
+	assert.Equal(t, 2, lifecycle.ExitCode(err))
 }
 
 func TestAnUnknownArgumentIsWrongUsage(t *testing.T) {
@@ -80,5 +104,5 @@ func TestAnUnknownArgumentIsWrongUsage(t *testing.T) {
 	assert.True(t, done, "it must not serve")
 	assert.Empty(t, out)
 	require.EqualError(t, err, `service-x: unknown argument "serve\n"; see service-x --help`)
-	assert.Equal(t, 2, life.ExitCode(err))
+	assert.Equal(t, 2, lifecycle.ExitCode(err))
 }

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/netip"
 	"reflect"
 	"strconv"
 	"strings"
@@ -20,32 +21,56 @@ import (
 	"time"
 
 	"github.com/caarlos0/env/v11"
+
+	"example.com/tandem/kit/fault"
 )
 
-// Server is what every service lets its operator set; embed it.
+// Server holds the settings that every service has; embed it.
 type Server struct {
-	HTTPAddr         string        `env:"HTTP_ADDR" envDefault:":8080" help:"where the API listens"`
-	AdminAddr        string        `env:"ADMIN_ADDR" envDefault:":8081" help:"where metrics, faults and pprof listen; in no Service"`
-	LogLevel         slog.Level    `env:"LOG_LEVEL" envDefault:"info" help:"debug, info, warn or error"`
-	DrainDelay       time.Duration `env:"DRAIN_DELAY" envDefault:"5s" help:"after SIGTERM, go on serving for this long while callers hear of it"`
-	DrainTimeout     time.Duration `env:"DRAIN_TIMEOUT" envDefault:"15s" help:"then wait at most this long for requests in flight"`
+	HTTPAddr  string     `env:"HTTP_ADDR" envDefault:":8080" help:"where the API listens"`
+	AdminAddr string     `env:"ADMIN_ADDR" envDefault:":8081" help:"where metrics are served; in no Service"`
+	DebugAddr string     `env:"DEBUG_ADDR" envDefault:"127.0.0.1:8082" help:"where the fault switch and pprof listen if one of them is on; loopback only"`
+	LogLevel  slog.Level `env:"LOG_LEVEL" envDefault:"info" help:"debug, info, warn or error"`
+	Drain
 	MaxConnectionAge time.Duration `env:"MAX_CONNECTION_AGE" envDefault:"30s" help:"ask clients to reconnect after this long, so that new pods get a share; 0 is never"`
 	MaxInFlight      int           `env:"MAX_IN_FLIGHT" envDefault:"512" help:"requests served at once; more wait briefly, then are refused"`
-	Faults           Switch        `env:"FAULTS" envDefault:"off" help:"on allows faults to be injected through the admin port"`
-	Pprof            Switch        `env:"PPROF" envDefault:"off" help:"on serves /debug/pprof on the admin port"`
+	MemoryLimit      uint64        `env:"MEMORY_LIMIT" envDefault:"0" help:"the container's memory limit in bytes; 90 % of it is Go's soft limit, unless GOMEMLIMIT is set; 0 is none"`
+	HealthDetails    Switch        `env:"HEALTH_DETAILS" envDefault:"off" help:"on shows pod, node and addresses in /health"`
+	Faults           Switch        `env:"FAULTS" envDefault:"off" help:"on serves the fault switch, /faults, at DEBUG_ADDR"`
+	Fault            fault.Fault   `env:"FAULT" help:"the fault to start with, as JSON; needs FAULTS=on"`
+	Pprof            Switch        `env:"PPROF" envDefault:"off" help:"on serves /debug/pprof at DEBUG_ADDR"`
+}
+
+// Drain holds the settings of how a process stops. Package lifecycle shows the
+// timeline and checks that it fits TerminationGracePeriod.
+type Drain struct {
+	DrainDelay             time.Duration `env:"DRAIN_DELAY" envDefault:"5s" help:"after SIGTERM, serve for this long while callers move to other pods"`
+	DrainTimeout           time.Duration `env:"DRAIN_TIMEOUT" envDefault:"15s" help:"then wait at most this long for requests in flight"`
+	PreStopDelay           time.Duration `env:"PRE_STOP_DELAY" envDefault:"0s" help:"how long the pod's preStop hook sleeps before SIGTERM"`
+	TerminationGracePeriod time.Duration `env:"TERMINATION_GRACE_PERIOD" envDefault:"0s" help:"the pod's terminationGracePeriodSeconds; checked at the start; 0 is unknown"`
 }
 
 // Validate returns an error for every value that parses but cannot work.
 func (s Server) Validate() error {
-	return errors.Join(
+	errs := []error{
 		Addr("HTTP_ADDR", s.HTTPAddr),
 		Addr("ADMIN_ADDR", s.AdminAddr),
+		loopback("DEBUG_ADDR", s.DebugAddr),
 		NotNegative("DRAIN_DELAY", s.DrainDelay),
 		Positive("DRAIN_TIMEOUT", s.DrainTimeout),
+		NotNegative("PRE_STOP_DELAY", s.PreStopDelay),
+		NotNegative("TERMINATION_GRACE_PERIOD", s.TerminationGracePeriod),
 		NotNegative("MAX_CONNECTION_AGE", s.MaxConnectionAge),
 		atLeastOne("MAX_IN_FLIGHT", s.MaxInFlight),
-	)
+	}
+	if s.Fault != (fault.Fault{}) && !s.Faults {
+		errs = append(errs, Bad("FAULTS", "off", "want on, because FAULT is set"))
+	}
+	return errors.Join(errs...)
 }
+
+// Debug reports whether anything is to be served at DebugAddr.
+func (s Server) Debug() bool { return bool(s.Faults || s.Pprof) }
 
 // Switch is a boolean that reads "on" or "off".
 type Switch bool
@@ -71,6 +96,16 @@ func Addr(key, value string) error {
 	}
 	if err != nil {
 		return Bad(key, value, "want host:port or :port, such as :8080")
+	}
+	return nil
+}
+
+// loopback checks an address to listen on that only this host, or this pod, can
+// reach.
+func loopback(key, value string) error {
+	host, _, _ := net.SplitHostPort(value)
+	if ip, err := netip.ParseAddr(host); Addr(key, value) != nil || host != "localhost" && (err != nil || !ip.IsLoopback()) {
+		return Bad(key, value, "want a loopback address and a port, such as 127.0.0.1:8082")
 	}
 	return nil
 }
@@ -166,7 +201,7 @@ func wanted(typ reflect.Type, err error) string {
 		return "want a duration such as 250ms, 5s or 1m"
 	case reflect.TypeFor[slog.Level]():
 		return "want debug, info, warn or error"
-	case reflect.TypeFor[int]():
+	case reflect.TypeFor[int](), reflect.TypeFor[uint64]():
 		return "want a whole number"
 	}
 	return err.Error()

@@ -13,7 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"example.com/tandem/kit/config"
-	"example.com/tandem/kit/life"
+	"example.com/tandem/kit/fault"
+	"example.com/tandem/kit/lifecycle"
 )
 
 // service is a configuration as a service has it.
@@ -30,9 +31,9 @@ func TestTheDefaultsWork(t *testing.T) {
 		Server: config.Server{
 			HTTPAddr:         ":8080",
 			AdminAddr:        ":8081",
+			DebugAddr:        "127.0.0.1:8082",
 			LogLevel:         slog.LevelInfo,
-			DrainDelay:       5 * time.Second,
-			DrainTimeout:     15 * time.Second,
+			Drain:            config.Drain{DrainDelay: 5 * time.Second, DrainTimeout: 15 * time.Second},
 			MaxConnectionAge: 30 * time.Second,
 			MaxInFlight:      512,
 		},
@@ -45,6 +46,8 @@ func TestValuesComeFromTheEnvironmentGiven(t *testing.T) {
 	t.Setenv("MESSAGE", "from the process")
 	cfg, err := config.Load[service](map[string]string{
 		"HTTP_ADDR": "127.0.0.1:0", "LOG_LEVEL": "debug", "DRAIN_DELAY": "0s", "MAX_IN_FLIGHT": "3", "FAULTS": "on", "PPROF": "TRUE",
+		"FAULT": `{"latency":"50ms"}`, "MEMORY_LIMIT": "134217728", "HEALTH_DETAILS": "on",
+		"PRE_STOP_DELAY": "5s", "TERMINATION_GRACE_PERIOD": "36s",
 	})
 	require.NoError(t, err)
 	assert.Equal(t, "127.0.0.1:0", cfg.HTTPAddr)
@@ -53,6 +56,11 @@ func TestValuesComeFromTheEnvironmentGiven(t *testing.T) {
 	assert.Equal(t, 3, cfg.MaxInFlight)
 	assert.True(t, bool(cfg.Faults))
 	assert.True(t, bool(cfg.Pprof))
+	assert.Equal(t, fault.Fault{Latency: 50 * time.Millisecond}, cfg.Fault)
+	assert.EqualValues(t, 128<<20, cfg.MemoryLimit)
+	assert.True(t, bool(cfg.HealthDetails))
+	assert.Equal(t, 5*time.Second, cfg.PreStopDelay)
+	assert.Equal(t, 36*time.Second, cfg.TerminationGracePeriod)
 	assert.Equal(t, "hello", cfg.Message)
 
 	cfg, err = config.Load[service](nil)
@@ -70,11 +78,23 @@ func TestAnEmptyValueIsTheDefault(t *testing.T) {
 
 func TestABadValueIsNamedWithWhatIsWanted(t *testing.T) {
 	const addr = "want host:port or :port, such as :8080"
+	const loopback = "want a loopback address and a port, such as 127.0.0.1:8082"
 	for _, c := range []struct{ key, value, want string }{
 		{"HTTP_ADDR", "8080", `HTTP_ADDR="8080": ` + addr},
 		{"HTTP_ADDR", "localhost:http", `HTTP_ADDR="localhost:http": ` + addr},
 		{"ADMIN_ADDR", ":99999", `ADMIN_ADDR=":99999": ` + addr},
 		{"ADMIN_ADDR", ":1\n2", `ADMIN_ADDR=":1\n2": ` + addr},
+		{"DEBUG_ADDR", ":8082", `DEBUG_ADDR=":8082": ` + loopback},
+		{"DEBUG_ADDR", "0.0.0.0:8082", `DEBUG_ADDR="0.0.0.0:8082": ` + loopback},
+		{"DEBUG_ADDR", "10.0.0.7:8082", `DEBUG_ADDR="10.0.0.7:8082": ` + loopback},
+		{"DEBUG_ADDR", "service-b:8082", `DEBUG_ADDR="service-b:8082": ` + loopback},
+		{"DEBUG_ADDR", "127.0.0.1", `DEBUG_ADDR="127.0.0.1": ` + loopback},
+		{"FAULT", `{"latency":"50ms"}`, `FAULTS="off": want on, because FAULT is set`},
+		{"FAULT", "slow", `FAULT="slow": want JSON such as {"latency":"250ms","cpu":"5ms","errorRate":0.3,"notReady":true}: invalid character 's' looking for beginning of value`},
+		{"MEMORY_LIMIT", "128Mi", `MEMORY_LIMIT="128Mi": want a whole number`},
+		{"PRE_STOP_DELAY", "-1s", `PRE_STOP_DELAY="-1s": want 0 or more`},
+		{"TERMINATION_GRACE_PERIOD", "36", `TERMINATION_GRACE_PERIOD="36": want a duration such as 250ms, 5s or 1m`},
+		{"TERMINATION_GRACE_PERIOD", "-1s", `TERMINATION_GRACE_PERIOD="-1s": want 0 or more`},
 		{"LOG_LEVEL", "loud", `LOG_LEVEL="loud": want debug, info, warn or error`},
 		{"DRAIN_DELAY", "5", `DRAIN_DELAY="5": want a duration such as 250ms, 5s or 1m`},
 		{"DRAIN_DELAY", "-1s", `DRAIN_DELAY="-1s": want 0 or more`},
@@ -90,7 +110,7 @@ func TestABadValueIsNamedWithWhatIsWanted(t *testing.T) {
 		t.Run(c.key+"="+c.value, func(t *testing.T) {
 			_, err := config.Load[service](map[string]string{c.key: c.value})
 			require.EqualError(t, err, c.want)
-			assert.Equal(t, 2, life.ExitCode(err))
+			assert.Equal(t, 2, lifecycle.ExitCode(err))
 			var bad *config.Error
 			assert.ErrorAs(t, err, &bad)
 		})
@@ -109,7 +129,7 @@ func TestEveryBadValueIsNamedInALineOfItsOwn(t *testing.T) {
 		`HTTP_ADDR="nowhere": want host:port or :port, such as :8080`,
 		`MAX_IN_FLIGHT="-1": want 1 or more`,
 	}, strings.Split(err.Error(), "\n"))
-	assert.Equal(t, 2, life.ExitCode(err))
+	assert.Equal(t, 2, lifecycle.ExitCode(err))
 }
 
 func TestAStructThatCannotBeReadIsNoBadValue(t *testing.T) {
@@ -117,7 +137,7 @@ func TestAStructThatCannotBeReadIsNoBadValue(t *testing.T) {
 		Odd fmt.Stringer `env:"ODD" envDefault:"x"`
 	}](nil)
 	require.ErrorContains(t, err, "Stringer")
-	assert.Equal(t, 1, life.ExitCode(err), "it is a fault of the program, not of its use")
+	assert.Equal(t, 1, lifecycle.ExitCode(err), "it is a fault of the program, not of its use")
 }
 
 func TestADefaultThatDoesNotParseIsNamedToo(t *testing.T) {
@@ -132,17 +152,25 @@ func TestHelpListsEveryVariableWithItsDefault(t *testing.T) {
 	config.Help[service](&out)
 	var rows [][]string
 	for line := range strings.Lines(out.String()) {
+		if key, _, _ := strings.Cut(strings.TrimSpace(line), " "); key == "FAULT" {
+			continue // it has no default
+		}
 		require.Greater(t, len(strings.Fields(line)), 2, "a key, a default and an explanation: %q", line)
 		rows = append(rows, strings.Fields(line)[:2])
 	}
 	assert.Equal(t, [][]string{
 		{"HTTP_ADDR", ":8080"},
 		{"ADMIN_ADDR", ":8081"},
+		{"DEBUG_ADDR", "127.0.0.1:8082"},
 		{"LOG_LEVEL", "info"},
 		{"DRAIN_DELAY", "5s"},
 		{"DRAIN_TIMEOUT", "15s"},
+		{"PRE_STOP_DELAY", "0s"},
+		{"TERMINATION_GRACE_PERIOD", "0s"},
 		{"MAX_CONNECTION_AGE", "30s"},
 		{"MAX_IN_FLIGHT", "512"},
+		{"MEMORY_LIMIT", "0"},
+		{"HEALTH_DETAILS", "off"},
 		{"FAULTS", "off"},
 		{"PPROF", "off"},
 		{"MESSAGE", "hello"},
@@ -162,4 +190,17 @@ func TestChecksThatPassAreNil(t *testing.T) {
 		config.Positive("A", 1),
 		config.NotNegative("A", 0),
 	))
+}
+
+func TestDebugAddr_MayBeAnyLoopback(t *testing.T) {
+	for _, addr := range []string{"127.0.0.1:8082", "127.1.2.3:0", "[::1]:8082", "localhost:8082"} {
+		_, err := config.Load[service](map[string]string{"DEBUG_ADDR": addr})
+		assert.NoError(t, err)
+	}
+}
+
+func TestDebug_IsOnForFaultsOrPprof(t *testing.T) {
+	assert.False(t, config.Server{}.Debug())
+	assert.True(t, config.Server{Faults: true}.Debug())
+	assert.True(t, config.Server{Pprof: true}.Debug())
 }

@@ -1,9 +1,11 @@
 // Package fault makes one instance sick on purpose: slow, short of CPU, failing,
-// or not ready. Lessons and tests use it; it exists only where FAULTS=on, and
-// only on the admin port, which no Service exposes.
+// or not ready. Lessons and tests use it. It exists only where FAULTS=on, and
+// listens on loopback only: an operator reaches it by kubectl port-forward or by
+// the service's subcommand fault, and a neighbour in the network does not.
 package fault
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -21,7 +23,7 @@ import (
 )
 
 // ErrInjected is the failure that a fault makes of a request. Nothing was done
-// for the request, so it may be repeated.
+// for the request, so it may be retried.
 var ErrInjected = errors.New("fault injected: error")
 
 // MaxLatency is the longest latency that can be injected, and the most CPU time.
@@ -91,15 +93,21 @@ func parseTime(name, in string) (time.Duration, error) {
 	return d, nil
 }
 
+// UnmarshalText sets f as Parse would, so that a setting can hold a Fault.
+func (f *Fault) UnmarshalText(text []byte) (err error) {
+	*f, err = Parse(bytes.NewReader(text))
+	return err
+}
+
 // Switch holds the fault of an instance. A nil Switch never does anything.
 type Switch struct {
 	now      atomic.Pointer[Fault]
 	notReady func(bool)
 }
 
-// NewSwitch makes a switch at which nothing is set yet or, where faults are
-// not allowed, nil. notReady is told when an instance is to be not ready, and
-// when it may be ready again.
+// NewSwitch returns a switch at which nothing is set yet or, if faults are not
+// allowed, nil. The switch calls notReady with true when the instance is to be not
+// ready, and with false when it may be ready again.
 func NewSwitch(allowed bool, notReady func(bool)) *Switch {
 	if !allowed {
 		return nil
@@ -111,6 +119,9 @@ func NewSwitch(allowed bool, notReady func(bool)) *Switch {
 
 // Set puts a fault in place of the one before; the zero Fault heals.
 func (s *Switch) Set(f Fault) {
+	if s == nil {
+		return
+	}
 	s.now.Store(&f)
 	s.notReady(f.NotReady)
 }
@@ -170,8 +181,7 @@ func toil(ctx context.Context, cpu time.Duration) error {
 	return nil
 }
 
-// ServeHTTP is /faults on the admin port: GET shows the fault, PUT sets it,
-// DELETE heals.
+// ServeHTTP serves /faults: GET shows the fault, PUT sets it, DELETE heals.
 func (s *Switch) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.Method {
 	case http.MethodGet:
@@ -191,6 +201,6 @@ func (s *Switch) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	f := s.now.Load()
 	w.Header().Set("Content-Type", "application/json")
-	// The asker may have left.
+	// The client may have left.
 	_ = json.NewEncoder(w).Encode(wire{f.Latency.String(), f.CPU.String(), f.ErrorRate, f.NotReady})
 }

@@ -1,7 +1,9 @@
 package fault_test
 
 import (
+	"bytes"
 	"context"
+	"io"
 	"math"
 	"net/http"
 	"net/http/httptest"
@@ -169,6 +171,7 @@ func TestTheErrorRateIsAShare(t *testing.T) {
 func TestANilSwitchNeverStrikes(t *testing.T) {
 	s := fault.NewSwitch(false, func(bool) {})
 	require.Nil(t, s)
+	s.Set(fault.Fault{ErrorRate: 1})
 	require.NoError(t, s.Strike(t.Context()))
 }
 
@@ -209,4 +212,41 @@ func TestTheSwitchOverHTTP(t *testing.T) {
 	}
 	assert.Equal(t, []bool{true, false, false}, sick, "readiness heard of each change, and of nothing that was refused")
 	require.NoError(t, s.Strike(t.Context()))
+}
+
+// Command sets, shows and removes the fault of the service at an address.
+func TestCommand_SetsShowsAndRemoves(t *testing.T) {
+	server := httptest.NewServer(fault.NewSwitch(true, func(bool) {}))
+	defer server.Close()
+	const healthy = `{"latency":"0s","cpu":"0s","errorRate":0,"notReady":false}`
+	const slow = `{"latency":"5s","cpu":"0s","errorRate":0,"notReady":false}`
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{nil, healthy},
+		{[]string{`{"latency":"5s"}`}, slow},
+		{nil, slow},
+		{[]string{"off"}, healthy},
+	} {
+		var out bytes.Buffer
+		require.NoError(t, fault.Command(t.Context(), server.Listener.Addr().String(), c.args, &out))
+		assert.JSONEq(t, c.want, out.String(), "fault %v", c.args)
+	}
+}
+
+func TestCommand_SaysWhatIsWrong(t *testing.T) {
+	server := httptest.NewServer(fault.NewSwitch(true, func(bool) {}))
+	addr := server.Listener.Addr().String()
+	run := func(args ...string) error { return fault.Command(t.Context(), addr, args, io.Discard) }
+	require.ErrorContains(t, run(`{"errorRate":2}`), "errorRate 2: want 0 to 1")
+	for _, args := range [][]string{{"--help"}, {"off", "on"}} {
+		err := run(args...)
+		require.ErrorContains(t, err, "usage: fault")
+		var coded interface{ ExitCode() int }
+		require.ErrorAs(t, err, &coded)
+		assert.Equal(t, 2, coded.ExitCode())
+	}
+	server.Close()
+	require.ErrorContains(t, run(), "is FAULTS=on?")
 }

@@ -18,6 +18,7 @@ import (
 
 	"example.com/tandem/kit/fault"
 	"example.com/tandem/kit/health"
+	"example.com/tandem/kit/lifecycle"
 	"example.com/tandem/kit/shed"
 	"example.com/tandem/kit/telemetry"
 )
@@ -46,9 +47,6 @@ const (
 	// minPing is how often clients may ping: below package grpcclient's 10 s,
 	// or they would be sent away with too_many_pings.
 	minPing = 5 * time.Second
-	// cutOffGrace is how long handlers have to return whose calls were cut off.
-	// One that does not mind its context is left behind.
-	cutOffGrace = time.Second
 )
 
 // Options of a Server. Addr, Telemetry and Health are required.
@@ -63,6 +61,9 @@ type Options struct {
 	MaxConnectionAge time.Duration
 	// MaxInFlight calls are served at once, and as many streams; 0 is no limit.
 	MaxInFlight int
+	// Reflection lets anyone who can connect list the services and messages, so
+	// that grpcurl needs no .proto.
+	Reflection bool
 }
 
 // Server serves gRPC. It is the grpc.ServiceRegistrar to register services at.
@@ -111,7 +112,9 @@ func New(o Options) *Server {
 		),
 	)...)
 	grpc_health_v1.RegisterHealthServer(s.Server, o.Health.GRPC())
-	reflection.RegisterV1(s.Server) // so that grpcurl can list and call without the .proto
+	if o.Reflection {
+		reflection.RegisterV1(s.Server)
+	}
 	return s
 }
 
@@ -136,8 +139,8 @@ func (s *Server) Serve() error {
 	return nil
 }
 
-// Lame does nothing: health, which clients watch, has told them to go elsewhere.
-func (s *Server) Lame() {}
+// StartDraining does nothing: health, which clients watch, has told them to go elsewhere.
+func (s *Server) StartDraining() {}
 
 // Shutdown sends GOAWAY, ends streams and waits for calls in flight. When ctx
 // ends first it cuts them off and returns ctx's error. (GracefulStop alone has
@@ -156,7 +159,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		s.Stop() // ends the contexts of handlers; GracefulStop still waits for them
 		select {
 		case <-done:
-		case <-time.After(cutOffGrace):
+		case <-time.After(lifecycle.CutOffGrace): // a handler that ignores its context is left behind
 		}
 		return fmt.Errorf("%s: calls cut off: %w", s.name, ctx.Err())
 	}

@@ -38,23 +38,29 @@ func TestPortThatIsTakenIsAnErrorThatNamesTheVariable(t *testing.T) {
 	require.ErrorContains(t, err, s.Addr().String())
 }
 
-func TestReflectionListsTheServices(t *testing.T) {
-	s := start(t, grpcserver.Options{}, echo.Echo{})
-	ask, err := grpc_reflection_v1.NewServerReflectionClient(s.conn).ServerReflectionInfo(t.Context())
-	require.NoError(t, err)
-	require.NoError(t, ask.Send(&grpc_reflection_v1.ServerReflectionRequest{
-		MessageRequest: &grpc_reflection_v1.ServerReflectionRequest_ListServices{},
-	}))
-	answer, err := ask.Recv()
-	require.NoError(t, err)
-	var services []string
-	for _, service := range answer.GetListServicesResponse().GetService() {
-		services = append(services, service.GetName())
+func TestReflection_ListsServicesOnlyIfOn(t *testing.T) {
+	for _, on := range []bool{true, false} {
+		s := start(t, grpcserver.Options{Reflection: on}, echo.Echo{})
+		stream, err := grpc_reflection_v1.NewServerReflectionClient(s.conn).ServerReflectionInfo(t.Context())
+		require.NoError(t, err)
+		_ = stream.Send(&grpc_reflection_v1.ServerReflectionRequest{ // Recv returns the error, if there is one
+			MessageRequest: &grpc_reflection_v1.ServerReflectionRequest_ListServices{},
+		})
+		resp, err := stream.Recv()
+		if !on {
+			require.Equal(t, codes.Unimplemented, status.Code(err), "%v", err)
+			continue
+		}
+		require.NoError(t, err)
+		var services []string
+		for _, service := range resp.GetListServicesResponse().GetService() {
+			services = append(services, service.GetName())
+		}
+		assert.Subset(t, services, []string{echo.Service, "grpc.health.v1.Health"})
+		require.NoError(t, stream.CloseSend())
+		_, err = stream.Recv()
+		require.ErrorIs(t, err, io.EOF)
 	}
-	assert.Subset(t, services, []string{echo.Service, "grpc.health.v1.Health"})
-	require.NoError(t, ask.CloseSend())
-	_, err = ask.Recv()
-	require.ErrorIs(t, err, io.EOF)
 }
 
 func TestServerGivesUpShortlyBeforeItsCallerAndSaysSo(t *testing.T) {

@@ -18,6 +18,11 @@ import (
 
 // Health is the state of one service. It starts not ready.
 type Health struct {
+	// Details makes /health show where this instance runs and why a check fails.
+	// Everyone who can call the service then sees pods, nodes and addresses. Set it
+	// before serving.
+	Details bool
+
 	me     instance.Instance
 	rpc    *grpchealth.Server
 	checks []*check
@@ -154,17 +159,23 @@ type report struct {
 	Version  string              `json:"version"`
 	Service  string              `json:"serviceId"`
 	Output   string              `json:"output,omitempty"`
-	Instance instance.Instance   `json:"instance"`
+	Instance *instance.Instance  `json:"instance,omitempty"`
 	Checks   map[string][]result `json:"checks,omitempty"`
 }
 
 // Report answers the whole state as application/health+json: 200 with pass or
 // warn, 503 with fail while this instance itself is not ready.
 func (h *Health) Report(w http.ResponseWriter, _ *http.Request) {
-	rep := report{Status: "pass", Version: h.me.Version, Service: h.me.Service, Instance: h.me, Checks: h.ask()}
+	rep := report{Status: "pass", Version: h.me.Version, Service: h.me.Service, Checks: h.ask()}
+	if h.Details {
+		rep.Instance = &h.me
+	}
 	for _, c := range rep.Checks {
 		if c[0].Status == "warn" {
 			rep.Status = "warn"
+		}
+		if !h.Details {
+			c[0].Output = ""
 		}
 	}
 	status := http.StatusOK

@@ -73,6 +73,7 @@ func dial(t *testing.T, h *health.Health) grpc_health_v1.HealthClient {
 
 func TestOneStateBehindEveryWayOfAsking(t *testing.T) {
 	h := health.New(me)
+	h.Details = true
 	client := dial(t, h)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
@@ -130,6 +131,7 @@ func TestOneStateBehindEveryWayOfAsking(t *testing.T) {
 
 func TestADependencyThatIsDownIsAWarning(t *testing.T) {
 	h := health.New(me)
+	h.Details = true
 	h.Ready()
 	asked := 0
 	h.Check("service-b", func(context.Context) error { asked++; return errors.New("connection refused") })
@@ -154,6 +156,23 @@ func TestADependencyThatIsDownIsAWarning(t *testing.T) {
 	code, rep = reportOf(t, h)
 	assert.Equal(t, 503, code)
 	assert.Equal(t, "fail", rep.Status, "not to be ready oneself is more than a warning")
+}
+
+// Without Details, /health shows neither where the instance runs nor the error of a
+// check, which names addresses; the status is the same.
+func TestReport_HidesDetailsByDefault(t *testing.T) {
+	h := health.New(me)
+	h.Ready()
+	h.Check("service-b", func(context.Context) error { return errors.New("dial tcp 10.0.0.7:80: connection refused") })
+	code, rep := reportOf(t, h)
+	assert.Equal(t, 200, code)
+	assert.Equal(t, "warn", rep.Status)
+	assert.Equal(t, "warn", rep.Checks["service-b"][0].Status)
+	assert.Equal(t, "service-b", rep.ServiceID)
+	body := ask(h.Report).Body.String()
+	for _, hidden := range []string{"instance", me.Pod, me.Zone, "10.0.0.7"} {
+		assert.NotContains(t, body, hidden)
+	}
 }
 
 func TestAChecksAnswerIsKeptForASecond(t *testing.T) {
@@ -188,6 +207,7 @@ func TestAChecksAnswerIsKeptForASecond(t *testing.T) {
 func TestChecksThatHangHoldTheReportForASecondAtMost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := health.New(me)
+		h.Details = true
 		h.Ready()
 		hang := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
 		h.Check("one", hang)

@@ -69,7 +69,7 @@ type Server struct {
 	name     string
 	http     *http.Server
 	listener net.Listener
-	lame     atomic.Bool
+	draining atomic.Bool
 	stopping context.Context
 	stop     context.CancelFunc
 	maxAge   time.Duration
@@ -139,9 +139,9 @@ func (s *Server) Serve() error {
 	return nil
 }
 
-// Lame makes every answer ask its client to connect elsewhere. It does not
+// StartDraining makes every answer ask its client to connect elsewhere. It does not
 // close anything: a request may be on its way on any open connection.
-func (s *Server) Lame() { s.lame.Store(true) }
+func (s *Server) StartDraining() { s.draining.Store(true) }
 
 // Shutdown stops taking connections, ends streams and waits for requests in
 // flight. When ctx ends first it cuts them off and returns ctx's error.
@@ -170,7 +170,7 @@ func (s *Server) noteBirth(ctx context.Context, _ net.Conn) context.Context {
 func (s *Server) closesOldConnections(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		old, _ := r.Context().Value(birthKey{}).(time.Time)
-		if s.lame.Load() || s.maxAge > 0 && time.Now().After(old) {
+		if s.draining.Load() || s.maxAge > 0 && time.Now().After(old) {
 			w.Header().Set("Connection", "close")
 		}
 		next.ServeHTTP(w, r)

@@ -87,7 +87,7 @@ func TestALameServerAnswersAndSendsItsClientsAway(t *testing.T) {
 	s := serve(t, httpserver.Options{}, routeHello)
 	ask, conn := asker(t, s)
 	assert.False(t, ask().Close)
-	s.Lame()
+	s.StartDraining()
 	assert.True(t, ask().Close, "a connection that was open serves for the last time")
 	_, err := conn.Read(make([]byte, 1))
 	require.ErrorIs(t, err, io.EOF)

@@ -24,6 +24,9 @@ type Instance struct {
 	IP        string `json:"ip,omitempty"`
 }
 
+// Variables are the environment variables that New reads.
+var Variables = []string{"POD_NAME", "NODE_NAME", "NODE_ZONE", "POD_NAMESPACE", "POD_IP"}
+
 // New reads what the Downward API put into the environment: POD_NAME,
 // NODE_NAME, NODE_ZONE, POD_NAMESPACE and POD_IP. At home, where no one sets
 // them, the host's name stands for the pod and its first address for the IP.

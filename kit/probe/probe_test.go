@@ -22,7 +22,7 @@ import (
 	"example.com/tandem/kit/health"
 	"example.com/tandem/kit/instance"
 	"example.com/tandem/kit/kittest"
-	"example.com/tandem/kit/life"
+	"example.com/tandem/kit/lifecycle"
 	"example.com/tandem/kit/probe"
 )
 
@@ -128,7 +128,7 @@ func TestEachStepOfAGRPCProbeIsShown(t *testing.T) {
 	out, err = run(t, "grpc://"+target)
 	require.ErrorContains(t, err, "health NOT_SERVING: want SERVING")
 	assert.Contains(t, out, "answered  gRPC health NOT_SERVING")
-	assert.Equal(t, 1, life.ExitCode(err))
+	assert.Equal(t, 1, lifecycle.ExitCode(err))
 }
 
 func TestAProbeThatFailsSaysHowAndAfterWhichStep(t *testing.T) {
@@ -157,7 +157,7 @@ func TestAProbeThatFailsSaysHowAndAfterWhichStep(t *testing.T) {
 			out, err := run(t, c.args...)
 			require.Error(t, err)
 			assert.Regexp(t, c.err, err.Error())
-			assert.Equal(t, 1, life.ExitCode(err))
+			assert.Equal(t, 1, lifecycle.ExitCode(err))
 			if c.steps == nil {
 				assert.Empty(t, out)
 				return
@@ -187,7 +187,7 @@ func TestWrongUsageEndsWith2(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			out, err := run(t, c.args...)
 			require.ErrorContains(t, err, c.want)
-			assert.Equal(t, 2, life.ExitCode(err))
+			assert.Equal(t, 2, lifecycle.ExitCode(err))
 			assert.Empty(t, out)
 		})
 	}

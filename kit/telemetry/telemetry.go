@@ -42,11 +42,17 @@ type Telemetry struct {
 var Propagator = propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{})
 
 // New sets up telemetry for one instance. Log lines of level and above go to w.
+// If w buffers lines and has a method Flush, New's logger calls it after each
+// warning and error: those are what explains a process that dies next.
 // Spans are exported where an OTLP endpoint is named by the standard OTEL_*
 // variables; the error is that of an exporter which cannot be made from them.
 // Without an endpoint no spans are made, only their ids.
 func New(ctx context.Context, me instance.Instance, level slog.Level, environ map[string]string, w io.Writer) (*Telemetry, error) {
-	log := slog.New(withTrace{slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level})}).
+	flushLog := func() {}
+	if f, ok := w.(interface{ Flush() }); ok {
+		flushLog = f.Flush
+	}
+	log := slog.New(handler{slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}), flushLog}).
 		With("service", me.Service, "pod", me.Pod)
 
 	metrics := prometheus.NewRegistry()
@@ -75,12 +81,15 @@ func New(ctx context.Context, me instance.Instance, level slog.Level, environ ma
 	return t, nil
 }
 
-// Flush sends what has not been sent yet. It is the last thing that a service
-// does, because requests still being drained make spans too. It takes 5 s at
-// most, and what cannot be sent is logged: a collector that is gone must neither
-// hold the exit nor make it a failure.
+// FlushTimeout bounds Flush.
+const FlushTimeout = 5 * time.Second
+
+// Flush sends the spans that have not been sent yet. It is the last thing that a
+// service does, because requests still being drained make spans too. Spans that
+// cannot be sent within FlushTimeout are dropped and a warning is logged: a
+// collector that is gone must neither hold the exit nor make it a failure.
 func (t *Telemetry) Flush() {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), FlushTimeout)
 	defer cancel()
 	if err := t.flush(ctx); err != nil {
 		t.Log.Warn("telemetry: spans are lost", "error", err.Error())
@@ -139,20 +148,28 @@ func newExporter(ctx context.Context, environ map[string]string) (*otlptrace.Exp
 	}
 }
 
-// withTrace puts the ids of the context's span into every log line.
-type withTrace struct{ slog.Handler }
+// handler adds the trace id and span id of the context to every log line, and
+// flushes the log after warnings and errors.
+type handler struct {
+	slog.Handler
+	flush func()
+}
 
-func (h withTrace) Handle(ctx context.Context, r slog.Record) error {
+func (h handler) Handle(ctx context.Context, r slog.Record) error {
 	if span := oteltrace.SpanContextFromContext(ctx); span.IsValid() {
 		r.AddAttrs(slog.String("trace_id", span.TraceID().String()), slog.String("span_id", span.SpanID().String()))
 	}
-	return h.Handler.Handle(ctx, r)
+	err := h.Handler.Handle(ctx, r)
+	if r.Level >= slog.LevelWarn {
+		h.flush()
+	}
+	return err
 }
 
-func (h withTrace) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return withTrace{h.Handler.WithAttrs(attrs)}
+func (h handler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return handler{h.Handler.WithAttrs(attrs), h.flush}
 }
 
-func (h withTrace) WithGroup(name string) slog.Handler {
-	return withTrace{h.Handler.WithGroup(name)}
+func (h handler) WithGroup(name string) slog.Handler {
+	return handler{h.Handler.WithGroup(name), h.flush}
 }

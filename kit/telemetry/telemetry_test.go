@@ -29,7 +29,7 @@ import (
 	"example.com/tandem/kit/config"
 	"example.com/tandem/kit/instance"
 	"example.com/tandem/kit/kittest"
-	"example.com/tandem/kit/life"
+	"example.com/tandem/kit/lifecycle"
 	"example.com/tandem/kit/telemetry"
 )
 
@@ -52,7 +52,7 @@ func exit() {
 	if err != nil {
 		fmt.Println(err)
 	}
-	os.Exit(life.ExitCode(err))
+	os.Exit(lifecycle.ExitCode(err))
 }
 
 var me = instance.Instance{Service: "service-b", Version: "v1", Pod: "service-b-7d", Node: "node-1", Zone: "z1", Namespace: "tandem"}
@@ -226,7 +226,7 @@ func TestWhatCannotBeExportedToStopsTheStart(t *testing.T) {
 			t.Setenv(c.key, c.value)
 			_, err := newTelemetry(t, io.Discard)
 			require.EqualError(t, err, fmt.Sprintf("set up traces: %s=%q%s", c.key, c.value, c.want))
-			assert.Equal(t, 2, life.ExitCode(err), "as for any bad value")
+			assert.Equal(t, 2, lifecycle.ExitCode(err), "as for any bad value")
 		})
 	}
 }
@@ -280,6 +280,28 @@ func TestALogLineIsJSONAndTellsItsTrace(t *testing.T) {
 	}
 	assert.Equal(t, "line\nbreak", lines[0]["key"])
 	assert.NotContains(t, lines[3], "trace_id")
+}
+
+// flushed counts how often what was written has been flushed.
+type flushed struct {
+	kittest.Buffer
+	times int
+}
+
+func (f *flushed) Flush() { f.times++ }
+
+// A warning or an error is flushed at once, by loggers derived from Log as well;
+// lines below do not pay for it.
+func TestLog_FlushesFromWarnUp(t *testing.T) {
+	log := &flushed{}
+	tel, err := telemetry.New(t.Context(), me, slog.LevelInfo, nil, log)
+	require.NoError(t, err)
+	tel.Log.Info("request")
+	assert.Zero(t, log.times)
+	tel.Log.Warn("trouble")
+	assert.Equal(t, 1, log.times)
+	tel.Log.With("key", "value").WithGroup("group").Error("more")
+	assert.Equal(t, 2, log.times)
 }
 
 func TestTheRegistryHasWhatEveryServiceShows(t *testing.T) {

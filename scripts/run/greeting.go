@@ -17,7 +17,11 @@ func greeting(ctx context.Context, set settings) string {
 		url := page + "/api/data?via=" + via
 		fmt.Fprintf(&b, "  curl '%s'\n      %s\n\n", url, sample(ctx, url))
 	}
-	fmt.Fprintf(&b, "Metrics: http://%s/metrics and http://%s/metrics. Stop with Ctrl-C.\n", set.aAdmin.byName(), set.bAdmin.byName())
+	fmt.Fprintf(&b, "Metrics: http://%s/metrics and http://%s/metrics.\n", set.aAdmin.byName(), set.bAdmin.byName())
+	if set.faults {
+		fmt.Fprintf(&b, "Fault switches: http://%s/faults and http://%s/faults.\n", set.aDebug.byName(), set.bDebug.byName())
+	}
+	b.WriteString("Stop with Ctrl-C.\n")
 	return b.String()
 }
 

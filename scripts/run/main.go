@@ -26,12 +26,16 @@ Flags:
 
 Environment, with defaults; every other variable reaches the services as it is:
   SERVICE_A_HTTP_PORT   8080  service-a's API and page
-  SERVICE_A_ADMIN_PORT  8081  its metrics and faults
+  SERVICE_A_ADMIN_PORT  8081  its metrics
+  SERVICE_A_DEBUG_PORT  8082  its fault switch, and pprof if PPROF is on
   SERVICE_B_HTTP_PORT   8090  service-b's API
-  SERVICE_B_ADMIN_PORT  8091  its metrics and faults
+  SERVICE_B_ADMIN_PORT  8091  its metrics
+  SERVICE_B_DEBUG_PORT  8092  its fault switch, and pprof if PPROF is on
   SERVICE_B_GRPC_PORT   9090  its gRPC
   DRAIN_DELAY           0s    so that Ctrl-C is quick; in a pod it is 5s
-  FAULTS                on    lets faults be injected through the admin ports
+  FAULTS                on    lets faults be injected through the debug ports
+  HEALTH_DETAILS        on    /health shows where an instance runs
+  REFLECTION            on    grpcurl needs no .proto
   LOG_FORMAT            text  json leaves log lines as the services write them
   NO_COLOR                    anything means no colours
 `

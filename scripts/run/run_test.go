@@ -45,6 +45,11 @@ func TestRun(t *testing.T) {
 		grpcLine := regexp.MustCompile(`(?m)^service-b  \d\d:\d\d:\d\d\.\d{3} grpc method=/data.v1.DataService/GetData code=OK .*trace=[0-9a-f]{8}$`)
 		kittest.Eventually(t, func() bool { return grpcLine.MatchString(r.out.String()) }, "lines come in batches")
 		assert.NotContains(t, out, "\x1b", "colours are for terminals")
+		assert.Contains(t, out, "Fault switches: http://localhost:"+r.ports[2]+"/faults and http://localhost:"+r.ports[5]+"/faults.")
+		faults, err := http.Get("http://localhost:" + r.ports[5] + "/faults")
+		require.NoError(t, err)
+		require.NoError(t, faults.Body.Close())
+		assert.Equal(t, http.StatusOK, faults.StatusCode)
 		resp, err := http.Get(page)
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
@@ -156,7 +161,7 @@ func begin(t *testing.T, binary, bin string, environ ...string) *running {
 	r.cmd = exec.Command(binary, "--bin", bin)
 	r.cmd.Dir = "../.."
 	r.cmd.Env = os.Environ()
-	for i, key := range []string{"SERVICE_A_HTTP_PORT", "SERVICE_A_ADMIN_PORT", "SERVICE_B_HTTP_PORT", "SERVICE_B_ADMIN_PORT", "SERVICE_B_GRPC_PORT"} {
+	for i, key := range []string{"SERVICE_A_HTTP_PORT", "SERVICE_A_ADMIN_PORT", "SERVICE_A_DEBUG_PORT", "SERVICE_B_HTTP_PORT", "SERVICE_B_ADMIN_PORT", "SERVICE_B_DEBUG_PORT", "SERVICE_B_GRPC_PORT"} {
 		r.cmd.Env = append(r.cmd.Env, key+"="+r.ports[i])
 	}
 	r.cmd.Env = append(r.cmd.Env, environ...)
@@ -224,10 +229,10 @@ func (r *running) asPorts(t *testing.T) []port {
 	return out
 }
 
-// freePorts are five that were free a moment ago, all different.
+// freePorts are seven that were free a moment ago, all different.
 func freePorts(t *testing.T) []string {
 	t.Helper()
-	out := make([]string, 5)
+	out := make([]string, 7)
 	for i := range out {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		require.NoError(t, err)
@@ -266,6 +271,7 @@ func TestReadSettings(t *testing.T) {
 			}
 			assert.Equal(t, want, s.aHTTP.number)
 			assert.Equal(t, 8081, s.aAdmin.number)
+			assert.Equal(t, 8092, s.bDebug.number)
 		})
 	}
 }

@@ -27,14 +27,17 @@ func (p port) addr() string { return net.JoinHostPort(host, strconv.Itoa(p.numbe
 func (p port) byName() string { return net.JoinHostPort("localhost", strconv.Itoa(p.number)) }
 
 type settings struct {
-	aHTTP, aAdmin, bHTTP, bAdmin, bGRPC port
+	aHTTP, aAdmin, aDebug, bHTTP, bAdmin, bDebug, bGRPC port
 
-	rawLogs    bool
-	drainDelay string
-	faults     string
+	rawLogs bool
+	// environ is what both services are given.
+	environ []string
+	faults  bool
 }
 
-func (s settings) ports() []port { return []port{s.aHTTP, s.aAdmin, s.bHTTP, s.bAdmin, s.bGRPC} }
+func (s settings) ports() []port {
+	return []port{s.aHTTP, s.aAdmin, s.aDebug, s.bHTTP, s.bAdmin, s.bDebug, s.bGRPC}
+}
 
 // readSettings returns an error of one line for each value that cannot be used.
 func readSettings(getenv func(string) string) (settings, error) {
@@ -51,13 +54,17 @@ func readSettings(getenv func(string) string) (settings, error) {
 		return p
 	}
 	s := settings{
-		aHTTP:      read("SERVICE_A_HTTP_PORT", 8080, "service-a's HTTP"),
-		aAdmin:     read("SERVICE_A_ADMIN_PORT", 8081, "service-a's admin"),
-		bHTTP:      read("SERVICE_B_HTTP_PORT", 8090, "service-b's HTTP"),
-		bAdmin:     read("SERVICE_B_ADMIN_PORT", 8091, "service-b's admin"),
-		bGRPC:      read("SERVICE_B_GRPC_PORT", 9090, "service-b's gRPC"),
-		drainDelay: cmp.Or(getenv("DRAIN_DELAY"), "0s"),
-		faults:     cmp.Or(getenv("FAULTS"), "on"),
+		aHTTP:  read("SERVICE_A_HTTP_PORT", 8080, "service-a's HTTP"),
+		aAdmin: read("SERVICE_A_ADMIN_PORT", 8081, "service-a's admin"),
+		aDebug: read("SERVICE_A_DEBUG_PORT", 8082, "service-a's debug"),
+		bHTTP:  read("SERVICE_B_HTTP_PORT", 8090, "service-b's HTTP"),
+		bAdmin: read("SERVICE_B_ADMIN_PORT", 8091, "service-b's admin"),
+		bDebug: read("SERVICE_B_DEBUG_PORT", 8092, "service-b's debug"),
+		bGRPC:  read("SERVICE_B_GRPC_PORT", 9090, "service-b's gRPC"),
+		faults: cmp.Or(getenv("FAULTS"), "on") == "on",
+	}
+	for key, standard := range map[string]string{"DRAIN_DELAY": "0s", "FAULTS": "on", "HEALTH_DETAILS": "on", "REFLECTION": "on"} {
+		s.environ = append(s.environ, key+"="+cmp.Or(getenv(key), standard))
 	}
 	switch format := cmp.Or(getenv("LOG_FORMAT"), "text"); format {
 	case "json":
@@ -105,16 +112,15 @@ func (p port) free() error {
 
 // services in the order in which they start: who is called comes first.
 func (s settings) services() []*service {
-	both := []string{"DRAIN_DELAY=" + s.drainDelay, "FAULTS=" + s.faults}
 	b := []string{
-		"POD_NAME=service-b-1", "HTTP_ADDR=" + s.bHTTP.addr(), "ADMIN_ADDR=" + s.bAdmin.addr(), "GRPC_ADDR=" + s.bGRPC.addr(),
+		"POD_NAME=service-b-1", "HTTP_ADDR=" + s.bHTTP.addr(), "ADMIN_ADDR=" + s.bAdmin.addr(), "DEBUG_ADDR=" + s.bDebug.addr(), "GRPC_ADDR=" + s.bGRPC.addr(),
 	}
 	a := []string{
-		"POD_NAME=service-a-1", "HTTP_ADDR=" + s.aHTTP.addr(), "ADMIN_ADDR=" + s.aAdmin.addr(),
+		"POD_NAME=service-a-1", "HTTP_ADDR=" + s.aHTTP.addr(), "ADMIN_ADDR=" + s.aAdmin.addr(), "DEBUG_ADDR=" + s.aDebug.addr(),
 		"SERVICE_B_HTTP_URL=http://" + s.bHTTP.byName(), "SERVICE_B_GRPC_TARGET=dns:///" + s.bGRPC.byName(),
 	}
 	return []*service{
-		{name: "service-b", api: s.bHTTP, environ: slices.Concat(both, b)},
-		{name: "service-a", api: s.aHTTP, environ: slices.Concat(both, a)},
+		{name: "service-b", api: s.bHTTP, environ: slices.Concat(s.environ, b)},
+		{name: "service-a", api: s.aHTTP, environ: slices.Concat(s.environ, a)},
 	}
 }

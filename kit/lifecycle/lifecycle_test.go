@@ -1,4 +1,4 @@
-package life_test
+package lifecycle_test
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -25,7 +26,8 @@ import (
 	"example.com/tandem/kit/httpserver"
 	"example.com/tandem/kit/instance"
 	"example.com/tandem/kit/kittest"
-	"example.com/tandem/kit/life"
+	"example.com/tandem/kit/lifecycle"
+	"example.com/tandem/kit/telemetry"
 )
 
 // enough is longer than anything here takes, unless it hangs.
@@ -33,7 +35,7 @@ const enough = 30 * time.Second
 
 func TestMain(m *testing.M) {
 	if how := os.Getenv("TEST_RUN"); how != "" {
-		life.Main(programs[how])
+		lifecycle.Main(programs[how])
 	}
 	goleak.VerifyTestMain(m)
 }
@@ -52,6 +54,37 @@ var programs = map[string]func(ctx context.Context, args []string, environ map[s
 	"wrong usage": func(context.Context, []string, map[string]string, io.Writer) error {
 		return fmt.Errorf("read the configuration: %w", errors.Join(config.Bad("A", "x", "want y"), config.Bad("B", "x", "want y")))
 	},
+	"warn and be killed": func(ctx context.Context, _ []string, environ map[string]string, out io.Writer) error {
+		tel, err := telemetry.New(ctx, instance.Instance{}, slog.LevelInfo, environ, out)
+		if err != nil {
+			return err
+		}
+		tel.Log.Info("before it")
+		tel.Log.Warn("the reason")
+		return syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	},
+	"panic": func(_ context.Context, _ []string, _ map[string]string, out io.Writer) error {
+		_, _ = fmt.Fprintln(out, "the last line")
+		panic("on purpose")
+	},
+	"be killed while draining": func(ctx context.Context, _ []string, _ map[string]string, out io.Writer) error {
+		_, _ = fmt.Fprintln(out, "started")
+		<-ctx.Done()
+		time.Sleep(time.Second) // far longer than the end of ctx takes to be noticed
+		_, _ = fmt.Fprintln(out, "the last line")
+		return syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	},
+	"log its settings": func(ctx context.Context, _ []string, environ map[string]string, out io.Writer) error {
+		tel, err := telemetry.New(ctx, instance.Instance{}, slog.LevelInfo, environ, out)
+		if err != nil {
+			return err
+		}
+		ended, end := context.WithCancel(ctx)
+		end()
+		return lifecycle.Run(ended, lifecycle.Options{
+			Log: tel.Log, Health: health.New(instance.Instance{}), Unknown: []config.Unknown{{Name: "MESAGE", Nearest: "MESSAGE"}},
+		})
+	},
 	"not heed the first signal": func(ctx context.Context, _ []string, _ map[string]string, out io.Writer) error {
 		_, _ = fmt.Fprintln(out, "started")
 		<-ctx.Done()
@@ -64,9 +97,9 @@ var programs = map[string]func(ctx context.Context, args []string, environ map[s
 	},
 }
 
-func start(t *testing.T, program string) *kittest.Process {
+func start(t *testing.T, program string, environ ...string) *kittest.Process {
 	t.Helper()
-	return kittest.Start(t, os.Args[0], "TEST_RUN="+program, "GREETING=hello")
+	return kittest.Start(t, os.Args[0], append(environ, "TEST_RUN="+program, "GREETING=hello")...)
 }
 
 func awaitLog(t *testing.T, p *kittest.Process, line string) {
@@ -103,8 +136,74 @@ func TestASecondSignalEndsAProcessAtOnce(t *testing.T) {
 	assert.Equal(t, -1, p.Wait(t, enough), "the signal ended it, not its own will")
 }
 
+// A warning is written before the process can die of its reason, and so are the
+// lines before it.
+func TestMain_WritesWarningsAtOnce(t *testing.T) {
+	p := start(t, "warn and be killed")
+	assert.Equal(t, -1, p.Wait(t, enough))
+	assert.Regexp(t, `(?s)"msg":"before it".*"msg":"the reason"`, p.Log.String())
+}
+
+func TestMain_FlushesOnPanic(t *testing.T) {
+	p := start(t, "panic")
+	assert.Equal(t, 2, p.Wait(t, enough))
+	assert.Contains(t, p.Log.String(), "the last line\n")
+	assert.Contains(t, p.Log.String(), "panic: on purpose")
+}
+
+// Once the process is to stop, it may be killed at any time: no line waits.
+func TestMain_WritesAtOnceWhileDraining(t *testing.T) {
+	p := start(t, "be killed while draining")
+	awaitLog(t, p, "started\n")
+	p.Signal(t, syscall.SIGTERM)
+	assert.Equal(t, -1, p.Wait(t, enough))
+	assert.Contains(t, p.Log.String(), "the last line\n")
+}
+
+// The first line says how Go's runtime is set: by GOGC and GOMEMLIMIT if they are
+// set, else by tune, with a soft limit of 90 % of MEMORY_LIMIT.
+func TestMain_LogsEffectiveSettings(t *testing.T) {
+	const limit = "MEMORY_LIMIT=134217728" // 128 MiB
+	for _, c := range []struct {
+		environ []string
+		want    string
+	}{
+		{nil, `"msg":"starting",.*"gogc":GC,"gomemlimit":"off"`},
+		{[]string{limit}, `"gogc":GC,"gomemlimit":"115MiB"`},
+		{[]string{limit, "GOMEMLIMIT=64MiB", "GOGC=50"}, `"gogc":50,"gomemlimit":"64MiB"`},
+		{[]string{"GOMAXPROCS=1"}, `"gomaxprocs":1,`},
+	} {
+		p := start(t, "log its settings", c.environ...)
+		require.Equal(t, 0, p.Wait(t, enough))
+		first, rest, _ := strings.Cut(p.Log.String(), "\n")
+		assert.Regexp(t, strings.ReplaceAll(c.want, "GC", strconv.Itoa(lifecycle.GCPercent)), first, c.environ)
+		assert.Regexp(t, `"level":"WARN",.*"name":"MESAGE","nearest":"MESSAGE"`, rest)
+	}
+}
+
+// The start fails if the process would be killed before it has stopped. The sum
+// has every step of the timeline in it: 3 s of a preStop hook, 5 s of delay, 10 s
+// for requests in flight, 1 s to cut them off, 1 s for the admin port and 5 s to
+// send spans.
+func TestRun_ChecksTheGracePeriod(t *testing.T) {
+	s := newService(t)
+	s.options.Drain = config.Drain{PreStopDelay: 3 * time.Second, DrainDelay: 5 * time.Second, DrainTimeout: 10 * time.Second}
+	s.signal() // one that starts ends at once
+
+	s.options.Drain.TerminationGracePeriod = 25*time.Second - 1
+	err := lifecycle.Run(s.ctx, s.options, s.One)
+	require.EqualError(t, err, `TERMINATION_GRACE_PERIOD="24.999999999s": want at least 25s (PRE_STOP_DELAY 3s + DRAIN_DELAY 5s + DRAIN_TIMEOUT 10s `+
+		`+ 7s to cut off requests, close ports and send spans); raise it with terminationGracePeriodSeconds, or lower DRAIN_TIMEOUT`)
+	assert.Equal(t, 2, lifecycle.ExitCode(err))
+	assert.Equal(t, "starting", s.ready())
+
+	s.options.Drain.DrainDelay, s.options.Drain.PreStopDelay = 0, 8*time.Second // the same sum, without the wait
+	s.options.Drain.TerminationGracePeriod = 25 * time.Second
+	require.NoError(t, lifecycle.Run(s.ctx, s.options, s.One))
+}
+
 func TestExitCodeOfNoErrorIsZero(t *testing.T) {
-	assert.Zero(t, life.ExitCode(nil))
+	assert.Zero(t, lifecycle.ExitCode(nil))
 }
 
 // witnessed is a real server; the test hears what is done to it, and when.
@@ -115,9 +214,9 @@ type witnessed struct {
 	begun chan struct{} // closed when Shutdown begins
 }
 
-func (w *witnessed) Lame() {
-	w.tell(w.name + " lame")
-	w.Server.Lame()
+func (w *witnessed) StartDraining() {
+	w.tell(w.name + " starts draining")
+	w.Server.StartDraining()
 }
 
 func (w *witnessed) Shutdown(ctx context.Context) error {
@@ -128,11 +227,11 @@ func (w *witnessed) Shutdown(ctx context.Context) error {
 	return err
 }
 
-// service is one that life runs: two APIs and an admin server.
+// service is one that lifecycle runs: two APIs and an admin server.
 type service struct {
 	Health          *health.Health
 	Admin, One, Two *witnessed
-	options         life.Options
+	options         lifecycle.Options
 	mu              sync.Mutex
 	events          []string
 	ctx             context.Context
@@ -157,20 +256,20 @@ func newService(t *testing.T) *service {
 		return &witnessed{server, name, tell, make(chan struct{})}
 	}
 	s.One, s.Two = api("one"), api("two")
-	admin := httpserver.NewAdmin(httpserver.AdminOptions{Name: "admin", Addr: "127.0.0.1:0", Telemetry: kittest.Telemetry(t, io.Discard)})
+	admin := httpserver.NewAdmin("admin", "127.0.0.1:0", kittest.Telemetry(t, io.Discard))
 	s.Admin = &witnessed{admin, "admin", tell, make(chan struct{})}
-	s.options = life.Options{Log: slog.New(slog.DiscardHandler), Health: s.Health, Admin: s.Admin, DrainTimeout: enough}
+	s.options = lifecycle.Options{Log: slog.New(slog.DiscardHandler), Health: s.Health, Admin: []lifecycle.Server{s.Admin}, Drain: config.Drain{DrainTimeout: enough}}
 	t.Cleanup(s.transport.CloseIdleConnections)
 	return s
 }
 
 // run runs the service until it is ready.
-func (s *service) run(t *testing.T, servers ...life.Server) {
+func (s *service) run(t *testing.T, servers ...lifecycle.Server) {
 	t.Helper()
 	if servers == nil {
-		servers = []life.Server{s.One, s.Two}
+		servers = []lifecycle.Server{s.One, s.Two}
 	}
-	go func() { s.ended <- life.Run(s.ctx, s.options, servers...) }()
+	go func() { s.ended <- lifecycle.Run(s.ctx, s.options, servers...) }()
 	kittest.Eventually(t, func() bool { return s.ready() == "ready" }, "ready")
 }
 
@@ -197,7 +296,7 @@ func (s *service) ask(w *witnessed, path string) (status int, err error) {
 
 func TestTheDrainLosesNothing(t *testing.T) {
 	s := newService(t)
-	s.options.DrainDelay = 2 * time.Second
+	s.options.Drain.DrainDelay = 2 * time.Second
 	inFlight := make(chan struct{}, 2)
 	// Each waits for the other server's shutdown to begin: one after the other, neither would end.
 	wait := func(other *witnessed) http.HandlerFunc {
@@ -243,13 +342,13 @@ func TestTheDrainLosesNothing(t *testing.T) {
 		}
 	}
 	assert.Positive(t, served, "it serves on while callers do not know yet")
-	assert.GreaterOrEqual(t, time.Since(signalled), s.options.DrainDelay)
+	assert.GreaterOrEqual(t, time.Since(signalled), s.options.Drain.DrainDelay)
 
 	require.NoError(t, <-s.ended)
 	require.NoError(t, <-answers)
 	require.NoError(t, <-answers)
 	require.Len(t, s.events, 8)
-	assert.Equal(t, []string{"one lame, draining", "two lame, draining"}, s.events[:2], "health turns first")
+	assert.Equal(t, []string{"one starts draining, draining", "two starts draining, draining"}, s.events[:2], "health turns first")
 	assert.ElementsMatch(t, []string{"one shutting down, draining", "two shutting down, draining"}, s.events[2:4], "side by side")
 	assert.ElementsMatch(t, []string{"one shut down, draining", "two shut down, draining"}, s.events[4:6])
 	assert.Equal(t, []string{"admin shutting down, draining", "admin shut down, draining"}, s.events[6:], "admin last")
@@ -257,7 +356,7 @@ func TestTheDrainLosesNothing(t *testing.T) {
 
 func TestTheDrainIsBounded(t *testing.T) {
 	s := newService(t)
-	s.options.DrainTimeout = 50 * time.Millisecond
+	s.options.Drain.DrainTimeout = 50 * time.Millisecond
 	inFlight, over := make(chan struct{}), make(chan struct{})
 	s.One.API.Get("/endless", func(http.ResponseWriter, *http.Request) { close(inFlight); <-over })
 	s.run(t)
@@ -290,7 +389,7 @@ func (b broken) Serve() error {
 
 func TestAServerThatFailsEndsTheRest(t *testing.T) {
 	s := newService(t)
-	s.options.DrainDelay = time.Hour // no one waits for a service that is broken
+	s.options.Drain.DrainDelay = time.Hour // no one waits for a service that is broken
 	fail := make(chan struct{})
 	first, second := errors.New("accept: too many open files"), errors.New("accept: and so did this")
 	s.run(t, broken{s.One, first, fail}, broken{s.Two, second, fail})
@@ -313,7 +412,7 @@ func TestAPortThatIsTakenEndsTheStart(t *testing.T) {
 	defer taken.Close() //nolint:errcheck // its work is done
 	s := newService(t)
 	late := httpserver.New(httpserver.Options{Name: "HTTP_ADDR", Addr: taken.Addr().String(), Telemetry: kittest.Telemetry(t, io.Discard), Health: s.Health})
-	err = life.Run(s.ctx, s.options, late)
+	err = lifecycle.Run(s.ctx, s.options, late)
 	require.ErrorContains(t, err, "HTTP_ADDR: listen tcp "+taken.Addr().String())
 	require.ErrorIs(t, err, syscall.EADDRINUSE)
 	assert.Equal(t, "starting", s.ready(), "it was never ready")
@@ -322,6 +421,6 @@ func TestAPortThatIsTakenEndsTheStart(t *testing.T) {
 func TestASignalDuringTheStartIsHeeded(t *testing.T) {
 	s := newService(t)
 	s.signal()
-	require.NoError(t, life.Run(s.ctx, s.options, s.One, s.Two))
+	require.NoError(t, lifecycle.Run(s.ctx, s.options, s.One, s.Two))
 	assert.Equal(t, "draining", s.ready())
 }

@@ -1,4 +1,4 @@
-package life
+package lifecycle
 
 import (
 	"io"
@@ -30,7 +30,8 @@ func (c *counting) get() (string, int) {
 	return c.text.String(), c.writes
 }
 
-func TestLinesAreWrittenTogetherSoonAndInOrder(t *testing.T) {
+// Lines are written together, soon, and in the order in which they came.
+func TestLines_GathersAndKeepsOrder(t *testing.T) {
 	var w counting
 	l := &lines{w: &w}
 	want := strings.Repeat("one\ntwo\n", 500)
@@ -46,7 +47,22 @@ func TestLinesAreWrittenTogetherSoonAndInOrder(t *testing.T) {
 
 	_, err := io.WriteString(l, "the last\n")
 	require.NoError(t, err)
-	l.flush()
+	l.Flush()
 	text, _ := w.get()
 	assert.Equal(t, want+"the last\n", text)
+}
+
+// After Unbuffer nothing waits: neither what was gathered before nor later lines.
+func TestLines_UnbufferWritesAtOnce(t *testing.T) {
+	var w counting
+	l := &lines{w: &w}
+	_, err := io.WriteString(l, "before\n")
+	require.NoError(t, err)
+	l.Unbuffer()
+	text, _ := w.get()
+	assert.Equal(t, "before\n", text)
+	_, err = io.WriteString(l, "after\n")
+	require.NoError(t, err)
+	text, _ = w.get()
+	assert.Equal(t, "before\nafter\n", text)
 }

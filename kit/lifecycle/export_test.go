@@ -1,0 +1,4 @@
+package lifecycle
+
+// GCPercent is gcPercent for tests.
+const GCPercent = gcPercent
