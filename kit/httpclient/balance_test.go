@@ -169,6 +169,21 @@ func TestClient_SurvivesAnOutageOfDNS(t *testing.T) {
 	}
 }
 
+// A server that closes its connection may be leaving: the name is looked up
+// before its addresses are 10 s old, but not for each call.
+func TestClient_LooksUpWhenServerCloses(t *testing.T) {
+	t.Parallel()
+	host, port := unused(t)
+	pod(t, join(host, port), time.Nanosecond, ok) // a connection for each call
+	names.Set("closes.test", host)
+	client := newClient(t, httpclient.Options{})
+	for until := time.Now().Add(3 * time.Second); time.Now().Before(until); time.Sleep(10 * time.Millisecond) {
+		require.NoError(t, get(t, client, "http://closes.test:"+port).err)
+	}
+	assert.GreaterOrEqual(t, names.Asked("closes.test"), 2)
+	assert.LessOrEqual(t, names.Asked("closes.test"), 20)
+}
+
 // A hundred calls that need an address at the same time share one lookup, as
 // with net/http. Later calls need none.
 func TestClient_SharesLookups(t *testing.T) {

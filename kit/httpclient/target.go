@@ -133,6 +133,9 @@ func (t *target) send(ctx context.Context, req *http.Request, a *attempt) (*http
 	}
 	outcome := outcomeOf(resp, err, time.Since(start))
 	picked.End(outcome)
+	if err == nil && resp.Close {
+		t.name.Refresh() // the server may be leaving
+	}
 	if outcome == endpoint.Unreachable {
 		t.name.Refresh()
 		if _, lookupErr := t.name.Known(); lookupErr != nil { // the addresses are those of before
