@@ -70,7 +70,11 @@ func TestClient_LeavesFailingPodBehindVIP(t *testing.T) {
 				}
 			})
 			assert.Less(t, met.Load(), int64(tt.calls/4), "half of the requests would be its share")
-			assert.Zero(t, failed.Load())
+			if tt.atATime == 1 {
+				assert.Zero(t, failed.Load())
+			} else { // three new connections may all lead to the one that fails
+				assert.LessOrEqual(t, failed.Load(), int64(tt.atATime))
+			}
 		})
 	}
 }
