@@ -188,7 +188,15 @@ func TestClient_LooksUpWhenServerCloses(t *testing.T) {
 // with net/http. Later calls need none.
 func TestClient_SharesLookups(t *testing.T) {
 	host, port := unused(t)
-	pod(t, join(host, port), time.Nanosecond, ok) // a connection for each call
+	all := make(chan struct{})
+	var inFlight atomic.Int64
+	pod(t, join(host, port), 0, func(w http.ResponseWriter, r *http.Request) {
+		if inFlight.Add(1) == 100 {
+			close(all) // each of the first has a connection of its own
+		}
+		<-all
+		ok(w, r)
+	})
 	names.Set("shared.test", host)
 	client := newClient(t, httpclient.Options{})
 	together(300, 100, func(int) { assert.NoError(t, get(t, client, "http://shared.test:"+port).err) })
