@@ -67,8 +67,8 @@ type Server interface {
 	Listen() error
 	// Serve serves until Shutdown, and then returns nil.
 	Serve() error
-	// Lame asks clients to go elsewhere, and goes on serving those that come.
-	Lame()
+	// StartDraining tells clients to go elsewhere, and goes on serving.
+	StartDraining()
 	// Shutdown ends what it can before ctx ends, and then the rest.
 	Shutdown(ctx context.Context) error
 }
@@ -118,7 +118,7 @@ func Run(ctx context.Context, o Options, servers ...Server) error {
 	o.Log.Info("draining", "delay", o.DrainDelay.String(), "timeout", o.DrainTimeout.String())
 	o.Health.Drain()
 	for _, s := range servers {
-		s.Lame()
+		s.StartDraining()
 	}
 	if failure == nil {
 		time.Sleep(o.DrainDelay)

@@ -115,9 +115,9 @@ type witnessed struct {
 	begun chan struct{} // closed when Shutdown begins
 }
 
-func (w *witnessed) Lame() {
+func (w *witnessed) StartDraining() {
 	w.tell(w.name + " lame")
-	w.Server.Lame()
+	w.Server.StartDraining()
 }
 
 func (w *witnessed) Shutdown(ctx context.Context) error {

@@ -1,89 +1,97 @@
-package shed_test
+package limiter_test
 
 import (
 	"context"
+	"io"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"example.com/tandem/kit/shed"
+	"example.com/tandem/kit/kittest"
+	"example.com/tandem/kit/limiter"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// The tests run in bubbles of synctest, whose clock moves only when everything
-// waits: what they say of time is exact on any machine.
+// The tests run in bubbles of synctest, whose clock moves only when every
+// goroutine waits: what they say of time is exact on any machine.
 
-func take(t *testing.T, l *shed.Limiter, n int) {
+func newLimiter(n int) *limiter.Limiter { return limiter.New(n, prometheus.NewRegistry()) }
+
+func acquire(t *testing.T, l *limiter.Limiter, n int) {
 	t.Helper()
 	for range n {
 		require.NoError(t, l.Acquire(t.Context()))
 	}
 }
 
-func TestThereArePlacesForN(t *testing.T) {
+// Up to n requests are admitted without waiting; the next is shed after QueueTime.
+func TestLimiter_AdmitsUpToN(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := shed.New(3)
+		l := newLimiter(3)
 		start := time.Now()
-		take(t, l, 3)
-		assert.Zero(t, time.Since(start), "a free place is taken without waiting")
-		require.ErrorIs(t, l.Acquire(t.Context()), shed.ErrFull)
-		assert.Equal(t, shed.Patience, time.Since(start))
+		acquire(t, l, 3)
+		assert.Zero(t, time.Since(start))
+		require.ErrorIs(t, l.Acquire(t.Context()), limiter.ErrFull)
+		assert.Equal(t, limiter.QueueTime, time.Since(start))
 
 		l.Release()
-		take(t, l, 1)
-		assert.Equal(t, shed.Patience, time.Since(start), "what was released is free")
+		acquire(t, l, 1)
+		assert.Equal(t, limiter.QueueTime, time.Since(start), "after a Release there is no wait")
 	})
 }
 
-func TestAPlaceThatComesFreeGoesToTheOneThatWaits(t *testing.T) {
+// A queued request is admitted when another ends.
+func TestLimiter_QueuedRequestIsAdmitted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := shed.New(1)
-		take(t, l, 1)
+		l := newLimiter(1)
+		acquire(t, l, 1)
 		got := make(chan error, 1)
 		go func() { got <- l.Acquire(t.Context()) }()
-		time.Sleep(shed.Patience - 1)
+		time.Sleep(limiter.QueueTime - 1)
 		l.Release()
 		require.NoError(t, <-got)
-
-		require.ErrorIs(t, l.Acquire(t.Context()), shed.ErrFull, "it took the place, and its waiting ended")
+		require.ErrorIs(t, l.Acquire(t.Context()), limiter.ErrFull)
 	})
 }
 
-func TestBeyondAsManyWaitingTheRefusalIsAtOnce(t *testing.T) {
+// With n requests queued, the next is shed without waiting.
+func TestLimiter_FullQueueShedsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n = 4
-		l := shed.New(n)
-		take(t, l, n)
-		refused := make(chan error, n)
+		l := newLimiter(n)
+		acquire(t, l, n)
+		shed := make(chan error, n)
 		for range n {
-			go func() { refused <- l.Acquire(t.Context()) }()
+			go func() { shed <- l.Acquire(t.Context()) }()
 		}
-		synctest.Wait() // all of them wait now
+		synctest.Wait() // all of them are queued now
 
 		start := time.Now()
-		require.ErrorIs(t, l.Acquire(t.Context()), shed.ErrFull)
-		assert.Zero(t, time.Since(start), "the one more did not wait")
+		require.ErrorIs(t, l.Acquire(t.Context()), limiter.ErrFull)
+		assert.Zero(t, time.Since(start))
 		for range n {
-			require.ErrorIs(t, <-refused, shed.ErrFull)
+			require.ErrorIs(t, <-shed, limiter.ErrFull)
 		}
-		assert.Equal(t, shed.Patience, time.Since(start), "the others did")
+		assert.Equal(t, limiter.QueueTime, time.Since(start))
 
-		require.ErrorIs(t, l.Acquire(t.Context()), shed.ErrFull)
-		assert.Equal(t, 2*shed.Patience, time.Since(start), "and there is room to wait again")
+		require.ErrorIs(t, l.Acquire(t.Context()), limiter.ErrFull)
+		assert.Equal(t, 2*limiter.QueueTime, time.Since(start), "the queue is empty again")
 	})
 }
 
-func TestACallerThatLeavesStopsWaiting(t *testing.T) {
+// A caller that leaves, or whose deadline passes, leaves the queue at once.
+func TestLimiter_QueueEndsWithContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := shed.New(1)
-		take(t, l, 1)
+		l := newLimiter(1)
+		acquire(t, l, 1)
 		ctx, cancel := context.WithCancel(t.Context())
 		left := make(chan error, 1)
 		go func() { left <- l.Acquire(ctx) }()
@@ -93,21 +101,49 @@ func TestACallerThatLeavesStopsWaiting(t *testing.T) {
 		require.ErrorIs(t, <-left, context.Canceled)
 		assert.Zero(t, time.Since(start))
 
+		ctx, cancel = context.WithTimeout(t.Context(), limiter.QueueTime/2)
+		defer cancel()
+		require.ErrorIs(t, l.Acquire(ctx), context.DeadlineExceeded)
+		assert.Equal(t, limiter.QueueTime/2, time.Since(start))
+
 		l.Release()
-		take(t, l, 1) // which fails if the one that left took the place along
+		acquire(t, l, 1) // fails if a request that left still counts
 	})
 }
 
-func TestWithoutALimitThereIsAlwaysRoom(t *testing.T) {
-	l := shed.New(0)
-	require.Nil(t, l)
-	take(t, l, 10_000)
-	l.Release()
+// Streams count towards the limit, but leave half of it to calls.
+func TestLimiter_StreamsTakeAtMostHalf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimiter(4)
+		start := time.Now()
+		require.NoError(t, l.AcquireStream(t.Context()))
+		require.NoError(t, l.AcquireStream(t.Context()))
+		require.ErrorIs(t, l.AcquireStream(t.Context()), limiter.ErrFull)
+		acquire(t, l, 2)
+		assert.Zero(t, time.Since(start), "none of these was queued")
+		require.ErrorIs(t, l.Acquire(t.Context()), limiter.ErrFull, "streams count")
+
+		l.ReleaseStream()
+		acquire(t, l, 1)
+		require.ErrorIs(t, l.AcquireStream(t.Context()), limiter.ErrFull, "calls count for streams, too")
+		l.Release()
+		require.NoError(t, l.AcquireStream(t.Context()), "a stream that was shed does not count")
+	})
 }
 
-func TestNeverMoreThanNAtOnce(t *testing.T) {
+// Without a Limiter nothing is shed.
+func TestLimiter_NilNeverSheds(t *testing.T) {
+	var l *limiter.Limiter
+	acquire(t, l, 10_000)
+	l.Release()
+	require.NoError(t, l.AcquireStream(t.Context()))
+	l.ReleaseStream()
+}
+
+// However many goroutines call, never more than n requests are in flight.
+func TestLimiter_NeverExceedsN(t *testing.T) {
 	const n = 3
-	l := shed.New(n)
+	l := newLimiter(n)
 	var inFlight, most, served atomic.Int64
 	var wg sync.WaitGroup
 	for range 8 {
@@ -128,5 +164,18 @@ func TestNeverMoreThanNAtOnce(t *testing.T) {
 	wg.Wait()
 	assert.LessOrEqual(t, most.Load(), int64(n))
 	assert.Positive(t, served.Load())
-	take(t, l, n) // every place was given back
+	acquire(t, l, n) // every request was released
+}
+
+// The metrics say how many requests are in flight and how many were shed.
+func TestLimiter_Metrics(t *testing.T) {
+	tel := kittest.Telemetry(t, io.Discard)
+	l := limiter.New(2, tel.Metrics)
+	acquire(t, l, 1)
+	require.NoError(t, l.AcquireStream(t.Context()))
+	require.ErrorIs(t, l.AcquireStream(t.Context()), limiter.ErrFull)
+	require.ErrorIs(t, l.Acquire(t.Context()), limiter.ErrFull)
+	text := kittest.Scrape(t, tel)
+	assert.Contains(t, text, "\nrequests_in_flight 2\n")
+	assert.Contains(t, text, "\nrequests_shed_total 2\n")
 }
