@@ -19,7 +19,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"example.com/tandem/kit/grpcclient"
 	"example.com/tandem/kit/grpcserver"
@@ -157,7 +159,7 @@ func (a attack) bytes(t *testing.T) []byte {
 
 // attacks are ways to make a server hold memory for calls that never begin.
 var attacks = map[string]attack{
-	"200 half messages of 1 MiB": {streams: 200, message: 1 * mib, sent: 60 << 10, frame: 16 << 10},
+	"200 half messages of 1 MiB": {streams: 200, message: 1 * mib, sent: 256 << 10, frame: 16 << 10},
 	"large frames":               {streams: 256, message: 64 << 10, sent: 60 << 10, frame: 16 << 10},
 	"frames just above a buffer": {streams: 256, message: 64 << 10, sent: 60 << 10, frame: 8<<10 + 1},
 	"small frames":               {streams: 256, message: 64 << 10, sent: 60 << 10, frame: 1025},
@@ -255,4 +257,42 @@ func TestServer_HalfMessageEndsInTime(t *testing.T) {
 			assert.Contains(t, fields, hpack.HeaderField{Name: "grpc-status", Value: strconv.Itoa(int(codes.DeadlineExceeded))})
 		})
 	}
+}
+
+// What calls hold is released when they end, however they end.
+func TestServer_ReleasesWhatCallsHeld(t *testing.T) {
+	tel := kittest.Telemetry(t, io.Discard)
+	s := start(t, grpcserver.Options{Telemetry: tel}, echo.Echo{
+		Say: func(ctx context.Context, said string) (string, error) {
+			switch said {
+			case "wait":
+				<-ctx.Done()
+				return "", ctx.Err()
+			case "fail":
+				return "", status.Error(codes.InvalidArgument, "no")
+			}
+			return said, nil
+		},
+		Watch: func(ss grpc.ServerStream) error { return echo.Send(ss, "once") },
+	})
+	conn := dial(t, s)
+	for range 10 {
+		for _, text := range []string{"", "fail", strings.Repeat("x", 50<<10), strings.Repeat("x", 100<<10)} {
+			_, _ = echo.Call(t.Context(), conn, echo.Say, text)
+		}
+		_, _ = echo.Call(t.Context(), conn, "/no/Method", "")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		_, err := echo.Call(ctx, conn, echo.Say, "wait")
+		require.Error(t, err)
+		cancel()
+		stream, err := echo.Open(t.Context(), conn)
+		require.NoError(t, err)
+		_, err = stream.Recv()
+		require.NoError(t, err)
+		_, err = stream.Recv()
+		require.ErrorIs(t, err, io.EOF)
+	}
+	kittest.Eventually(t, func() bool {
+		return strings.Contains(kittest.Scrape(t, tel), "\nserver_connections_held_bytes{server=\"grpc\"} 40960\n")
+	}, "one connection holds what it holds without calls")
 }

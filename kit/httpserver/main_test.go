@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -24,7 +25,12 @@ import (
 	"example.com/tandem/kit/telemetry"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv("TEST_SERVER") != "" {
+		serveAlone()
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // enough is longer than anything here takes, unless it hangs.
 const enough = 30 * time.Second

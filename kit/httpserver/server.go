@@ -141,7 +141,9 @@ func newServer(name, addr string, t *telemetry.Telemetry) *Server {
 
 // Listen opens the port, so that a port which is taken stops the start.
 func (s *Server) Listen() error {
-	l, err := net.Listen("tcp", s.http.Addr)
+	var config net.ListenConfig
+	config.SetMultipathTCP(false) // Go's default for listeners, which takes no filter (see holdOffNew)
+	l, err := config.Listen(context.Background(), "tcp", s.http.Addr)
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.name, err)
 	}

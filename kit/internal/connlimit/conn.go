@@ -25,6 +25,7 @@ type conn struct {
 
 	mu         sync.Mutex // guards the rest and all changes of held
 	closed     bool
+	request    int // bytes of the request; HTTP/1.1 only
 	in, out    scanner
 	streams    map[uint32]int64 // what each open stream holds; nil for HTTP/1.1
 	lastStream uint32
@@ -41,7 +42,9 @@ func (c *conn) Read(p []byte) (int, error) {
 func (c *conn) received(p []byte) {
 	c.mu.Lock()
 	if c.streams == nil {
-		c.hold(int64(len(p)) * http1Factor)
+		header := min(len(p), max(0, http1Header-c.request))
+		c.request += len(p)
+		c.hold(int64(http1Factor*header + dataFactor*(len(p)-header)))
 	} else {
 		c.in.scan(p, c.frameReceived)
 	}
@@ -56,6 +59,7 @@ func (c *conn) received(p []byte) {
 func (c *conn) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	if c.streams == nil {
+		c.request = 0
 		c.hold(c.base - c.held.Load())
 		c.answered.Store(c.listener.now())
 	} else {

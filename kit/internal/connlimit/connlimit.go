@@ -41,9 +41,11 @@ import (
 const (
 	// http1Conn is an HTTP/1.1 connection: its buffers and its goroutine.
 	http1Conn = 16 << 10
-	// http1Factor is what a received byte costs until it is answered. A header
-	// line of 5 bytes becomes some 80 bytes of map and strings.
-	http1Factor = 8
+	// http1Factor is what a byte of a request costs until the response. A header
+	// line of 5 bytes becomes some 130 bytes of map and strings. What follows
+	// http1Header bytes is a body, which costs dataFactor.
+	http1Factor = 24
+	http1Header = 24 << 10
 	// http2Conn is a gRPC connection: its buffers and its goroutines.
 	http2Conn = 40 << 10
 	// streamCost is a stream: its goroutine, its contexts and its metadata.
