@@ -15,6 +15,7 @@ import (
 	"example.com/tandem/kit/httpserver"
 	"example.com/tandem/kit/instance"
 	"example.com/tandem/kit/lifecycle"
+	"example.com/tandem/kit/limiter"
 	"example.com/tandem/kit/telemetry"
 	"example.com/tandem/service-a/internal/api"
 	"example.com/tandem/service-a/internal/backend"
@@ -65,9 +66,9 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 
 	web := httpserver.New(httpserver.Options{
 		Name: "HTTP_ADDR", Addr: cfg.HTTPAddr, Telemetry: tel, Health: state, Faults: faults,
-		MaxConnectionAge: cfg.MaxConnectionAge, MaxInFlight: cfg.MaxInFlight,
+		MaxConnectionAge: cfg.MaxConnectionAge, Limiter: limiter.New(cfg.MaxInFlight, tel.Metrics),
 	})
-	web.API.Get("/", api.Page(me))
+	web.Probes.Get("/", api.Page(me)) // load balancers probe it
 	web.API.Get("/api/data", api.Data(me, backends))
 	web.API.Get("/api/spread", api.Spread(me, backends))
 	web.Streams.Get("/api/stream", api.Stream(overGRPC))

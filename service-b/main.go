@@ -13,6 +13,7 @@ import (
 	"example.com/tandem/kit/httpserver"
 	"example.com/tandem/kit/instance"
 	"example.com/tandem/kit/lifecycle"
+	"example.com/tandem/kit/limiter"
 	"example.com/tandem/kit/telemetry"
 	datav1 "example.com/tandem/proto/data/v1"
 	"example.com/tandem/service-b/internal/domain"
@@ -44,20 +45,22 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 
 	state := health.New(me)
 	state.Details = bool(cfg.HealthDetails)
+	limit := limiter.New(cfg.MaxInFlight, tel.Metrics)
 	faults := fault.NewSwitch(bool(cfg.Faults), state.SetSick)
 	faults.Set(cfg.Fault)
 	data := domain.New(instanceMessage(me), cfg.Message)
 
 	web := httpserver.New(httpserver.Options{
 		Name: "HTTP_ADDR", Addr: cfg.HTTPAddr, Telemetry: tel, Health: state, Faults: faults,
-		MaxConnectionAge: cfg.MaxConnectionAge, MaxInFlight: cfg.MaxInFlight,
+		MaxConnectionAge: cfg.MaxConnectionAge, Limiter: limit,
 	})
 	web.API.Get("/api/data", httpapi.GetData(data))
 
 	rpcs := grpcserver.New(grpcserver.Options{
 		Name: "GRPC_ADDR", Addr: cfg.GRPCAddr, Telemetry: tel, Health: state, Faults: faults,
-		MaxConnectionAge: cfg.MaxConnectionAge, MaxInFlight: cfg.MaxInFlight, Reflection: bool(cfg.Reflection),
+		MaxConnectionAge: cfg.MaxConnectionAge, Limiter: limit, Reflection: bool(cfg.Reflection),
 	})
+	defer rpcs.Stop() // ends its goroutines where a port that is taken stops the start
 	datav1.RegisterDataServiceServer(rpcs, rpc.New(data))
 
 	admin := []lifecycle.Server{httpserver.NewAdmin("ADMIN_ADDR", cfg.AdminAddr, tel)}

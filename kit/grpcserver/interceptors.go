@@ -7,28 +7,31 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"example.com/tandem/kit/fault"
-	"example.com/tandem/kit/shed"
+	"example.com/tandem/kit/limiter"
 )
 
 const (
-	// deadlineMargin is how long before the caller's deadline a call is given
-	// up: enough for the answer that says so to arrive, where otherwise the
-	// caller would see a time-out that names no culprit.
-	deadlineMargin = 20 * time.Millisecond
-	// longestCall bounds a call whose caller set no deadline.
-	longestCall = 30 * time.Second
+	// longestCall bounds a unary call, from its headers to its response, as
+	// package httpserver bounds a request. What takes longer is a stream.
+	longestCall = 15 * time.Second
+	// maxLogged is how much of a text from a client goes into a log line, in bytes.
+	maxLogged = 256
 )
 
-// internal reports whether a method is gRPC's own: health, reflection. Those
-// are not logged, shed or made faulty.
+// internal reports whether a method is gRPC's own: health or reflection. Calls of
+// those are not logged, shed or made faulty.
 func internal(method string) bool { return strings.HasPrefix(method, "/grpc.") }
 
 // observe logs a call that has ended.
@@ -45,18 +48,20 @@ func observe(ctx context.Context, log *slog.Logger, method string, start time.Ti
 		return
 	}
 	attrs := []slog.Attr{
-		slog.String("method", method),
+		slog.String("method", truncated(method)),
 		slog.String("code", code.String()),
 		slog.Int64("duration_us", time.Since(start).Microseconds()),
 	}
 	if p, ok := peer.FromContext(ctx); ok {
-		attrs = append(attrs, slog.String("from", p.Addr.String()))
+		attrs = append(attrs, slog.String("from", truncated(p.Addr.String())))
 	}
 	if err != nil {
-		attrs = append(attrs, slog.String("error", status.Convert(err).Message()))
+		attrs = append(attrs, slog.String("error", truncated(status.Convert(err).Message())))
 	}
 	log.LogAttrs(ctx, level, "grpc", attrs...)
 }
+
+func truncated(s string) string { return s[:min(len(s), maxLogged)] }
 
 // codeOf is the code of an error; a handler may return its context's as it is.
 func codeOf(err error) codes.Code {
@@ -70,7 +75,7 @@ func codeOf(err error) codes.Code {
 func recovered(ctx context.Context, log *slog.Logger, err *error) {
 	if p := recover(); p != nil {
 		log.ErrorContext(ctx, "panic", "error", fmt.Sprint(p), "stack", string(debug.Stack()))
-		*err = status.Error(codes.Internal, "a fault of ours; the log has more")
+		*err = status.Error(codes.Internal, "internal error; see the server log")
 	}
 }
 
@@ -79,7 +84,8 @@ func observedUnary(log *slog.Logger) grpc.UnaryServerInterceptor {
 		start := time.Now()
 		defer func() { observe(ctx, log, info.FullMethod, start, err) }()
 		defer recovered(ctx, log, &err)
-		return next(ctx, req)
+		resp, err = next(ctx, req)
+		return resp, asDeadline(ctx, err)
 	}
 }
 
@@ -88,25 +94,36 @@ func observedStream(log *slog.Logger) grpc.StreamServerInterceptor {
 		start := time.Now()
 		defer func() { observe(ss.Context(), log, info.FullMethod, start, err) }()
 		defer recovered(ss.Context(), log, &err)
-		return next(srv, ss)
+		return asDeadline(ss.Context(), next(srv, ss))
 	}
 }
 
-// deadlineUnary gives a call up a little before its caller does, and says so.
-func deadlineUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	left, why := longestCall, "the longest that a call may take"
-	if deadline, ok := ctx.Deadline(); ok {
-		why = "shortly before the caller's deadline"
-		left = time.Until(deadline)
-		left -= min(deadlineMargin, left/10)
+// asDeadline returns DEADLINE_EXCEEDED for a call that was canceled because its
+// deadline passed: grpc-go then cancels the context from two timers, and the
+// wrong one may be first.
+func asDeadline(ctx context.Context, err error) error {
+	if deadline, ok := ctx.Deadline(); ok && codeOf(err) == codes.Canceled && !time.Now().Before(deadline) {
+		return status.FromContextError(context.DeadlineExceeded).Err()
 	}
-	shaved, cancel := context.WithTimeout(ctx, left)
-	defer cancel()
-	resp, err := next(shaved, req)
-	if errors.Is(shaved.Err(), context.DeadlineExceeded) && codeOf(err) == codes.DeadlineExceeded {
-		return nil, status.Errorf(codes.DeadlineExceeded, "the server gave up after %s, %s", left.Round(time.Millisecond), why)
+	return err
+}
+
+// bounded gives a unary call longestCall if its caller set no deadline, or a later
+// one. It runs when the headers of a call arrive, before the message: an
+// interceptor runs after it, and would let half a message hold a stream for ever.
+// (Streams end with their connection, at MaxConnectionAge.)
+//
+// A deadline that the caller set, and that is near enough, needs nothing here:
+// grpc-go ends the handler's context by it, and the stream.
+func (s *Server) bounded(ctx context.Context, call *tap.Info) (context.Context, error) {
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= longestCall {
+		return ctx, nil
 	}
-	return resp, err
+	if !s.unary[call.FullMethodName] {
+		return ctx, nil
+	}
+	ctx, _ = context.WithTimeout(ctx, longestCall) //nolint:govet // grpc-go cancels the parent when the call ends
+	return ctx, nil
 }
 
 // drainingStream ends a stream's context when the server drains: a stream that
@@ -129,18 +146,33 @@ type stream struct {
 
 func (s *stream) Context() context.Context { return s.ctx }
 
-// refuse says no with UNAVAILABLE, not RESOURCE_EXHAUSTED: the call was not
-// begun and other instances may have room, and UNAVAILABLE is the code that
-// clients' retry policies repeat elsewhere. (RESOURCE_EXHAUSTED also stands
-// for quotas and for messages that are too large, where a repeat is of no use.)
-func refuse(err error) error {
-	if errors.Is(err, shed.ErrFull) || errors.Is(err, fault.ErrInjected) {
-		return status.Error(codes.Unavailable, err.Error())
+// shed is the error of a call beyond the concurrency limit. Its code is
+// UNAVAILABLE, not RESOURCE_EXHAUSTED: the call was not begun, other instances
+// may have room, and UNAVAILABLE is what retry policies retry. (RESOURCE_EXHAUSTED
+// also stands for quotas and for messages that are too large, where a retry is of
+// no use.) Its RetryInfo says what Retry-After says over HTTP.
+var shed = sync.OnceValue(func() error {
+	s := status.New(codes.Unavailable, limiter.ErrFull.Error())
+	detailed, err := s.WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(limiter.RetryAfter)})
+	if err != nil { // only a message that cannot be marshalled
+		return s.Err()
 	}
-	return status.FromContextError(err).Err()
+	return detailed.Err()
+})
+
+// refuse returns the error of a call that was not begun.
+func refuse(err error) error {
+	switch {
+	case errors.Is(err, limiter.ErrFull):
+		return shed()
+	case errors.Is(err, fault.ErrInjected):
+		return status.Error(codes.Unavailable, err.Error())
+	default:
+		return status.FromContextError(err).Err()
+	}
 }
 
-func sheddingUnary(limit *shed.Limiter) grpc.UnaryServerInterceptor {
+func sheddingUnary(limit *limiter.Limiter) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 		if internal(info.FullMethod) {
 			return next(ctx, req)
@@ -153,15 +185,15 @@ func sheddingUnary(limit *shed.Limiter) grpc.UnaryServerInterceptor {
 	}
 }
 
-func sheddingStream(limit *shed.Limiter) grpc.StreamServerInterceptor {
+func sheddingStream(limit *limiter.Limiter) grpc.StreamServerInterceptor {
 	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 		if internal(info.FullMethod) {
 			return next(srv, ss)
 		}
-		if err := limit.Acquire(ss.Context()); err != nil {
+		if err := limit.AcquireStream(ss.Context()); err != nil {
 			return refuse(err)
 		}
-		defer limit.Release()
+		defer limit.ReleaseStream()
 		return next(srv, ss)
 	}
 }

@@ -3,6 +3,7 @@ package grpcserver_test
 import (
 	"context"
 	"io"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -21,7 +22,12 @@ import (
 	"example.com/tandem/kit/telemetry"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv("TEST_SERVER") != "" {
+		serveAlone()
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // aWhile is far more than anything here takes.
 const aWhile = 20 * time.Second

@@ -1,25 +1,30 @@
-// Package grpcserver is a grpc.Server whose limits are set, with health and
-// reflection, and with the same telemetry, shedding and draining as package
-// httpserver.
+// Package grpcserver is a grpc.Server whose time, sizes and memory are bounded,
+// with health and reflection, and with the same telemetry, shedding and draining
+// as package httpserver.
 package grpcserver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"time"
 
 	middleware "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/reflection"
 
 	"example.com/tandem/kit/fault"
 	"example.com/tandem/kit/health"
+	"example.com/tandem/kit/internal/connlimit"
 	"example.com/tandem/kit/lifecycle"
-	"example.com/tandem/kit/shed"
+	"example.com/tandem/kit/limiter"
 	"example.com/tandem/kit/telemetry"
 )
 
@@ -27,22 +32,37 @@ import (
 var ErrDraining = errors.New("the server is draining; connect again")
 
 const (
-	// maxMessage is the largest request taken, in bytes.
-	maxMessage = 1 << 20
-	// maxHeaders is the largest list of headers taken, in bytes; gRPC's own
-	// default is 16 MiB, each time anew.
-	maxHeaders = 64 << 10
-	// maxStreams a connection; gRPC's own default is no limit at all. No more
-	// handlers run for one either, however many of its streams it resets.
-	maxStreams = 1024
+	// defaultMaxMessage is the size of the largest request message, in bytes.
+	defaultMaxMessage = 64 << 10
+	// maxHeaders is the size of the largest list of headers, in bytes. It is what
+	// grpc-go will have as its default; today's default is 16 MiB for each stream.
+	maxHeaders = 8 << 10
+	// maxStreams a connection; grpc-go's own default is no limit at all. No more
+	// handlers run for a connection either, however many of its streams it resets.
+	// A client whose calls go to two pods has 500 in flight with this; with more,
+	// calls wait in the client.
+	maxStreams = 256
+	// window is the flow-control window of streams and connections: the smallest
+	// that grpc-go takes. To set it turns off the estimate of the bandwidth-delay
+	// product, by which windows would grow to 16 MiB each; requests are small here,
+	// and responses have the client's windows.
+	window = 64 << 10
+	// readBuffer is what each connection holds for reading; grpc-go's own is 32 KiB.
+	readBuffer = 8 << 10
+	// connMemory is what all connections may hold, by package connlimit's
+	// estimate: some 800 idle ones. See httpserver's for the sum.
+	connMemory = 32 << 20
+	// memoryPerConn is what one of them may hold: maxStreams calls with headers of
+	// 4 KiB each.
+	memoryPerConn = 12 << 20
 	// connectTimeout is how long a client may take to begin to speak HTTP/2;
 	// gRPC's own default lets one that is silent hold a connection for 2 minutes.
 	connectTimeout = 5 * time.Second
-	// pingEvery is how often an idle connection is asked whether its client is
-	// still there, and pingTimeout how long it may take to answer.
+	// pingEvery is how often an idle connection is pinged, and pingTimeout how long
+	// its client may take to respond. A dead client is detected after their sum.
 	pingEvery, pingTimeout = 30 * time.Second, 10 * time.Second
-	// ageGrace is how long calls may go on on a connection that is too old;
-	// streams that are longer are cut off then, and opened again elsewhere.
+	// ageGrace is how long calls may go on after their connection became too old;
+	// streams that take longer are cut off then, and clients open them again.
 	ageGrace = 30 * time.Second
 	// minPing is how often clients may ping: below package grpcclient's 10 s,
 	// or they would be sent away with too_many_pings.
@@ -56,28 +76,35 @@ type Options struct {
 	Telemetry  *telemetry.Telemetry
 	Health     *health.Health
 	Faults     *fault.Switch
-	// MaxConnectionAge after which clients are asked to reconnect, ±10 % (gRPC's
-	// own jitter); 0 is never. They ask DNS again then, and find new pods.
+	// MaxConnectionAge is after how long clients are told to reconnect, ±10 %
+	// (gRPC's own jitter); 0 is never. They query DNS again then, and find new pods.
 	MaxConnectionAge time.Duration
-	// MaxInFlight calls are served at once, and as many streams; 0 is no limit.
-	MaxInFlight int
 	// Reflection lets anyone who can connect list the services and messages, so
 	// that grpcurl needs no .proto.
 	Reflection bool
+	// Limiter is the concurrency limit, shared with the process's other servers;
+	// nil is no limit.
+	Limiter *limiter.Limiter
+	// MaxMessage is the size of the largest request message, in bytes; 0 is 64 KiB.
+	MaxMessage int
 }
 
 // Server serves gRPC. It is the grpc.ServiceRegistrar to register services at.
 type Server struct {
 	*grpc.Server
 	name, addr string
+	limit      connlimit.Options
 	listener   net.Listener
+	unary      map[string]bool // full names of the unary methods, from Serve on
 	stopping   context.Context
 	stop       context.CancelFunc
 }
 
 // New makes a server; Listen and Serve start it.
 func New(o Options) *Server {
-	s := &Server{name: o.Name, addr: o.Addr}
+	s := &Server{name: o.Name, addr: o.Addr, limit: connlimit.Options{
+		Name: "grpc", HTTP2: true, Budget: connMemory, PerConn: memoryPerConn, Metrics: o.Telemetry.Metrics,
+	}}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 
 	metrics := middleware.NewServerMetrics(middleware.WithServerHandlingTimeHistogram())
@@ -93,21 +120,28 @@ func New(o Options) *Server {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
 		grpc.ConnectionTimeout(connectTimeout),
 		grpc.MaxHeaderListSize(maxHeaders),
-		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxRecvMsgSize(cmp.Or(o.MaxMessage, defaultMaxMessage)),
 		grpc.MaxConcurrentStreams(maxStreams),
-		// A call passes these from first to last, its answer from last to first.
+		grpc.StaticStreamWindowSize(window),
+		grpc.StaticConnWindowSize(window),
+		grpc.ReadBufferSize(readBuffer),
+		experimental.BufferPool(buffers),
+		grpc.InTapHandle(s.bounded),
+		// Goroutines that serve one call after the other keep their stacks, which a
+		// new goroutine for each call would have to grow.
+		grpc.NumStreamWorkers(uint32(runtime.GOMAXPROCS(0))),
+		// A call passes these from first to last, its response from last to first.
 		grpc.ChainUnaryInterceptor(
 			metrics.UnaryServerInterceptor(),
 			observedUnary(o.Telemetry.Log),
-			deadlineUnary,
-			sheddingUnary(shed.New(o.MaxInFlight)),
+			sheddingUnary(o.Limiter),
 			faultyUnary(o.Faults),
 		),
 		grpc.ChainStreamInterceptor(
 			metrics.StreamServerInterceptor(),
 			observedStream(o.Telemetry.Log),
 			s.drainingStream,
-			sheddingStream(shed.New(o.MaxInFlight)),
+			sheddingStream(o.Limiter),
 			faultyStream(o.Faults),
 		),
 	)...)
@@ -118,13 +152,17 @@ func New(o Options) *Server {
 	return s
 }
 
+// buffers hold frames of more than 1 KiB, in powers of two up to the largest
+// frame. grpc-go's own pool would hold a frame of 1,025 bytes in 4 KiB.
+var buffers = mem.NewTieredBufferPool(2<<10, 4<<10, 8<<10, 16<<10, 32<<10, 64<<10, 128<<10, 1<<20)
+
 // Listen opens the port, so that a port which is taken stops the start.
 func (s *Server) Listen() error {
 	l, err := net.Listen("tcp", s.addr)
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.name, err)
 	}
-	s.listener = l
+	s.listener = connlimit.New(l, s.limit)
 	return nil
 }
 
@@ -133,13 +171,20 @@ func (s *Server) Addr() net.Addr { return s.listener.Addr() }
 
 // Serve serves until Shutdown, and then returns nil.
 func (s *Server) Serve() error {
+	s.unary = map[string]bool{}
+	for service, info := range s.GetServiceInfo() {
+		for _, m := range info.Methods {
+			s.unary["/"+service+"/"+m.Name] = !m.IsClientStream && !m.IsServerStream
+		}
+	}
 	if err := s.Server.Serve(s.listener); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 		return fmt.Errorf("%s: serve: %w", s.name, err)
 	}
 	return nil
 }
 
-// StartDraining does nothing: health, which clients watch, has told them to go elsewhere.
+// StartDraining does nothing: clients watch health, which has told them to go
+// elsewhere.
 func (s *Server) StartDraining() {}
 
 // Shutdown sends GOAWAY, ends streams and waits for calls in flight. When ctx

@@ -8,11 +8,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health/grpc_health_v1"
@@ -25,7 +27,7 @@ import (
 	"example.com/tandem/kit/grpcserver"
 	"example.com/tandem/kit/internal/echo"
 	"example.com/tandem/kit/kittest"
-	"example.com/tandem/kit/shed"
+	"example.com/tandem/kit/limiter"
 )
 
 func TestPortThatIsTakenIsAnErrorThatNamesTheVariable(t *testing.T) {
@@ -33,6 +35,7 @@ func TestPortThatIsTakenIsAnErrorThatNamesTheVariable(t *testing.T) {
 	second := grpcserver.New(grpcserver.Options{
 		Name: "GRPC_ADDR", Addr: s.Addr().String(), Health: s.health, Telemetry: kittest.Telemetry(t, io.Discard),
 	})
+	defer second.Stop()
 	err := second.Listen()
 	require.ErrorContains(t, err, "GRPC_ADDR: ")
 	require.ErrorContains(t, err, s.Addr().String())
@@ -63,40 +66,8 @@ func TestReflection_ListsServicesOnlyIfOn(t *testing.T) {
 	}
 }
 
-func TestServerGivesUpShortlyBeforeItsCallerAndSaysSo(t *testing.T) {
-	s := start(t, grpcserver.Options{}, echo.Echo{Say: func(ctx context.Context, _ string) (string, error) {
-		<-ctx.Done()
-		return "", ctx.Err()
-	}})
-	// On a machine that is busy the margin may pass before the answer arrives;
-	// one answer of many proves the claim.
-	kittest.Eventually(t, func() bool {
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-		defer cancel()
-		_, err := s.say(ctx)
-		require.Equal(t, codes.DeadlineExceeded, status.Code(err), "%v", err)
-		require.Equal(t, call.Timeout, call.ClassOf(err))
-		return strings.Contains(err.Error(), "the server gave up after ")
-	}, "the server's words reach the caller")
-}
-
-func TestDeadlineIsTheCallersLessALittle(t *testing.T) {
-	left := make(chan time.Duration, 1)
-	s := start(t, grpcserver.Options{}, echo.Echo{Say: func(ctx context.Context, _ string) (string, error) {
-		deadline, _ := ctx.Deadline()
-		left <- time.Until(deadline)
-		return "", nil
-	}})
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Second)
-	defer cancel()
-	_, err := s.say(ctx)
-	require.NoError(t, err)
-	got := <-left
-	assert.Less(t, got, 50*time.Second-19*time.Millisecond)
-	assert.Greater(t, got, 30*time.Second)
-}
-
-func TestCallWithoutADeadlineIsGivenOne(t *testing.T) {
+// A handler's deadline is the caller's, if that is near; else the call has 15 s.
+func TestServer_BoundsTheDeadline(t *testing.T) {
 	left := make(chan time.Duration, 1)
 	s := start(t, grpcserver.Options{}, echo.Echo{Say: func(ctx context.Context, _ string) (string, error) {
 		deadline, ok := ctx.Deadline()
@@ -104,10 +75,41 @@ func TestCallWithoutADeadlineIsGivenOne(t *testing.T) {
 		left <- time.Until(deadline)
 		return "", nil
 	}})
-	bare := dial(t, s) // ours sets one
-	_, err := echo.Call(t.Context(), bare, echo.Say, "")
-	require.NoError(t, err)
-	assert.LessOrEqual(t, <-left, 30*time.Second)
+	conn := dial(t, s) // ours sets a deadline
+	for name, tt := range map[string]struct{ timeout, most, least time.Duration }{
+		"none": {0, 15 * time.Second, 5 * time.Second},
+		"far":  {time.Hour, 15 * time.Second, 5 * time.Second},
+		"near": {4 * time.Second, 4 * time.Second, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx := t.Context()
+			if tt.timeout > 0 {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, tt.timeout)
+				defer cancel()
+			}
+			_, err := echo.Call(ctx, conn, echo.Say, "")
+			require.NoError(t, err)
+			got := <-left
+			assert.LessOrEqual(t, got, tt.most)
+			assert.Greater(t, got, tt.least)
+		})
+	}
+}
+
+// The caller's deadline ends the handler's context, and the log says so.
+func TestServer_DeadlineEndsTheHandler(t *testing.T) {
+	var log kittest.Buffer
+	s := start(t, grpcserver.Options{Telemetry: kittest.Telemetry(t, &log)}, echo.Echo{Say: func(ctx context.Context, _ string) (string, error) {
+		<-ctx.Done()
+		return "", ctx.Err()
+	}})
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	_, err := echo.Call(ctx, dial(t, s), echo.Say, "")
+	require.Equal(t, codes.DeadlineExceeded, status.Code(err))
+	kittest.Eventually(t, func() bool { return len(lines(t, &log, "grpc")) == 1 }, "the handler ends")
+	assert.Equal(t, "DeadlineExceeded", lines(t, &log, "grpc")[0]["code"])
 }
 
 func TestCallerThatLeavesEndsTheContextOfACall(t *testing.T) {
@@ -153,9 +155,11 @@ func TestCallerThatLeavesEndsTheContextOfACall(t *testing.T) {
 	}
 }
 
-func TestCallBeyondTheLimitIsRefusedAfterABriefWait(t *testing.T) {
+// Beyond the concurrency limit calls are shed after QueueTime, with a RetryInfo,
+// and streams beyond half of it at once. Health is never shed.
+func TestServer_ShedsBeyondTheLimit(t *testing.T) {
 	unary, streams := newGate(t), newGate(t)
-	s := start(t, grpcserver.Options{MaxInFlight: 1}, echo.Echo{
+	s := start(t, grpcserver.Options{Limiter: limiter.New(2, prometheus.NewRegistry())}, echo.Echo{
 		Say: func(context.Context, string) (string, error) {
 			unary.pass()
 			return "served", nil
@@ -165,48 +169,60 @@ func TestCallBeyondTheLimitIsRefusedAfterABriefWait(t *testing.T) {
 			return nil
 		},
 	})
+	shed := func(err error) {
+		t.Helper()
+		assert.Equal(t, codes.Unavailable, status.Code(err))
+		require.ErrorContains(t, err, limiter.ErrFull.Error())
+		require.Len(t, status.Convert(err).Details(), 1)
+		info, ok := status.Convert(err).Details()[0].(*errdetails.RetryInfo)
+		require.True(t, ok)
+		assert.Equal(t, limiter.RetryAfter, info.GetRetryDelay().AsDuration())
+	}
+	conn := dial(t, s) // ours would retry
+	one, err := echo.Open(t.Context(), conn)
+	require.NoError(t, err)
+	<-streams.began
+	two, err := echo.Open(t.Context(), conn)
+	require.NoError(t, err)
+	_, err = two.Recv()
+	shed(err)
+
 	first := make(chan error, 1)
 	go func() {
-		_, err := s.say(t.Context())
+		_, err := echo.Call(t.Context(), conn, echo.Say, "hello")
 		first <- err
 	}()
 	<-unary.began
-
 	begin := time.Now()
-	_, err := s.say(t.Context())
-	assert.Equal(t, codes.Unavailable, status.Code(err))
-	require.ErrorContains(t, err, shed.ErrFull.Error())
-	assert.GreaterOrEqual(t, time.Since(begin), shed.Patience)
-	assert.Less(t, time.Since(begin), aWhile)
+	_, err = echo.Call(t.Context(), conn, echo.Say, "hello")
+	shed(err)
+	assert.GreaterOrEqual(t, time.Since(begin), limiter.QueueTime)
 
-	answer, err := grpc_health_v1.NewHealthClient(s.conn).Check(t.Context(), &grpc_health_v1.HealthCheckRequest{})
-	require.NoError(t, err, "health is not refused")
-	assert.Equal(t, grpc_health_v1.HealthCheckResponse_SERVING, answer.GetStatus())
-
-	one, err := echo.Open(t.Context(), s.conn)
+	health, err := grpc_health_v1.NewHealthClient(conn).Check(t.Context(), &grpc_health_v1.HealthCheckRequest{})
 	require.NoError(t, err)
-	<-streams.began // streams have a limit of their own
-	two, err := echo.Open(t.Context(), s.conn)
-	require.NoError(t, err)
-	_, err = two.Recv()
-	assert.Equal(t, codes.Unavailable, status.Code(err))
-	require.ErrorContains(t, err, shed.ErrFull.Error())
+	assert.Equal(t, grpc_health_v1.HealthCheckResponse_SERVING, health.GetStatus())
 
 	unary.open()
 	streams.open()
 	require.NoError(t, <-first)
 	_, err = one.Recv()
 	require.ErrorIs(t, err, io.EOF)
-	_, err = s.say(t.Context())
-	require.NoError(t, err, "there is room again")
-}
-
-func TestCallsBeyondTheLimitThatFindAPlaceInTimeAreServed(t *testing.T) {
-	s := start(t, grpcserver.Options{MaxInFlight: 2}, echo.Echo{})
-	for range 100 { // one after the other there is always room: places are given back
-		_, err := s.say(t.Context())
+	for range 100 { // every call was released
+		_, err = echo.Call(t.Context(), conn, echo.Say, "hello")
 		require.NoError(t, err)
 	}
+}
+
+// Both servers of a process share one concurrency limit.
+func TestServer_SharesItsLimiter(t *testing.T) {
+	shared := limiter.New(1, prometheus.NewRegistry())
+	s := start(t, grpcserver.Options{Limiter: shared}, echo.Echo{})
+	require.NoError(t, shared.Acquire(t.Context())) // as a request over HTTP does
+	_, err := echo.Call(t.Context(), dial(t, s), echo.Say, "hello")
+	assert.Equal(t, codes.Unavailable, status.Code(err))
+	shared.Release()
+	_, err = echo.Call(t.Context(), dial(t, s), echo.Say, "hello")
+	require.NoError(t, err)
 }
 
 func TestFaultsStrikeCallsAndStreamsButNotHealth(t *testing.T) {
@@ -329,12 +345,15 @@ func TestMetricsCountCallsByMethodAndCode(t *testing.T) {
 	}
 }
 
-func TestRequestThatIsTooLargeIsRefused(t *testing.T) {
-	s := start(t, grpcserver.Options{}, echo.Echo{Say: func(context.Context, string) (string, error) { return "", nil }})
-	_, err := echo.Call(t.Context(), s.conn, echo.Say, strings.Repeat("x", 1<<20))
-	assert.Equal(t, codes.ResourceExhausted, status.Code(err))
-	_, err = echo.Call(t.Context(), s.conn, echo.Say, strings.Repeat("x", 1<<20-10))
-	require.NoError(t, err)
+// A request message may have 64 KiB, or what the option says.
+func TestServer_LimitsMessages(t *testing.T) {
+	for limit, o := range map[int]grpcserver.Options{64 << 10: {}, 1 << 20: {MaxMessage: 1 << 20}} {
+		s := start(t, o, echo.Echo{Say: func(context.Context, string) (string, error) { return "", nil }})
+		_, err := echo.Call(t.Context(), s.conn, echo.Say, strings.Repeat("x", limit))
+		assert.Equal(t, codes.ResourceExhausted, status.Code(err))
+		_, err = echo.Call(t.Context(), s.conn, echo.Say, strings.Repeat("x", limit-10))
+		require.NoError(t, err)
+	}
 }
 
 func TestMaxConnectionAgeMakesClientsReconnectWithoutAFailedCall(t *testing.T) {
@@ -365,6 +384,18 @@ func TestPingsOfOurClientAreNotTooFrequent(t *testing.T) {
 	after, err := s.say(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, before, after, "the same connection")
+}
+
+// Nothing that a client sends goes into a log line without a limit.
+func TestServer_TruncatesWhatItLogs(t *testing.T) {
+	var log kittest.Buffer
+	s := start(t, grpcserver.Options{Telemetry: kittest.Telemetry(t, &log)}, echo.Echo{Say: func(_ context.Context, said string) (string, error) {
+		return "", status.Error(codes.InvalidArgument, said)
+	}})
+	_, err := echo.Call(t.Context(), s.conn, echo.Say, strings.Repeat("x", 10_000))
+	require.Equal(t, codes.InvalidArgument, status.Code(err))
+	kittest.Eventually(t, func() bool { return len(lines(t, &log, "grpc")) == 1 }, "the log line")
+	assert.Equal(t, strings.Repeat("x", 256), lines(t, &log, "grpc")[0]["error"])
 }
 
 // lines are the log's lines with a message.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -24,7 +25,12 @@ import (
 	"example.com/tandem/kit/telemetry"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv("TEST_SERVER") != "" {
+		serveAlone()
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // enough is longer than anything here takes, unless it hangs.
 const enough = 30 * time.Second
@@ -37,7 +43,15 @@ type served struct {
 	Log    *kittest.Buffer
 	URL    string
 	// Done gets what Serve returned.
-	Done chan error
+	Done  chan error
+	conns []net.Conn
+}
+
+// closeAll closes the connections that dial opened.
+func (s *served) closeAll() {
+	for _, c := range s.conns {
+		_ = c.Close() // it may be closed
+	}
 }
 
 // serve starts a server with some routes; it stops when the test ends.
@@ -126,6 +140,7 @@ func (s *served) dial(t *testing.T) net.Conn {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close() }) // it may be closed
 	require.NoError(t, conn.SetDeadline(time.Now().Add(enough)))
+	s.conns = append(s.conns, conn)
 	return conn
 }
 

@@ -1,6 +1,7 @@
 package httpserver
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -15,7 +17,6 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
-	"github.com/go-chi/chi/v5/middleware"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 	"go.opentelemetry.io/otel/metric/noop"
@@ -24,20 +25,20 @@ import (
 
 	"example.com/tandem/kit/call"
 	"example.com/tandem/kit/fault"
+	"example.com/tandem/kit/limiter"
 	"example.com/tandem/kit/problem"
-	"example.com/tandem/kit/shed"
 	"example.com/tandem/kit/telemetry"
 )
 
 const (
-	maxHeader = 16 << 10 // bytes of request line and headers
-	maxBody   = 1 << 20  // bytes of a request's body
-	// maxLoggedPath is how much of a path, in bytes, goes into a log line.
-	maxLoggedPath = 256
+	maxHeader      = 16 << 10 // bytes of request line and headers
+	defaultMaxBody = 64 << 10 // bytes of a request's body
+	// maxLogged is how much of a text from a client goes into a log line, in bytes.
+	maxLogged = 256
 )
 
-// probes are asked every few seconds by kubelet: no spans, and no log lines
-// unless at debug.
+// probes are called every few seconds by kubelet: they have no spans, and log
+// lines only at debug.
 var probes = []string{"/livez", "/readyz", "/health"}
 
 // methods that may stand in a label or be allowed on a route.
@@ -61,10 +62,10 @@ func traced(t *telemetry.Telemetry) func(http.Handler) http.Handler {
 }
 
 // observed counts, times and logs every request, and turns a panic into a 500.
-func observed(log *slog.Logger, metrics prometheus.Registerer) func(http.Handler) http.Handler {
+func observed(log *slog.Logger, metrics prometheus.Registerer, closes func(*http.Request) bool) func(http.Handler) http.Handler {
 	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "http_server_request_duration_seconds",
-		Help:    "Time from a request's headers to the end of its answer, by method, route pattern and status.",
+		Help:    "Time from a request's headers to the end of its response, by method, route pattern and status.",
 		Buckets: prometheus.DefBuckets,
 	}, []string{"method", "route", "code"})
 	metrics.MustRegister(seconds)
@@ -72,39 +73,67 @@ func observed(log *slog.Logger, metrics prometheus.Registerer) func(http.Handler
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			start := time.Now()
-			ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
-			ww.Header().Set("X-Content-Type-Options", "nosniff")
+			out := &response{ResponseWriter: w, closes: func() bool { return closes(r) }}
+			out.Header().Set("X-Content-Type-Options", "nosniff")
 			defer func() {
 				p := recover()
-				if p != nil && p != http.ErrAbortHandler { //nolint:errorlint // net/http compares so, too
-					log.ErrorContext(r.Context(), "panic", "error", fmt.Sprint(p), "stack", string(debug.Stack()))
-					if ww.Status() == 0 {
-						problem.Error(ww, http.StatusInternalServerError, "a fault of ours; the log has more")
-						p = nil
-					}
-				}
+				half := out.status != 0 || p == http.ErrAbortHandler //nolint:errorlint // net/http compares so, too
+				status := finish(out, r, log, p)
 				took := time.Since(start)
 				route := routeOf(r)
-				status := statusOf(ww, r)
 				trace.SpanFromContext(r.Context()).SetName(methodOf(r) + " " + route)
 				seconds.WithLabelValues(methodOf(r), route, strconv.Itoa(status)).Observe(took.Seconds())
 				log.LogAttrs(r.Context(), levelOf(route, status), "http",
-					slog.String("method", r.Method),
-					slog.String("path", r.URL.Path[:min(len(r.URL.Path), maxLoggedPath)]),
+					slog.String("method", truncated(r.Method)),
+					slog.String("path", truncated(r.URL.Path)),
 					slog.Int("status", status),
-					slog.Int("bytes", ww.BytesWritten()),
+					slog.Int64("bytes", out.bytes),
 					slog.Int64("duration_us", took.Microseconds()),
-					slog.String("from", r.RemoteAddr),
+					slog.String("from", truncated(r.RemoteAddr)),
 				)
-				if p != nil {
-					// Half an answer is out: break the connection off, so that
-					// the client does not take it for a whole one.
+				if p != nil && half {
+					// Break the connection off, so that the client does not take
+					// half a response for a whole one.
 					panic(http.ErrAbortHandler)
 				}
 			}()
-			next.ServeHTTP(ww, r)
+			next.ServeHTTP(out, r)
 		})
 	}
+}
+
+// finish completes the response of a handler that returned, or panicked with p,
+// and returns the status for metrics and logs. That is the one sent, except for
+// a response that the client did not get whole: 499 if the client left, 500 if
+// the handler gave up.
+func finish(w *response, r *http.Request, log *slog.Logger, p any) int {
+	left := errors.Is(r.Context().Err(), context.Canceled) && !w.complete()
+	aborted := p == http.ErrAbortHandler //nolint:errorlint // net/http compares so, too
+	if p != nil && !aborted {
+		log.ErrorContext(r.Context(), "panic", "error", fmt.Sprint(p), "stack", string(debug.Stack()))
+	}
+	switch {
+	case left:
+		return call.StatusCanceled
+	case p != nil && (aborted || w.status != 0):
+		return http.StatusInternalServerError
+	case p != nil:
+		clear(w.Header()) // the handler's Content-Length, Cache-Control, ... are not those of the problem
+		fail(w, r, problem.Problem{Status: http.StatusInternalServerError, Detail: "internal error; see the server log"})
+	case w.status == 0:
+		w.WriteHeader(http.StatusOK)
+	}
+	return w.status
+}
+
+func truncated(s string) string { return s[:min(len(s), maxLogged)] }
+
+// fail responds with a problem that names the request's trace.
+func fail(w http.ResponseWriter, r *http.Request, p problem.Problem) {
+	if span := trace.SpanContextFromContext(r.Context()); span.HasTraceID() {
+		p.TraceID = span.TraceID().String()
+	}
+	problem.Write(w, p)
 }
 
 // routeOf is the pattern that matched, which is bounded where a path is not.
@@ -122,17 +151,6 @@ func methodOf(r *http.Request) string {
 	return "_OTHER" // as OpenTelemetry's conventions have it
 }
 
-func statusOf(w middleware.WrapResponseWriter, r *http.Request) int {
-	switch {
-	case w.Status() != 0:
-		return w.Status()
-	case errors.Is(r.Context().Err(), context.Canceled):
-		return call.StatusCanceled
-	default:
-		return http.StatusOK
-	}
-}
-
 func levelOf(route string, status int) slog.Level {
 	switch {
 	case slices.Contains(probes, route):
@@ -144,33 +162,29 @@ func levelOf(route string, status int) slog.Level {
 	}
 }
 
-// bounded refuses requests that are larger than any honest one.
-func bounded(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if headerSize(r) > maxHeader {
-			problem.Error(w, http.StatusRequestHeaderFieldsTooLarge, fmt.Sprintf("request line and headers exceed %d bytes", maxHeader))
-			return
-		}
-		if r.ContentLength > maxBody {
-			problem.Error(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("the body exceeds %d bytes", maxBody))
-			return
-		}
-		if r.ContentLength != 0 {
-			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-			if r.Method == http.MethodGet || r.Method == http.MethodHead {
-				// A body that says it is of unknown length may still be empty.
-				if n, err := io.ReadFull(r.Body, make([]byte, 1)); n > 0 || !errors.Is(err, io.EOF) {
-					problem.Error(w, http.StatusBadRequest, r.Method+" takes no body")
+// bounded refuses requests that are larger than any honest one, and reads the
+// body: a slow sender must not count towards the concurrency limit.
+func bounded(maxBody int64) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if headerSize(r) > maxHeader {
+				fail(w, r, problem.Problem{Status: http.StatusRequestHeaderFieldsTooLarge, Detail: fmt.Sprintf("request line and headers exceed %d bytes", maxHeader)})
+				return
+			}
+			if r.ContentLength != 0 {
+				if p, ok := readBody(w, r, maxBody); !ok {
+					w.Header().Set("Connection", "close") // else net/http waits for the rest of the body first
+					fail(w, r, p)
 					return
 				}
 			}
-		}
-		next.ServeHTTP(w, r)
-	})
+			next.ServeHTTP(w, r)
+		})
+	}
 }
 
 func headerSize(r *http.Request) int {
-	size := len(r.RequestURI)
+	size := len(r.Method) + len(r.RequestURI) + len(r.Host)
 	for name, values := range r.Header {
 		for _, v := range values {
 			size += len(name) + len(v) + 4 // ": " and the line's end
@@ -179,8 +193,35 @@ func headerSize(r *http.Request) int {
 	return size
 }
 
-// limited ends the context of a request that is worked on for too long. The
-// server's time-outs do not: past them, an answer just cannot be written.
+// readBody replaces the body of r by one in memory. If it cannot, it returns the
+// problem to respond with, and false.
+func readBody(w http.ResponseWriter, r *http.Request, maxBody int64) (problem.Problem, bool) {
+	tooLarge := problem.Problem{Status: http.StatusRequestEntityTooLarge, Detail: fmt.Sprintf("the body exceeds %d bytes", maxBody)}
+	if r.ContentLength > maxBody {
+		return tooLarge, false
+	}
+	noBody := r.Method == http.MethodGet || r.Method == http.MethodHead
+	if noBody {
+		maxBody = 0 // a body of unknown length may still be empty
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	_, exceeds := errors.AsType[*http.MaxBytesError](err)
+	switch {
+	case noBody && (exceeds || len(body) > 0):
+		return problem.Problem{Status: http.StatusBadRequest, Detail: r.Method + " takes no body"}, false
+	case exceeds:
+		return tooLarge, false
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return problem.Problem{Status: http.StatusRequestTimeout, Detail: fmt.Sprintf("the body did not arrive within %s", readTimeout)}, false
+	case err != nil:
+		return problem.Problem{Status: http.StatusBadRequest, Detail: "read the body: " + err.Error()}, false
+	}
+	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	return problem.Problem{}, true
+}
+
+// limited ends the context of a handler that runs for too long. The server's
+// timeouts do not: past them, a response just cannot be written.
 func limited(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), longestRequest)
@@ -189,27 +230,26 @@ func limited(next http.Handler) http.Handler {
 	})
 }
 
-// shedding refuses requests beyond the limit, with 503: the request was not
-// begun, so the client may repeat it, and Retry-After says when.
-func shedding(limit *shed.Limiter) func(http.Handler) http.Handler {
+// shedding refuses requests beyond the concurrency limit.
+func shedding(acquire func(context.Context) error, release func()) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if err := limit.Acquire(r.Context()); err != nil {
-				refuse(w, err, 1)
+			if err := acquire(r.Context()); err != nil {
+				refuse(w, r, err, limiter.RetryAfter)
 				return
 			}
-			defer limit.Release()
+			defer release()
 			next.ServeHTTP(w, r)
 		})
 	}
 }
 
-// faulty lets the fault switch strike.
+// faulty injects the faults that the switch is set to.
 func faulty(s *fault.Switch) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if err := s.Strike(r.Context()); err != nil {
-				refuse(w, err, 0)
+				refuse(w, r, err, 0)
 				return
 			}
 			next.ServeHTTP(w, r)
@@ -217,17 +257,19 @@ func faulty(s *fault.Switch) func(http.Handler) http.Handler {
 	}
 }
 
-// refuse answers 503 to a request that was not begun, and nothing to a client
-// that has left, which the log then shows as 499.
-func refuse(w http.ResponseWriter, err error, retryAfter int) {
+// refuse responds 503 to a request that was not begun: the client may retry it,
+// and Retry-After says when. A client that has left gets no response.
+func refuse(w http.ResponseWriter, r *http.Request, err error, retryAfter time.Duration) {
 	if errors.Is(err, context.Canceled) {
 		return
 	}
-	problem.Write(w, problem.Problem{Status: http.StatusServiceUnavailable, Detail: err.Error(), Class: string(call.Unavailable), RetryAfter: retryAfter})
+	fail(w, r, problem.Problem{
+		Status: http.StatusServiceUnavailable, Detail: err.Error(), Class: string(call.Unavailable), RetryAfter: int(retryAfter.Seconds()),
+	})
 }
 
-func notFound(w http.ResponseWriter, _ *http.Request) {
-	problem.Error(w, http.StatusNotFound, "nothing is served at this path")
+func notFound(w http.ResponseWriter, r *http.Request) {
+	fail(w, r, problem.Problem{Status: http.StatusNotFound, Detail: "nothing is served at this path"})
 }
 
 func methodNotAllowed(w http.ResponseWriter, r *http.Request) {
@@ -235,19 +277,19 @@ func methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 	routes := chi.RouteContext(r.Context()).Routes
 	path := cmp.Or(r.URL.RawPath, r.URL.Path) // as chi has it
 	for _, m := range methods {
-		asked := m
+		routed := m
 		if m == http.MethodHead {
-			asked = http.MethodGet // HEAD is answered wherever GET is
+			routed = http.MethodGet // HEAD is served wherever GET is
 		}
-		if routes.Match(chi.NewRouteContext(), asked, path) {
+		if routes.Match(chi.NewRouteContext(), routed, path) {
 			allowed = append(allowed, m)
 		}
 	}
-	if len(allowed) == 0 { // chi asks here for a method it does not know, whatever the path
+	if len(allowed) == 0 { // chi calls this for a method that it does not know, whatever the path
 		notFound(w, r)
 		return
 	}
 	allow := strings.Join(allowed, ", ")
 	w.Header().Set("Allow", allow)
-	problem.Error(w, http.StatusMethodNotAllowed, "this path takes "+allow)
+	fail(w, r, problem.Problem{Status: http.StatusMethodNotAllowed, Detail: "this path takes " + allow})
 }

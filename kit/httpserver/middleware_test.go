@@ -2,7 +2,6 @@ package httpserver_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -10,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -18,19 +18,17 @@ import (
 	"example.com/tandem/kit/fault"
 	"example.com/tandem/kit/httpserver"
 	"example.com/tandem/kit/kittest"
+	"example.com/tandem/kit/limiter"
 )
 
-// read answers what it was sent, or why it could not read it.
+// read responds with the length of the body.
 func read(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
-	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-		http.Error(w, "cut off", http.StatusRequestEntityTooLarge)
-		return
-	}
-	_, _ = fmt.Fprintf(w, "%d bytes", len(body))
+	_, _ = fmt.Fprintf(w, "%d bytes %v", len(body), err)
 }
 
-func TestWhatIsRefusedIsAProblem(t *testing.T) {
+// Whatever is refused is a problem that says what would be right and names its trace.
+func TestServer_RefusalsAreProblems(t *testing.T) {
 	t.Parallel()
 	s := serve(t, httpserver.Options{}, func(s *httpserver.Server) {
 		s.API.Get("/things", hello)
@@ -53,9 +51,12 @@ func TestWhatIsRefusedIsAProblem(t *testing.T) {
 		{"GET with a body", "GET /things" + head + "Content-Length: 1\r\n\r\nx", 400, "GET takes no body", ""},
 		{"GET with a chunked body", "GET /things" + head + "Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", 400, "GET takes no body", ""},
 		{"HEAD with a body", "HEAD /things" + head + "Content-Length: 1\r\n\r\nx", 400, "", ""},
-		{"a body that says it is too large", "PUT /things" + head + "Content-Length: 1048577\r\n\r\n", 413, "the body exceeds 1048576 bytes", ""},
+		{"a body that says it is too large", "PUT /things" + head + "Content-Length: 65537\r\n\r\n", 413, "the body exceeds 65536 bytes", ""},
+		{"a broken body", "PUT /things" + head + "Transfer-Encoding: chunked\r\n\r\nx\r\n", 400, "read the body: invalid byte in chunk length", ""},
+		{"too long a host", "GET /things HTTP/1.1\r\nHost: " + strings.Repeat("x", 16<<10) + "\r\n\r\n", 431, "request line and headers exceed 16384 bytes", ""},
+		{"too long a method", strings.Repeat("X", 16<<10) + " /things" + head + "\r\n", 431, "request line and headers exceed 16384 bytes", ""},
 		{"too long a header", "GET /things" + head + "X: " + strings.Repeat("x", 16<<10) + "\r\n\r\n", 431, "request line and headers exceed 16384 bytes", ""},
-		{"too many headers", "GET /things" + head + strings.Repeat("X: y\r\n", 4<<10) + "\r\n", 431, "request line and headers exceed 16384 bytes", ""},
+		{"too many headers", "GET /things" + head + strings.Repeat("X: y\r\n", 3<<10) + "\r\n", 431, "request line and headers exceed 16384 bytes", ""},
 		{"too long a path", "GET /" + strings.Repeat("x", 16<<10) + head + "\r\n", 431, "request line and headers exceed 16384 bytes", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -68,11 +69,13 @@ func TestWhatIsRefusedIsAProblem(t *testing.T) {
 			}
 			p := assertProblem(t, resp, body, c.status)
 			assert.Equal(t, c.detail, p.Detail)
+			assert.Len(t, p.TraceID, 32)
 		})
 	}
 }
 
-func TestWhatIsHonestPasses(t *testing.T) {
+// Requests just within the limits are served.
+func TestServer_ServesUpToTheLimits(t *testing.T) {
 	t.Parallel()
 	s := serve(t, httpserver.Options{}, func(s *httpserver.Server) {
 		s.API.Get("/things", hello)
@@ -81,8 +84,8 @@ func TestWhatIsHonestPasses(t *testing.T) {
 	const head = " HTTP/1.1\r\nHost: test\r\n"
 	for _, c := range []struct{ name, request, body string }{
 		{"a chunked body that is empty", "GET /things" + head + "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "hello"},
-		{"headers just below the limit", "GET /things" + head + "X: " + strings.Repeat("x", 16<<10-len("/things")-len("X: \r\n")) + "\r\n\r\n", "hello"},
-		{"the largest body", "PUT /things" + head + "Content-Length: 1048576\r\n\r\n" + strings.Repeat("x", 1<<20), "1048576 bytes"},
+		{"headers just below the limit", "GET /things" + head + "X: " + strings.Repeat("x", 16<<10-len("GET/thingstest")-len("X: \r\n")) + "\r\n\r\n", "hello"},
+		{"the largest body", "PUT /things" + head + "Content-Length: 65536\r\n\r\n" + strings.Repeat("x", 64<<10), "65536 bytes <nil>"},
 		{"HEAD where GET is", "HEAD /things" + head + "\r\n", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -94,17 +97,50 @@ func TestWhatIsHonestPasses(t *testing.T) {
 	}
 }
 
-func TestABodyThatDoesNotSayItsLengthIsCutOffAtTheLimit(t *testing.T) {
+// A body that does not say its length is refused beyond the limit, too.
+func TestServer_LimitsChunkedBodies(t *testing.T) {
 	t.Parallel()
-	s := serve(t, httpserver.Options{}, func(s *httpserver.Server) { s.API.Put("/things", read) })
-	for size, want := range map[int]string{1 << 20: "1048576 bytes", 1<<20 + 1: "cut off\n"} {
+	s := serve(t, httpserver.Options{MaxBody: 10}, func(s *httpserver.Server) { s.API.Put("/things", read) })
+	put := func(size int) (*http.Response, string) {
 		// A reader of no known length is sent in chunks.
-		_, body := do(t, client(t), http.MethodPut, s.URL+"/things", io.MultiReader(strings.NewReader(strings.Repeat("x", size))))
-		assert.Equal(t, want, body)
+		return do(t, client(t), http.MethodPut, s.URL+"/things", io.MultiReader(strings.NewReader(strings.Repeat("x", size))))
+	}
+	_, body := put(10)
+	assert.Equal(t, "10 bytes <nil>", body)
+	resp, body := put(11)
+	assertProblem(t, resp, body, 413)
+}
+
+// A body that arrives slowly does not count towards the concurrency limit.
+func TestServer_SlowBodyIsNotInFlight(t *testing.T) {
+	t.Parallel()
+	s := serve(t, httpserver.Options{Limiter: limiter.New(1, prometheus.NewRegistry())}, func(s *httpserver.Server) {
+		s.API.Put("/things", read)
+		s.API.Get("/hello", hello)
+	})
+	for range 10 {
+		conn := s.dial(t)
+		_, err := io.WriteString(conn, "PUT /things HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\nhalf")
+		require.NoError(t, err)
+	}
+	for range 100 { // the server reads the halves meanwhile
+		resp, _ := get(t, client(t), s.URL+"/hello")
+		require.Equal(t, 200, resp.StatusCode)
+		time.Sleep(time.Millisecond)
 	}
 }
 
-func TestHeadersBeyondAllBoundsEndAtNetHTTP(t *testing.T) {
+// A body that does not arrive in time is a 408, and ends the connection.
+func TestServer_SlowBodyTimesOut(t *testing.T) {
+	t.Parallel() // it waits for 15 s
+	s := serve(t, httpserver.Options{}, func(s *httpserver.Server) { s.API.Put("/things", read) })
+	resp, body := s.raw(t, "PUT /things HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\nhalf")
+	assertProblem(t, resp, body, 408)
+	assert.True(t, resp.Close)
+}
+
+// Beyond twice the limit net/http itself refuses, before any handler.
+func TestServer_NetHTTPRefusesHugeHeaders(t *testing.T) {
 	t.Parallel()
 	reached := make(chan struct{}, 1)
 	s := serve(t, httpserver.Options{}, func(s *httpserver.Server) {
@@ -119,29 +155,41 @@ func TestHeadersBeyondAllBoundsEndAtNetHTTP(t *testing.T) {
 	assert.Empty(t, reached)
 }
 
-func TestAPanicIsA500AndALogLine(t *testing.T) {
+// A panic is a 500 without the headers that the handler had set, and a log line.
+func TestServer_PanicIsA500(t *testing.T) {
 	t.Parallel()
 	s := serve(t, httpserver.Options{}, func(s *httpserver.Server) {
-		s.API.Get("/panic", func(http.ResponseWriter, *http.Request) { panic("out of cheese") })
+		s.API.Get("/panic", func(w http.ResponseWriter, _ *http.Request) {
+			for _, name := range []string{"ETag", "Last-Modified", "Expires", "Cache-Control", "Content-Encoding", "Set-Cookie"} {
+				w.Header().Set(name, "x")
+			}
+			w.Header().Set("Content-Length", "5")
+			panic("out of cheese")
+		})
 		s.API.Get("/hello", hello)
 	})
 	c := client(t)
 	resp, body := get(t, c, s.URL+"/panic")
 	p := assertProblem(t, resp, body, 500)
-	assert.NotContains(t, p.Detail, "cheese", "what went wrong inside is no caller's business")
+	assert.Equal(t, "internal error; see the server log", p.Detail)
+	for _, name := range []string{"ETag", "Last-Modified", "Expires", "Cache-Control", "Content-Encoding", "Set-Cookie"} {
+		assert.Empty(t, resp.Header.Get(name), name)
+	}
 
 	line := s.line(t, "panic")
 	assert.Equal(t, "ERROR", line["level"])
 	assert.Equal(t, "out of cheese", line["error"])
-	assert.Contains(t, line["stack"], "TestAPanicIsA500AndALogLine", "the stack leads to the place")
-	assert.NotEmpty(t, line["trace_id"])
+	assert.Contains(t, line["stack"], "TestServer_PanicIsA500", "the stack leads to the place")
+	assert.Equal(t, p.TraceID, line["trace_id"])
 	s.awaitCounts(t, map[string]uint64{"GET /panic 500": 1})
 
 	resp, _ = get(t, c, s.URL+"/hello")
 	assert.Equal(t, 200, resp.StatusCode, "the server goes on")
 }
 
-func TestAPanicInAnAnswerBreaksTheConnectionOff(t *testing.T) {
+// A handler that panics or aborts in the middle of a response breaks the
+// connection, and the response counts as 500.
+func TestServer_AbortedResponseCountsAs500(t *testing.T) {
 	t.Parallel()
 	for name, how := range map[string]any{"a panic": "out of cheese", "an abort": http.ErrAbortHandler} {
 		t.Run(name, func(t *testing.T) {
@@ -157,10 +205,72 @@ func TestAPanicInAnAnswerBreaksTheConnectionOff(t *testing.T) {
 			assert.Equal(t, "half an ans", out.body)
 			require.ErrorIs(t, out.err, io.ErrUnexpectedEOF, "a client must not take half an answer for a whole one")
 
-			s.line(t, "http")
+			assert.InDelta(t, 500, s.line(t, "http")["status"], 0)
+			s.awaitCounts(t, map[string]uint64{"GET /panic 500": 1})
 			assert.Len(t, s.lines(t, "panic"), map[string]int{"a panic": 1, "an abort": 0}[name])
 		})
 	}
+}
+
+// A response whose client leaves in the middle counts as 499.
+func TestServer_ClientThatLeavesCountsAs499(t *testing.T) {
+	t.Parallel()
+	for name, handle := range map[string]http.HandlerFunc{
+		"while the handler writes": func(w http.ResponseWriter, _ *http.Request) {
+			for {
+				if _, err := w.Write(make([]byte, 64<<10)); err != nil {
+					return
+				}
+			}
+		},
+		"while the handler waits": func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.WriteString(w, "half an ans")
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := serve(t, httpserver.Options{}, func(s *httpserver.Server) { s.API.Get("/long", handle) })
+			conn := s.dial(t)
+			_, err := io.WriteString(conn, "GET /long HTTP/1.1\r\nHost: test\r\n\r\n")
+			require.NoError(t, err)
+			_, err = conn.Read(make([]byte, 1))
+			require.NoError(t, err)
+			require.NoError(t, conn.Close())
+			s.awaitCounts(t, map[string]uint64{"GET /long 499": 1})
+			assert.InDelta(t, 499, s.line(t, "http")["status"], 0)
+		})
+	}
+}
+
+// A client that leaves when it has all of the response does not count as 499,
+// whenever the handler returns.
+func TestServer_ClientThatHasAllCountsAs200(t *testing.T) {
+	t.Parallel()
+	s := serve(t, httpserver.Options{}, func(s *httpserver.Server) {
+		s.API.Get("/whole", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "5")
+			_, _ = io.WriteString(w, "hello")
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		})
+	})
+	resp, body := s.raw(t, "GET /whole HTTP/1.1\r\nHost: test\r\n\r\n")
+	require.Equal(t, "hello", body)
+	require.Equal(t, 200, resp.StatusCode)
+	s.closeAll()
+	s.awaitCounts(t, map[string]uint64{"GET /whole 200": 1})
+}
+
+// Nothing that a client sends goes into a log line without a limit.
+func TestServer_TruncatesWhatItLogs(t *testing.T) {
+	t.Parallel()
+	s := serve(t, httpserver.Options{}, nil)
+	_, _ = s.raw(t, strings.Repeat("M", 10<<10)+" /"+strings.Repeat("p", 1<<10)+" HTTP/1.1\r\nHost: test\r\n\r\n")
+	line := s.line(t, "http")
+	assert.Equal(t, strings.Repeat("M", 256), line["method"])
+	assert.Equal(t, "/"+strings.Repeat("p", 255), line["path"])
 }
 
 func TestNoRequestForgesALogLine(t *testing.T) {
@@ -252,33 +362,36 @@ func TestMetricsAreCountedByPatternAndStayFew(t *testing.T) {
 	assert.Empty(t, problems)
 }
 
-func TestBeyondTheLimitRequestsAreRefusedAndProbesAnswered(t *testing.T) {
+// Beyond the concurrency limit requests are shed, probes are not.
+func TestServer_ShedsBeyondTheLimit(t *testing.T) {
 	t.Parallel()
 	started, release := make(chan struct{}), make(chan struct{})
 	slowly := func(http.ResponseWriter, *http.Request) { started <- struct{}{}; <-release }
-	s := serve(t, httpserver.Options{MaxInFlight: 1}, func(s *httpserver.Server) {
+	s := serve(t, httpserver.Options{Limiter: limiter.New(2, prometheus.NewRegistry())}, func(s *httpserver.Server) {
 		s.API.Get("/slow", slowly)
 		s.API.Get("/hello", hello)
 		s.Streams.Get("/stream", slowly)
+		s.Probes.Get("/", hello)
 	})
 	c := client(t)
+	stream := background(c, s.URL+"/stream")
+	<-started
+	resp, body := get(t, c, s.URL+"/stream")
+	assertProblem(t, resp, body, 503) // streams may take half of the limit
 	slow := background(c, s.URL+"/slow")
 	<-started
 
 	begun := time.Now()
-	resp, body := get(t, c, s.URL+"/hello")
-	assert.GreaterOrEqual(t, time.Since(begun), 50*time.Millisecond, "it waits for a place first")
+	resp, body = get(t, c, s.URL+"/hello")
+	assert.GreaterOrEqual(t, time.Since(begun), limiter.QueueTime)
 	p := assertProblem(t, resp, body, 503)
 	assert.Equal(t, "unavailable", p.Class)
 	assert.Equal(t, "1", resp.Header.Get("Retry-After"))
-	for _, path := range []string{"/livez", "/readyz", "/health"} {
+	assert.Len(t, p.TraceID, 32)
+	for _, path := range []string{"/livez", "/readyz", "/health", "/"} {
 		resp, _ = get(t, c, s.URL+path)
-		assert.Equal(t, 200, resp.StatusCode, "%s: a pod that is restarted for being busy makes others busier", path)
+		assert.Equal(t, 200, resp.StatusCode, path)
 	}
-	stream := background(c, s.URL+"/stream")
-	<-started // streams have places of their own
-	resp, body = get(t, c, s.URL+"/stream")
-	assertProblem(t, resp, body, 503) // and no more of them
 
 	close(release)
 	assert.Equal(t, 200, (<-slow).status)
@@ -286,7 +399,7 @@ func TestBeyondTheLimitRequestsAreRefusedAndProbesAnswered(t *testing.T) {
 	kittest.Eventually(t, func() bool {
 		resp, _ := get(t, c, s.URL+"/hello")
 		return resp.StatusCode == 200
-	}, "the place is free again")
+	}, "there is room again")
 }
 
 func TestAClientThatLeavesEndsItsRequest(t *testing.T) {
@@ -312,12 +425,14 @@ func TestAClientThatLeavesEndsItsRequest(t *testing.T) {
 	assert.Empty(t, ended, "a request that waited for the fault's latency was not begun")
 }
 
-func TestAFaultStrikesTheAPIAndSparesTheProbes(t *testing.T) {
+// Faults are injected into the API and the streams, not into probes.
+func TestServer_FaultsSpareProbes(t *testing.T) {
 	t.Parallel()
 	faults := fault.NewSwitch(true, func(bool) {})
 	s := serve(t, httpserver.Options{Faults: faults}, func(s *httpserver.Server) {
 		s.API.Get("/hello", hello)
 		s.Streams.Get("/stream", hello)
+		s.Probes.Get("/", hello)
 	})
 	faults.Set(fault.Fault{ErrorRate: 1})
 	c := client(t)
@@ -325,9 +440,9 @@ func TestAFaultStrikesTheAPIAndSparesTheProbes(t *testing.T) {
 		resp, body := get(t, c, s.URL+path)
 		p := assertProblem(t, resp, body, 503)
 		assert.Equal(t, "unavailable", p.Class)
-		assert.Empty(t, resp.Header.Get("Retry-After"), "another pod may be asked at once")
+		assert.Empty(t, resp.Header.Get("Retry-After"), "another pod may serve it at once")
 	}
-	for _, path := range []string{"/livez", "/readyz", "/health"} {
+	for _, path := range []string{"/livez", "/readyz", "/health", "/"} {
 		resp, _ := get(t, c, s.URL+path)
 		assert.Equal(t, 200, resp.StatusCode, path)
 	}

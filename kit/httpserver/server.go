@@ -1,8 +1,9 @@
-// Package httpserver is a chi router on a server whose limits are set: nothing
-// that a client does, or fails to do, holds it for ever.
+// Package httpserver is a chi router on a server whose time, sizes and memory
+// are bounded, whatever a client sends or fails to send.
 package httpserver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,27 +19,36 @@ import (
 
 	"example.com/tandem/kit/fault"
 	"example.com/tandem/kit/health"
-	"example.com/tandem/kit/shed"
+	"example.com/tandem/kit/internal/connlimit"
+	"example.com/tandem/kit/limiter"
 	"example.com/tandem/kit/telemetry"
 )
 
-// net/http sets no time-out of its own. These bound the slowest client that a
-// service puts up with.
+// net/http sets no timeout of its own.
 const (
 	readHeaderTimeout = 5 * time.Second
-	readTimeout       = 15 * time.Second
+	readTimeout       = 15 * time.Second // header and body
 	writeTimeout      = 30 * time.Second
-	// longestRequest is how long a request may be worked on before its context
-	// ends: short enough that an answer which says so can still be written.
-	// What takes longer belongs among the Streams.
+	// longestRequest is how long a handler may run before its context ends: short
+	// enough that the response which reports it can still be written. What takes
+	// longer belongs among the Streams.
 	longestRequest = 15 * time.Second
-	// idleTimeout exceeds that of package httpclient (90 s), so that it is the
-	// client who closes an idle connection: if the server does, the client may
-	// just be sending a request into it.
+	// idleTimeout exceeds that of package httpclient (90 s), so that the client
+	// closes an idle connection: if the server did, the client might be sending a
+	// request at that moment.
 	idleTimeout = 120 * time.Second
-	// maxHeaderBytes is where net/http itself cuts off, in plain text; below
-	// it, and above maxHeader, the answer is a problem of status 431.
-	maxHeaderBytes = 64 << 10
+	// maxHeaderBytes is where net/http itself cuts off (4 KiB later, in plain
+	// text). Between maxHeader and that, the response is a problem of status 431.
+	maxHeaderBytes = maxHeader + 4<<10
+	// quietTime is how long no connection may have begun a request before
+	// Shutdown closes the idle ones. It exceeds a round trip between zones.
+	quietTime = 200 * time.Millisecond
+	// quietTimeout bounds that wait where new connections cannot be held off.
+	quietTimeout = 2 * time.Second
+	// connMemory is what all connections may hold, by package connlimit's
+	// estimate: some 1,500 idle ones. With grpcserver's 32 MiB and the 30 MiB that
+	// a service needs, it fits a pod of 128 MiB.
+	connMemory = 24 << 20
 )
 
 // ErrDraining is why the context of a stream ends when its server drains.
@@ -51,25 +61,36 @@ type Options struct {
 	Telemetry  *telemetry.Telemetry
 	Health     *health.Health
 	Faults     *fault.Switch
-	// MaxConnectionAge after which an answer asks its client to reconnect, ±10 %;
-	// 0 is never.
+	// MaxConnectionAge is after how long a response asks its client to reconnect,
+	// ±10 %; 0 is never.
 	MaxConnectionAge time.Duration
-	// MaxInFlight requests are served at once, and as many streams; 0 is no limit.
-	MaxInFlight int
+	// Limiter is the concurrency limit, shared with the process's other servers;
+	// nil is no limit.
+	Limiter *limiter.Limiter
+	// MaxBody is the size of the largest body that a request may have, in bytes;
+	// 0 is 64 KiB. A body is read whole before its handler starts.
+	MaxBody int64
 }
 
 // Server serves an API over HTTP/1.1, beside /livez, /readyz and /health.
 type Server struct {
-	// API takes the routes whose answers are short.
+	// API takes the routes whose responses are short.
 	API chi.Router
-	// Streams takes the routes whose answers end when a client leaves: their
-	// context ends when the server drains, and no time-out cuts them off.
+	// Streams takes the routes that respond until the client leaves: their
+	// context ends when the server drains, and no timeout cuts them off.
 	Streams chi.Router
+	// Probes takes the routes that a load balancer or kubelet probes, beside
+	// /livez, /readyz and /health. They are never shed and never faulty: a pod
+	// that is restarted, or left out, because it is busy makes the others busier.
+	Probes chi.Router
 
 	name     string
 	http     *http.Server
-	listener net.Listener
+	tcp      net.Listener // the port
+	listener net.Listener // tcp, or what bounds its connections
+	limit    *connlimit.Options
 	draining atomic.Bool
+	began    atomic.Int64 // when a connection last opened or began a request, Unix ns
 	stopping context.Context
 	stop     context.CancelFunc
 	maxAge   time.Duration
@@ -79,25 +100,24 @@ type Server struct {
 func New(o Options) *Server {
 	s := newServer(o.Name, o.Addr, o.Telemetry)
 	s.maxAge = o.MaxConnectionAge
+	s.limit = &connlimit.Options{Name: "http", Budget: connMemory, PerConn: connMemory, Metrics: o.Telemetry.Metrics}
 
 	root := chi.NewRouter()
-	// A request passes these from top to bottom, its answer from bottom to top.
+	// A request passes these from top to bottom, its response from bottom to top.
 	root.Use(
 		traced(o.Telemetry),
-		observed(o.Telemetry.Log, o.Telemetry.Metrics),
-		s.closesOldConnections,
-		bounded,
-		middleware.GetHead, // HEAD is answered wherever GET is
+		observed(o.Telemetry.Log, o.Telemetry.Metrics, s.closes),
+		bounded(cmp.Or(o.MaxBody, defaultMaxBody)),
+		middleware.GetHead, // HEAD is served wherever GET is
 	)
 	root.NotFound(notFound)
 	root.MethodNotAllowed(methodNotAllowed)
-	// Never shed and never faulty: an overloaded pod that is restarted for not
-	// answering its probes makes an overload worse.
-	root.Get("/livez", o.Health.Live)
-	root.Get("/readyz", o.Health.IsReady)
-	root.Get("/health", o.Health.Report)
-	s.API = root.With(limited, shedding(shed.New(o.MaxInFlight)), faulty(o.Faults))
-	s.Streams = root.With(shedding(shed.New(o.MaxInFlight)), faulty(o.Faults), s.streaming)
+	s.Probes = root.With(limited)
+	s.Probes.Get("/livez", o.Health.Live)
+	s.Probes.Get("/readyz", o.Health.IsReady)
+	s.Probes.Get("/health", o.Health.Report)
+	s.API = root.With(limited, shedding(o.Limiter.Acquire, o.Limiter.Release), faulty(o.Faults))
+	s.Streams = root.With(shedding(o.Limiter.AcquireStream, o.Limiter.ReleaseStream), faulty(o.Faults), s.streaming)
 	s.http.Handler = root
 	return s
 }
@@ -113,6 +133,7 @@ func newServer(name, addr string, t *telemetry.Telemetry) *Server {
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ConnContext:       s.noteBirth,
+		ConnState:         s.noteState,
 		ErrorLog:          slog.NewLogLogger(t.Log.Handler(), slog.LevelWarn),
 	}
 	return s
@@ -120,11 +141,16 @@ func newServer(name, addr string, t *telemetry.Telemetry) *Server {
 
 // Listen opens the port, so that a port which is taken stops the start.
 func (s *Server) Listen() error {
-	l, err := net.Listen("tcp", s.http.Addr)
+	var config net.ListenConfig
+	config.SetMultipathTCP(false) // Go's default for listeners, which takes no filter (see holdOffNew)
+	l, err := config.Listen(context.Background(), "tcp", s.http.Addr)
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.name, err)
 	}
-	s.listener = l
+	s.tcp, s.listener = l, l
+	if s.limit != nil {
+		s.listener = connlimit.New(l, *s.limit)
+	}
 	return nil
 }
 
@@ -139,14 +165,19 @@ func (s *Server) Serve() error {
 	return nil
 }
 
-// StartDraining makes every answer ask its client to connect elsewhere. It does not
-// close anything: a request may be on its way on any open connection.
+// StartDraining makes every response ask its client to connect elsewhere. It
+// closes nothing: a request may be on its way on any open connection.
 func (s *Server) StartDraining() { s.draining.Store(true) }
 
-// Shutdown stops taking connections, ends streams and waits for requests in
-// flight. When ctx ends first it cuts them off and returns ctx's error.
+// Shutdown stops accepting connections, ends streams and waits for requests in
+// flight. If ctx ends first, it cuts them off and returns ctx's error. After
+// StartDraining it loses no request that a client sends on an open connection,
+// unless the client left that connection idle for all of the drain.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.stop()
+	if s.draining.Load() {
+		s.awaitQuiet(ctx)
+	}
 	err := s.http.Shutdown(ctx)
 	if err != nil {
 		err = errors.Join(fmt.Errorf("%s: requests cut off: %w", s.name, err), s.http.Close())
@@ -154,31 +185,62 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return err
 }
 
+// awaitQuiet holds new connections off and waits until no open connection has
+// begun a request for quietTime.
+//
+// net/http's Shutdown loses requests without that: closing the listener resets
+// connections that the kernel has accepted and the server has not; a request
+// that is read after Shutdown began is dropped, as the first one on a new
+// connection may be; and an idle connection is closed while a request is on its
+// way. Each open connection responds once more and closes, so that the wait
+// ends even under load.
+func (s *Server) awaitQuiet(ctx context.Context) {
+	if s.tcp == nil { // Listen was not called, or failed
+		return
+	}
+	holdOffNew(s.tcp)
+	s.began.Store(time.Now().UnixNano()) // a handshake may be under way
+	ctx, cancel := context.WithTimeout(ctx, quietTimeout)
+	defer cancel()
+	for ctx.Err() == nil {
+		left := quietTime - time.Since(time.Unix(0, s.began.Load()))
+		if left <= 0 {
+			return
+		}
+		select {
+		case <-time.After(left):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// noteState notes when a connection opens or begins a request.
+func (s *Server) noteState(_ net.Conn, state http.ConnState) {
+	if s.draining.Load() && (state == http.StateNew || state == http.StateActive) {
+		s.began.Store(time.Now().UnixNano())
+	}
+}
+
 type birthKey struct{}
 
 // noteBirth gives a connection the moment at which it is old.
 func (s *Server) noteBirth(ctx context.Context, _ net.Conn) context.Context {
 	// Jitter keeps connections that were opened together, as after a rollout,
-	// from being closed together for ever after; gRPC does the same.
+	// from being closed together ever after; gRPC does the same.
 	age := time.Duration(float64(s.maxAge) * (0.9 + 0.2*rand.Float64()))
 	return context.WithValue(ctx, birthKey{}, time.Now().Add(age))
 }
 
-// closesOldConnections lets newcomers have a share: a ClusterIP balances
-// connections, not requests, so a client that keeps its connections alive
-// never meets a new pod.
-func (s *Server) closesOldConnections(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		old, _ := r.Context().Value(birthKey{}).(time.Time)
-		if s.draining.Load() || s.maxAge > 0 && time.Now().After(old) {
-			w.Header().Set("Connection", "close")
-		}
-		next.ServeHTTP(w, r)
-	})
+// closes reports whether the response to r must ask its client to reconnect: the
+// server drains, or the connection is old. A ClusterIP balances connections, not
+// requests, so a client that keeps its connections would never meet a new pod.
+func (s *Server) closes(r *http.Request) bool {
+	old, _ := r.Context().Value(birthKey{}).(time.Time)
+	return s.draining.Load() || s.maxAge > 0 && time.Now().After(old)
 }
 
 // streaming ends a stream's context when the server drains, and lifts the
-// time-out on writing; a handler may set one of its own for each write.
+// timeout on writing; a handler may set one of its own for each write.
 func (s *Server) streaming(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithCancelCause(r.Context())

@@ -82,18 +82,19 @@ func TestAYoungConnectionIsKept(t *testing.T) {
 	}
 }
 
-func TestALameServerAnswersAndSendsItsClientsAway(t *testing.T) {
+// A server that drains serves on, and asks its clients to connect elsewhere.
+func TestServer_DrainingClosesConnections(t *testing.T) {
 	t.Parallel()
 	s := serve(t, httpserver.Options{}, routeHello)
 	ask, conn := asker(t, s)
 	assert.False(t, ask().Close)
 	s.StartDraining()
-	assert.True(t, ask().Close, "a connection that was open serves for the last time")
+	assert.True(t, ask().Close, "on a connection that was open")
 	_, err := conn.Read(make([]byte, 1))
 	require.ErrorIs(t, err, io.EOF)
 
 	ask, _ = asker(t, s)
-	assert.True(t, ask().Close, "those that come anew are served too")
+	assert.True(t, ask().Close, "on a new connection, too")
 }
 
 func TestShutdownWaitsForARequestInFlight(t *testing.T) {
