@@ -1,7 +1,6 @@
 package main
 
 import (
-	"crypto/tls"
 	"errors"
 	"net/url"
 	"time"
@@ -30,22 +29,4 @@ func (c Config) Validate() error {
 		errs = append(errs, config.Bad("SERVICE_B_HTTP_URL", u.String(), "want http://HOST[:PORT] or https://HOST[:PORT]"))
 	}
 	return errors.Join(errs...)
-}
-
-// serviceBTLS returns what the clients of service-b need for TLS, and the same
-// for gRPC, which is nil where that is plaintext.
-func (c Config) serviceBTLS() (https, grpc *tls.Config, err error) {
-	https, err = config.ClientTLS{
-		CAFile:     c.ServiceBCAFile,
-		ServerName: c.ServiceBServerName,
-		CertFile:   c.ServiceBCertFile,
-		KeyFile:    c.ServiceBKeyFile,
-	}.Config()
-	if err != nil {
-		return nil, nil, &config.Error{Msg: "SERVICE_B_CA_FILE, SERVICE_B_CERT_FILE, SERVICE_B_KEY_FILE: " + err.Error()}
-	}
-	if c.ServiceBGRPCTLS {
-		grpc = https
-	}
-	return https, grpc, nil
 }

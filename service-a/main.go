@@ -1,4 +1,4 @@
-// Service-a asks service-b, over HTTP and over gRPC, and shows what happened.
+// Service-a calls service-b over HTTP and over gRPC, and shows what happened.
 package main
 
 import (
@@ -9,16 +9,13 @@ import (
 	"example.com/tandem/kit/command"
 	"example.com/tandem/kit/config"
 	"example.com/tandem/kit/fault"
-	"example.com/tandem/kit/grpcclient"
 	"example.com/tandem/kit/health"
-	"example.com/tandem/kit/httpclient"
 	"example.com/tandem/kit/httpserver"
 	"example.com/tandem/kit/instance"
 	"example.com/tandem/kit/lifecycle"
 	"example.com/tandem/kit/limiter"
 	"example.com/tandem/kit/telemetry"
 	"example.com/tandem/service-a/internal/api"
-	"example.com/tandem/service-a/internal/backend"
 )
 
 const (
@@ -43,23 +40,16 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 	}
 	defer tel.Flush()
 
-	https, grpcs, err := cfg.serviceBTLS()
+	serviceB, err := newClients(cfg, tel)
 	if err != nil {
 		return err
 	}
-	client := httpclient.New(httpclient.Options{Timeout: cfg.CallTimeout, TLS: https, Telemetry: tel})
-	defer client.CloseIdleConnections()
-	conn, err := grpcclient.New(cfg.ServiceBGRPCTarget, grpcclient.Options{Timeout: cfg.CallTimeout, TLS: grpcs, Telemetry: tel})
-	if err != nil {
-		return config.Bad("SERVICE_B_GRPC_TARGET", cfg.ServiceBGRPCTarget, err.Error())
-	}
-	defer func() { err = errors.Join(err, conn.Close()) }()
-	overHTTP, overGRPC := backend.NewHTTP(client, cfg.ServiceBHTTPURL), backend.NewGRPC(conn, cfg.CallTimeout)
-	backends := map[string]backend.Backend{"http": overHTTP, "grpc": overGRPC}
+	defer func() { err = errors.Join(err, serviceB.close()) }()
+	backends := serviceB.byTransport()
 
 	state := health.New(me)
-	state.Check("service-b over http", api.Check(overHTTP))
-	state.Check("service-b over grpc", api.Check(overGRPC))
+	state.Check("service-b over http", api.Check(serviceB.http))
+	state.Check("service-b over grpc", api.Check(serviceB.grpc))
 	state.Details = bool(cfg.HealthDetails)
 	faults := fault.NewSwitch(bool(cfg.Faults), state.SetSick)
 	faults.Set(cfg.Fault)
@@ -71,7 +61,7 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 	web.Probes.Get("/", api.Page(me)) // load balancers probe it
 	web.API.Get("/api/data", api.Data(me, backends))
 	web.API.Get("/api/spread", api.Spread(me, backends))
-	web.Streams.Get("/api/stream", api.Stream(overGRPC))
+	web.Streams.Get("/api/stream", api.Stream(serviceB.grpc))
 
 	admin := []lifecycle.Server{httpserver.NewAdmin("ADMIN_ADDR", cfg.AdminAddr, tel)}
 	if cfg.Debug() {

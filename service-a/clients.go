@@ -1,0 +1,51 @@
+package main
+
+import (
+	"example.com/tandem/kit/config"
+	"example.com/tandem/kit/grpcclient"
+	"example.com/tandem/kit/httpclient"
+	"example.com/tandem/kit/telemetry"
+	"example.com/tandem/service-a/internal/backend"
+)
+
+// clients call service-b, over each transport.
+type clients struct {
+	http  *backend.HTTP
+	grpc  *backend.GRPC
+	close func() error
+}
+
+// newClients makes the clients. They connect with the first call.
+func newClients(cfg Config, tel *telemetry.Telemetry) (clients, error) {
+	tls, err := config.ClientTLS{
+		CAFile:     cfg.ServiceBCAFile,
+		ServerName: cfg.ServiceBServerName,
+		CertFile:   cfg.ServiceBCertFile,
+		KeyFile:    cfg.ServiceBKeyFile,
+	}.Config()
+	if err != nil {
+		return clients{}, &config.Error{Msg: "SERVICE_B_CA_FILE, SERVICE_B_CERT_FILE, SERVICE_B_KEY_FILE: " + err.Error()}
+	}
+	client := httpclient.New(httpclient.Options{Timeout: cfg.CallTimeout, TLS: tls, Telemetry: tel})
+
+	if !cfg.ServiceBGRPCTLS {
+		tls = nil // plaintext
+	}
+	conn, err := grpcclient.New(cfg.ServiceBGRPCTarget, grpcclient.Options{Timeout: cfg.CallTimeout, TLS: tls, Telemetry: tel})
+	if err != nil {
+		return clients{}, config.Bad("SERVICE_B_GRPC_TARGET", cfg.ServiceBGRPCTarget, err.Error())
+	}
+	return clients{
+		http: backend.NewHTTP(client, cfg.ServiceBHTTPURL),
+		grpc: backend.NewGRPC(conn, cfg.CallTimeout),
+		close: func() error {
+			client.CloseIdleConnections()
+			return conn.Close()
+		},
+	}, nil
+}
+
+// byTransport returns the clients by what ?via= calls them.
+func (c clients) byTransport() map[string]backend.Backend {
+	return map[string]backend.Backend{"http": c.http, "grpc": c.grpc}
+}
