@@ -161,7 +161,7 @@ func (c *cluster) usable(ctx context.Context) error {
 	}
 	for _, s := range scalers.Items {
 		if s.Labels[testLabel] == "" {
-			return fmt.Errorf("autoscaler %s would scale while tests do: run make deploy OVERLAY=kind", s.Name)
+			return fmt.Errorf("autoscaler %[1]s would scale while tests do: run kubectl --context %[2]s --namespace %[3]s delete horizontalpodautoscaler %[1]s", s.Name, c.context, namespace)
 		}
 	}
 	if dns, err := c.AppsV1().Deployments(systemNamespace).Get(ctx, coreDNS, metav1.GetOptions{}); err == nil && *dns.Spec.Replicas == 0 {
