@@ -52,8 +52,8 @@ func runKind(t *testing.T, verb, fail string) (output, calls string, ok bool) {
 		"KIND_CLUSTER=tandem", "OVERLAY=kind", "CALLS="+record, "FAIL="+fail)
 	text, err := cmd.CombinedOutput()
 	if err != nil {
-		var exit *exec.ExitError
-		require.True(t, errors.As(err, &exit), "%v", err)
+		_, ended := errors.AsType[*exec.ExitError](err)
+		require.True(t, ended, "%v", err)
 	}
 	made, readErr := os.ReadFile(record)
 	require.NoError(t, readErr)
