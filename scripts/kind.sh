@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # See --help.
+# bash 3.2, which macOS has, does not end a $(…) at its first failure: run one command in each, and assign its output on
+# a line of its own, so that its failure ends the script. A <(…) never reports a failure: do not use it.
 set -euo pipefail
-shopt -s inherit_errexit # in $(…) too
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 cluster=${KIND_CLUSTER:-tandem}
-# Always by name: whatever cluster kubectl points at just now is not touched.
+# Always by name: the cluster of kubectl's current context may be another one.
 kubectl() { command kubectl --context "kind-$cluster" "$@"; }
 readonly ours=app.kubernetes.io/part-of=tandem
 
@@ -21,7 +22,8 @@ usage: scripts/kind.sh up|deploy|status|logs|down
 
   up      make a cluster of three nodes, or find it made
   deploy  build the images, load them, apply OVERLAY, and wait until it runs;
-          what an overlay applied before has more is deleted
+          nothing is deleted: objects that only another overlay has stay until
+          you delete them, or the cluster
   status  what runs where
   logs    follow the logs of all pods, or of SERVICE's
   down    delete the cluster
@@ -39,15 +41,20 @@ HELP
 }
 
 our_namespaces() { kubectl get namespaces --selector "$ours" --output 'jsonpath={.items[*].metadata.name}'; }
-exists() { kind get clusters 2>/dev/null | grep -qxF "$cluster"; }
+exists() {
+	local clusters
+	clusters=$(kind get clusters 2>&1) || fail "list the clusters: $clusters"
+	grep -qxF "$cluster" <<<"$clusters"
+}
 need_cluster() { exists || fail "there is no cluster $cluster; make kind-up makes it"; }
 
 up() {
-	local port=${KIND_PORT:-8080} image=()
+	local port=${KIND_PORT:-8080} image=() stopped
 	if exists; then
 		say "cluster $cluster is there"
-		docker ps --all --quiet --filter "label=io.x-k8s.kind.cluster=$cluster" --filter status=exited |
-			xargs --no-run-if-empty docker start >/dev/null # stopped with the machine
+		stopped=$(docker ps --all --quiet --filter "label=io.x-k8s.kind.cluster=$cluster" --filter status=exited)
+		# shellcheck disable=SC2086 # one word a container
+		if [[ -n $stopped ]]; then docker start $stopped >/dev/null; fi # they stop with the machine
 		kind export kubeconfig --name "$cluster" --quiet
 	else
 		say "making cluster $cluster; the first time, kind pulls the nodes' image"
@@ -63,10 +70,12 @@ up() {
 }
 
 metrics_server() {
+	local arguments
 	say "metrics-server"
 	kubectl apply --filename "$METRICS_SERVER"
+	arguments=$(kubectl --namespace kube-system get deployment metrics-server --output 'jsonpath={.spec.template.spec.containers[0].args}')
 	# The certificates of kind's kubelets are signed by nobody.
-	if ! kubectl --namespace kube-system get deployment metrics-server --output yaml | grep -q -e --kubelet-insecure-tls; then
+	if [[ $arguments != *--kubelet-insecure-tls* ]]; then
 		kubectl --namespace kube-system patch deployment metrics-server --type json \
 			--patch '[{"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": "--kubelet-insecure-tls"}]'
 	fi
@@ -83,7 +92,7 @@ load() { # load IMAGE...
 	kind load image-archive --name "$cluster" "$archive"
 }
 
-render() { # render OVERLAY IMAGE...: with the images' tags in place of dev
+render() { # render OVERLAY IMAGE...: set manifests, with the images' tags in place of dev
 	local overlay=$1 image folder
 	shift
 	mkdir -p out
@@ -93,12 +102,12 @@ render() { # render OVERLAY IMAGE...: with the images' tags in place of dev
 		echo "images:"
 		for image in "$@"; do echo "  - { name: ${image%:*}, newTag: ${image##*:} }"; done
 	} >"$folder/kustomization.yaml"
-	bin/kustomize build "$folder"
+	manifests=$(bin/kustomize build "$folder")
 	rm -r "$folder"
 }
 
 # Where an autoscaler takes over, the manifest stops naming a number of replicas; without this the field would fall back
-# to 1, and pods would go. Another field manager naming the number of now keeps it (Kubernetes calls it a handover).
+# to 1. Another field manager that names the current number keeps it (Kubernetes calls it a handover).
 hand_over_replicas() { # hand_over_replicas MANIFESTS
 	local namespace name replicas
 	kubectl get --filename - --ignore-not-found --output \
@@ -110,23 +119,21 @@ MANIFEST
 		done
 }
 
-each='jsonpath={range .items[*]}{.kind} {.metadata.namespace} {.metadata.name}{"\n"}{end}'
-
-prune() { # prune MANIFESTS: delete what is ours and not in them; ConfigMaps stay, for older pods and for rollout undo
-	local kind namespace name
-	comm -23 \
-		<(kubectl get namespaces,deployments,services,serviceaccounts,networkpolicies,poddisruptionbudgets,horizontalpodautoscalers \
-			--all-namespaces --selector "$ours" --output "$each" | sort) \
-		<(kubectl get --filename - --output "$each" <<<"$1" | sort) |
-		while read -r kind namespace name; do
-			if [[ -z $name ]]; then name=$namespace namespace=; fi # a Namespace is in none
-			say "deleting $kind $name${namespace:+ of $namespace}, which this overlay does not have"
-			kubectl delete "$kind" "$name" ${namespace:+--namespace "$namespace"} --ignore-not-found </dev/null >&2
-		done
+wait_for_rollouts() { # wait_for_rollouts MANIFESTS
+	local deployments namespace name replicas deadline failed=0
+	deployments=$(kubectl get --filename - --output 'jsonpath={range .items[?(@.kind=="Deployment")]}{.metadata.namespace} {.metadata.name} {.spec.replicas} {.spec.progressDeadlineSeconds}{"\n"}{end}' <<<"$1") ||
+		fail "read the Deployments that were applied: kubectl get failed; its error is above"
+	while read -r namespace name replicas deadline; do
+		# A rollout that makes no progress ends by its own deadline. This limit is for a Deployment that was rolled out
+		# before, whose progress Kubernetes no longer watches. Pods are replaced one after the other: a minute for each
+		# is minReadySeconds (20 s), the startup probe's limit (30 s), and 10 s to schedule it.
+		kubectl --namespace "$namespace" rollout status "deployment/$name" --timeout=$((deadline + replicas * 60))s </dev/null || failed=1
+	done <<<"$deployments"
+	return $failed
 }
 
 deploy() {
-	local overlay=${OVERLAY:-kind} manifests images namespace name failed=0
+	local overlay=${OVERLAY:-kind} manifests images
 	need_cluster
 	[[ -d deploy/overlays/$overlay ]] || fail "there is no deploy/overlays/$overlay; there are: $(cd deploy/overlays && echo *)"
 	images=$(scripts/images.sh)
@@ -134,46 +141,45 @@ deploy() {
 	# shellcheck disable=SC2086 # one word an image
 	load $images
 	# shellcheck disable=SC2086
-	manifests=$(render "$overlay" $images)
+	render "$overlay" $images
 	say "applying overlays/$overlay"
 	if grep -q '^kind: HorizontalPodAutoscaler' <<<"$manifests"; then hand_over_replicas "$manifests"; fi
 	# The API server merges, and knows who set what; --force-conflicts: these files are right, not what was edited by hand.
+	# No --prune: it would delete the ConfigMaps of earlier versions, which pods that still run and rollout undo need.
 	kubectl apply --server-side --force-conflicts --field-manager=tandem --filename - <<<"$manifests"
-	while read -r namespace name; do
-		kubectl --namespace "$namespace" rollout status "deployment/$name" --timeout=240s </dev/null || failed=1
-	done < <(kubectl get --filename - --output 'jsonpath={range .items[?(@.kind=="Deployment")]}{.metadata.namespace} {.metadata.name}{"\n"}{end}' <<<"$manifests")
-	if ((failed)); then
-		kubectl get pods --all-namespaces --selector "$ours" --output wide >&2
-		for namespace in $(our_namespaces); do
-			kubectl --namespace "$namespace" get events --field-selector type=Warning --sort-by .lastTimestamp | tail -10 >&2
-		done
-		last_words
-		fail "it does not run; the pods, the last warnings, and what pods that ended have said are above"
+	if ! wait_for_rollouts "$manifests"; then
+		explain || true # what cannot be read is left out
+		fail "it does not run; the pods, the last warnings, and the last log lines of containers that ended are above"
 	fi
-	prune "$manifests"
 	look
 }
 
-last_words() { # what pods said that ended by themselves, such as for a bad setting
-	local namespace name
+explain() {
+	local namespaces namespace name
+	kubectl get pods --all-namespaces --selector "$ours" --output wide >&2
+	namespaces=$(our_namespaces)
+	for namespace in $namespaces; do
+		kubectl --namespace "$namespace" get events --field-selector type=Warning --sort-by .lastTimestamp | tail -10 >&2
+	done
+	# Containers that ended by themselves, such as for a bad setting.
 	kubectl get pods --all-namespaces --selector "$ours" --output \
 		'jsonpath={range .items[?(@.status.containerStatuses[*].lastState.terminated)]}{.metadata.namespace} {.metadata.name}{"\n"}{end}' |
 		while read -r namespace name; do
-			say "pod $name ended, and started again; it said"
+			say "pod $name ended and was started again; its last lines:"
 			kubectl --namespace "$namespace" logs "$name" --previous --tail 5 </dev/null >&2 || true # it may be gone by now
 		done
 }
 
 look() {
-	local at service_b
+	local at settings service_b
 	at=$(docker port "$cluster-control-plane" 30080/tcp)
-	service_b=$(kubectl get services --all-namespaces --field-selector metadata.name=service-b --output 'jsonpath={.items[0].metadata.namespace}')
-	if [[ $service_b == tandem ]]; then service_b=service-b; else service_b=service-b.$service_b; fi
+	settings=$(kubectl --namespace tandem get deployment service-a --output 'jsonpath={.spec.template.spec.containers[0].envFrom[0].configMapRef.name}')
+	service_b=$(kubectl --namespace tandem get configmap "$settings" --output 'jsonpath={.data.SERVICE_B_HTTP_URL}')
 	cat <<LOOK
 
 The page:    http://localhost:${at##*:}
 The spread:  curl 'http://localhost:${at##*:}/api/spread?via=grpc&n=300'
-From a pod:  kubectl --context kind-$cluster --namespace tandem exec deploy/service-a -- /service-a probe http://$service_b/health
+From a pod:  kubectl --context kind-$cluster --namespace tandem exec deploy/service-a -- /service-a probe $service_b/health
 More:        make status, make logs, make kind-down
 LOOK
 }
@@ -189,10 +195,11 @@ status() {
 }
 
 logs() {
-	local namespace selector=$ours${SERVICE:+,app.kubernetes.io/name=$SERVICE}
+	local namespaces namespace selector=$ours${SERVICE:+,app.kubernetes.io/name=$SERVICE}
 	need_cluster
+	namespaces=$(our_namespaces)
 	trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
-	for namespace in $(our_namespaces); do
+	for namespace in $namespaces; do
 		kubectl --namespace "$namespace" logs --selector "$selector" --prefix --tail 20 --follow --max-log-requests 50 &
 	done
 	wait

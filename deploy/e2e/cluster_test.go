@@ -56,7 +56,14 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	fmt.Printf("e2e: context %s, service-a at %s\n", c.context, c.url)
-	os.Exit(m.Run())
+	code := m.Run()
+	ctx, cancel = context.WithTimeout(context.Background(), time.Minute)
+	if err := c.removeFault(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "e2e: remove FAULT from service-b:", err)
+		code = 1
+	}
+	cancel()
+	os.Exit(code)
 }
 
 // cluster is where the pair runs.
@@ -161,7 +168,7 @@ func (c *cluster) usable(ctx context.Context) error {
 	}
 	for _, s := range scalers.Items {
 		if s.Labels[testLabel] == "" {
-			return fmt.Errorf("autoscaler %s would scale while tests do: run make deploy OVERLAY=kind", s.Name)
+			return fmt.Errorf("autoscaler %s would scale while tests do: run kubectl --context %s --namespace %s delete horizontalpodautoscalers --all", s.Name, c.context, namespace)
 		}
 	}
 	if dns, err := c.AppsV1().Deployments(systemNamespace).Get(ctx, coreDNS, metav1.GetOptions{}); err == nil && *dns.Spec.Replicas == 0 {
@@ -184,14 +191,11 @@ func (c *cluster) usable(ctx context.Context) error {
 	return nil
 }
 
-// connect is how a test begins: with the pair at rest. Follow it by
-// defer c.keep(t).
+// connect is how a test begins: with the pair at rest, as make deploy leaves it.
+// Follow it by defer c.keep(t).
 func connect(t *testing.T) *cluster {
 	t.Helper()
-	c, err := open(t.Context())
-	require.NoError(t, err)
-	c.settle(t)
-	return c
+	return connectWith(t, "")
 }
 
 // settle waits until both services run as many pods as they should, and no

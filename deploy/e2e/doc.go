@@ -9,8 +9,10 @@
 //	make e2e RUN=TestAStrangerIsShutOut
 //
 // Those named TestWhen… are the rows of docs/reliability.md: something changes
-// or breaks under load, and the row says what callers saw of it. make e2e runs
-// their short forms; make chaos runs them in full, and writes the table.
+// or breaks with 50 calls in flight over each transport, and the row says what
+// callers saw of it. For that, service-b takes 50 ms for a call while they run
+// (busy_test.go). make e2e runs their short forms; make chaos runs them in full,
+// and writes the table.
 //
 // A test that fails keeps logs, events and descriptions of the pods in
 // out/e2e, or where E2E_ARTIFACTS says, as they are before it puts things back.

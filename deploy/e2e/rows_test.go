@@ -24,6 +24,8 @@ type row struct {
 	// Promise is what callers are to see.
 	Promise string `json:"promise"`
 	Test    string `json:"test"`
+	// Commit is what make chaos measures; rows of several runs make one table.
+	Commit string `json:"commit,omitempty"`
 	// Full rows ran as long and as often as the promise asks; the short form is
 	// for every change.
 	Full    bool      `json:"full"`
@@ -40,7 +42,7 @@ type row struct {
 
 // row begins a row. Call it first: what is put back after the test belongs to it.
 func newRow(t *testing.T, number int, what, promise string) *row {
-	r := &row{Number: number, What: what, Promise: promise, Test: t.Name(), Full: os.Getenv("CHAOS") == "full", t: t}
+	r := &row{Number: number, What: what, Promise: promise, Test: t.Name(), Commit: os.Getenv("CHAOS_COMMIT"), Full: os.Getenv("CHAOS") == "full", t: t}
 	start := time.Now()
 	t.Cleanup(func() {
 		r.Held = !t.Failed()

@@ -21,7 +21,7 @@ type metric struct {
 func scrape(t *testing.T, admin string) []metric {
 	t.Helper()
 	resp, err := http.Get(admin + "/metrics")
-	require.NoError(t, err)
+	require.NoError(t, err, "scrape a pod; has its container been restarted?")
 	defer resp.Body.Close() //nolint:errcheck // it is read whole
 	parser := expfmt.NewTextParser(model.UTF8Validation)
 	families, err := parser.TextToMetricFamilies(resp.Body)
@@ -42,6 +42,9 @@ func scrape(t *testing.T, admin string) []metric {
 	}
 	return out
 }
+
+// residentMemory is the metric of a process's resident memory, in bytes.
+const residentMemory = "process_resident_memory_bytes"
 
 // gauge is one figure of a pod's.
 func gauge(t *testing.T, admin, name string) float64 {

@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"context"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -14,29 +16,35 @@ import (
 // port-forward reaches.
 const debugPort = 8082
 
-// throw throws a pod's fault switch: PUT sets a fault, DELETE heals.
-func throw(t *testing.T, debug, method, fault string) {
+// debug makes a pod's debug port reachable from here. The API server's proxy
+// would not do: policies do not let it in.
+func (c *cluster) debug(t *testing.T, pod string) string {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), method, debug+"/faults", strings.NewReader(fault))
+	return c.forward(t, namespace, pod, debugPort)
+}
+
+// throw uses a pod's fault switch, and returns the fault that is then set: GET
+// reads it, PUT sets one, DELETE heals.
+func throw(t *testing.T, debug, method, fault string) string {
+	t.Helper()
+	// Not the test's own context: that one has ended when things are put back.
+	req, err := http.NewRequestWithContext(context.Background(), method, debug+"/faults", strings.NewReader(fault))
 	require.NoError(t, err)
 	resp, err := http.DefaultClient.Do(req)
 	require.NoError(t, err)
-	require.NoError(t, resp.Body.Close())
-	require.Equal(t, http.StatusOK, resp.StatusCode, "the fault switch; is FAULTS on?")
+	defer resp.Body.Close() //nolint:errcheck // it is read whole
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, resp.StatusCode, "the fault switch says %s; is FAULTS on?", body)
+	return string(body)
 }
 
-// sicken sets a fault until the test ends.
+// sicken sets a fault until the test ends, and then the one before.
 func sicken(t *testing.T, debug, fault string) {
 	t.Helper()
+	before := throw(t, debug, http.MethodGet, "")
 	throw(t, debug, http.MethodPut, fault)
-	t.Cleanup(func() { // the port-forward, made earlier, is closed later
-		req, err := http.NewRequest(http.MethodDelete, debug+"/faults", nil) // the test's context has ended
-		require.NoError(t, err)
-		resp, err := http.DefaultClient.Do(req)
-		if assert.NoError(t, err, "heal the pod") {
-			assert.NoError(t, resp.Body.Close())
-		}
-	})
+	t.Cleanup(func() { throw(t, debug, http.MethodPut, before) }) // the port-forward, made earlier, is closed later
 }
 
 func TestASickPodIsLeftOutUntilItIsHealed(t *testing.T) {
@@ -44,8 +52,7 @@ func TestASickPodIsLeftOutUntilItIsHealed(t *testing.T) {
 	defer c.keep(t)
 	pods := names(c.serving(t, serviceB))
 	sick, patience := pods[0], c.maxConnectionAge(t)+35*time.Second
-	// Not through the API server's proxy, which policies shut out.
-	debug := c.forward(t, namespace, sick, debugPort)
+	debug := c.debug(t, sick)
 	load := c.load(t, steady)
 	load.awaitAll(t, patience, pods)
 

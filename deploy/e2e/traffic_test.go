@@ -29,10 +29,6 @@ type offer struct {
 	transports []string // all, if none is named
 }
 
-// moderate load meets every moment of a change, and is little beside what the
-// change itself costs a machine that is all nodes.
-var moderate = offer{rate: 40, callers: 400}
-
 // traffic is calls from outside of the cluster, each noted with its fate. It
 // keeps its connections alive, as a gateway would.
 type traffic struct {
@@ -112,9 +108,15 @@ func (c *cluster) callTimeout(t tester) time.Duration {
 	return d
 }
 
+// pauseAfterFailure keeps callers whose calls fail at once from making far more
+// of them than of calls that succeed.
+const pauseAfterFailure = 200 * time.Millisecond
+
 func (f *traffic) closedLoop(via string) {
 	for !f.stopped() {
-		f.call(via)
+		if !f.call(via) {
+			time.Sleep(pauseAfterFailure)
+		}
 	}
 }
 
@@ -147,7 +149,8 @@ func (f *traffic) stopped() bool {
 	}
 }
 
-func (f *traffic) call(via string) {
+// call makes one call, and reports whether it succeeded.
+func (f *traffic) call(via string) bool {
 	start := time.Now()
 	class, example := f.ask(via)
 	end := time.Now()
@@ -157,6 +160,7 @@ func (f *traffic) call(via string) {
 	if class != "" && f.examples[class] == "" {
 		f.examples[class] = fmt.Sprintf("after %s: %s", end.Sub(f.begun).Round(time.Millisecond), example)
 	}
+	return class == ""
 }
 
 // ask calls once. It returns no class if the call was answered.
@@ -214,6 +218,8 @@ type figures struct {
 	Failed map[string]int `json:"failed"` // by class
 	// PerSecond is the calls that were answered.
 	PerSecond float64 `json:"answeredPerSecond"`
+	// InFlight is how many calls were in flight, on average (Little's law).
+	InFlight float64 `json:"inFlight"`
 	// P50, P99 and Max are of all calls, those that failed too, in milliseconds.
 	P50 float64 `json:"p50Ms"`
 	P99 float64 `json:"p99Ms"`
@@ -231,8 +237,8 @@ func (g figures) failed() int {
 }
 
 func (g figures) String() string {
-	return fmt.Sprintf("%d calls, failed %v, %.0f answered a second, p50 %.1f ms, p99 %.1f ms, max %.0f ms, longest gap %.0f ms",
-		g.Calls, g.Failed, g.PerSecond, g.P50, g.P99, g.Max, g.Gap)
+	return fmt.Sprintf("%d calls, failed %v, %.0f answered a second, %.0f in flight, p50 %.1f ms, p99 %.1f ms, max %.0f ms, longest gap %.0f ms",
+		g.Calls, g.Failed, g.PerSecond, g.InFlight, g.P50, g.P99, g.Max, g.Gap)
 }
 
 // now is the time as the traffic counts it.
@@ -268,8 +274,10 @@ func (f *traffic) figures(via, during string, from, to time.Duration) figures {
 	g := figures{Via: via, During: during, Failed: map[string]int{}}
 	last, gap := from, time.Duration(0)
 	var times []time.Duration
+	var total time.Duration
 	for _, call := range f.between(via, from, to) {
 		g.Calls++
+		total += call.took
 		times = append(times, call.took)
 		if call.class != "" {
 			g.Failed[call.class]++
@@ -280,6 +288,7 @@ func (f *traffic) figures(via, during string, from, to time.Duration) figures {
 	gap = max(gap, to-last)
 	g.Gap = ms(gap)
 	g.PerSecond = float64(g.Calls-g.failed()) / (to - from).Seconds()
+	g.InFlight = total.Seconds() / (to - from).Seconds()
 	if len(times) > 0 {
 		slices.Sort(times)
 		g.P50, g.P99, g.Max = ms(rank(times, 0.50)), ms(rank(times, 0.99)), ms(times[len(times)-1])

@@ -82,57 +82,6 @@ func (c *cluster) level(t *testing.T) {
 	c.settle(t)
 }
 
-func TestWhenANodeIsDrainedNoCallIsLost(t *testing.T) {
-	r := newRow(t, 6, "a worker drained", "no failed call, and never fewer pods than the disruption budget allows")
-	c := connect(t)
-	defer c.keep(t)
-	// The node with the most of service-b: two of three, where one may be away.
-	_, zone, _ := c.byZone(t, serviceB)
-	node := c.zones(t)[zone][0]
-	leaving := 0
-	for _, service := range []string{serviceA, serviceB} {
-		for _, p := range c.serving(t, service) {
-			if p.Spec.NodeName == node {
-				leaving++
-			}
-		}
-	}
-	budget, err := c.PolicyV1().PodDisruptionBudgets(namespace).Get(t.Context(), serviceB, metav1.GetOptions{})
-	require.NoError(t, err)
-	pods := names(c.serving(t, serviceB))
-	f := c.traffic(t, moderate)
-	f.awaitAnswers(t)
-
-	fewest := c.watchServing(t)
-	t.Cleanup(func() { c.level(t) })
-	restore(t, "node "+node, func(ctx context.Context) error {
-		_, _, err := c.kubectl(ctx, "", "uncordon", node)
-		return err
-	})
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
-	defer cancel()
-	start := time.Now()
-	_, said, err := c.kubectl(ctx, "", "drain", node, "--ignore-daemonsets", "--delete-emptydir-data")
-	require.NoError(t, err)
-	took := time.Since(start)
-	refused := strings.Count(said, "would violate the pod's disruption budget")
-	for _, service := range []string{serviceA, serviceB} {
-		for _, p := range c.serving(t, service) {
-			assert.NotEqual(t, node, p.Spec.NodeName, p.Name)
-		}
-	}
-	c.settle(t)
-	r.fact("%d pods of ours were evicted in %s; %d evictions had to wait for the budget", leaving, took.Round(time.Second), refused)
-	for service, least := range fewest() {
-		r.fact("%s: never fewer than %d of %d ready", service, least, len(pods))
-		assert.GreaterOrEqual(t, least, len(pods)-budget.Spec.MaxUnavailable.IntValue(), service)
-	}
-	if leaving > 2 {
-		assert.Positive(t, refused, "two pods of one service cannot go at once")
-	}
-	r.wantNoneLost(f)
-}
-
 // watchServing notes how few pods of each service were ever ready, until the
 // function that it returns is called.
 func (c *cluster) watchServing(t *testing.T) func() map[string]int {

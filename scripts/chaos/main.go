@@ -1,7 +1,8 @@
 // Chaos runs the rows of docs/reliability.md on a cluster, and writes the table.
 //
 //	make kind-up deploy chaos
-//	go run ./scripts/chaos -run 'TestWhenANodeIs.*'    # some rows again; the others stay as they were
+//	make chaos RUN='TestWhenANodeIs.*'    # some rows again; the others stay as they were
+//	make chaos FORM=short                 # the short form of each row
 package main
 
 import (
@@ -18,7 +19,7 @@ import (
 	"time"
 )
 
-// limit of a whole run: the rows take about an hour, half of which one has for
+// limit of a whole run: the rows take over an hour, half of which one has for
 // itself.
 const limit = 150 * time.Minute
 
@@ -97,10 +98,10 @@ func test(ctx context.Context, o options, rows string, progress io.Writer) error
 	if o.short {
 		form = "short"
 	}
-	fmt.Fprintf(progress, "chaos: running the rows (%s form); all of them in full take about an hour\n", form)
+	fmt.Fprintf(progress, "chaos: running the rows (%s form); all of them in full take over an hour\n", form)
 	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-v", "-timeout", limit.String(), "-run", pattern, ".")
 	cmd.Dir = filepath.Join("deploy", "e2e")
-	cmd.Env = append(os.Environ(), "GOWORK=off", "CHAOS="+form, "CHAOS_ROWS="+rows)
+	cmd.Env = append(os.Environ(), "GOWORK=off", "CHAOS="+form, "CHAOS_ROWS="+rows, "CHAOS_COMMIT="+commit(ctx))
 	cmd.Stdout, cmd.Stderr = progress, progress
 	// The tests put back what they have changed when they are interrupted, too.
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -22,6 +23,7 @@ type Row struct {
 	What    string    `json:"what"`
 	Promise string    `json:"promise"`
 	Test    string    `json:"test"`
+	Commit  string    `json:"commit,omitempty"`
 	Full    bool      `json:"full"`
 	Held    bool      `json:"held"`
 	Seconds float64   `json:"seconds"`
@@ -37,6 +39,7 @@ type Figures struct {
 	Calls     int            `json:"calls"`
 	Failed    map[string]int `json:"failed"`
 	PerSecond float64        `json:"answeredPerSecond"`
+	InFlight  float64        `json:"inFlight"`
 	P50       float64        `json:"p50Ms"`
 	P99       float64        `json:"p99Ms"`
 	Max       float64        `json:"maxMs"`
@@ -60,7 +63,7 @@ func collect(ctx context.Context, dir string) (Report, error) {
 	if len(files) == 0 {
 		return Report{}, errors.New("no row was run: is there a cluster? make kind-up deploy makes one")
 	}
-	r := Report{Commit: say(ctx, "git", "describe", "--tags", "--always", "--dirty"), Machine: machine(), Cluster: cluster(ctx)}
+	r := Report{Commit: commit(ctx), Machine: machine(), Cluster: cluster(ctx)}
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {
@@ -76,6 +79,11 @@ func collect(ctx context.Context, dir string) (Report, error) {
 	}
 	slices.SortFunc(r.Rows, func(a, b Row) int { return a.Number - b.Number })
 	return r, nil
+}
+
+// commit is what git calls the state of this folder.
+func commit(ctx context.Context) string {
+	return say(ctx, "git", "describe", "--tags", "--always", "--dirty")
 }
 
 // say is what a program prints; what it cannot say is left out of the table.
@@ -142,19 +150,30 @@ const (
 	end   = "<!-- … to here -->\n"
 )
 
+// anchor is where the table explains a row.
+var anchor = regexp.MustCompile(`<a id="row-\d+"></a>`)
+
+// replaced is the document with another table. It refuses a table that lacks a
+// row of the one before: a run of some rows in a fresh folder has only those.
 func replaced(doc, table string) (string, error) {
 	before, rest, ok := strings.Cut(doc, begin)
-	_, after, ok2 := strings.Cut(rest, end)
+	old, after, ok2 := strings.Cut(rest, end)
 	if !ok || !ok2 {
 		return "", fmt.Errorf("want the lines %q and %q, for the table to go between", strings.TrimSpace(begin), strings.TrimSpace(end))
+	}
+	for _, row := range anchor.FindAllString(old, -1) {
+		if !strings.Contains(table, row) {
+			return "", fmt.Errorf("the new table lacks the row %s of the old one: run that row too, or all rows", row)
+		}
 	}
 	return before + begin + "\n" + table + "\n" + end + after, nil
 }
 
 func (r Report) markdown() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Measured at %s on %s; %s. Times are in milliseconds, and of every call, those that failed too; the gap is the longest that there was no answer.\n\n", r.Commit, r.Machine, r.Cluster)
-	b.WriteString("| | what happens | | calls | failed | p50 | p99 | longest gap | |\n|--:|---|---|--:|---|--:|--:|--:|---|\n")
+	fmt.Fprintf(&b, "Measured at %s on %s; %s. %sIn flight is the mean number of calls in flight. Times are in milliseconds, and of every call, those that failed too; the gap is the longest time without a response.\n\n",
+		r.Commit, r.Machine, r.Cluster, r.shortRows())
+	b.WriteString("| | what happens | | calls | in flight | failed | p50 | p99 | longest gap | |\n|--:|---|---|--:|--:|---|--:|--:|--:|---|\n")
 	for _, row := range r.Rows {
 		verdict := "held"
 		if !row.Held {
@@ -162,17 +181,24 @@ func (r Report) markdown() string {
 		}
 		number, what := fmt.Sprintf("[%d](#row-%d)", row.Number, row.Number), row.What
 		if len(row.Figures) == 0 {
-			fmt.Fprintf(&b, "| %s | %s | | | | | | | %s |\n", number, what, verdict)
+			fmt.Fprintf(&b, "| %s | %s | | | | | | | | %s |\n", number, what, verdict)
 		}
 		for _, f := range row.Figures {
-			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %.1f | %.1f | %.0f | %s |\n",
-				number, what, strings.TrimSuffix(f.Via+", "+f.During, ", "), thousands(f.Calls), f.failed(), f.P50, f.P99, f.Gap, verdict)
+			fmt.Fprintf(&b, "| %s | %s | %s | %s | %.0f | %s | %.1f | %.1f | %.0f | %s |\n",
+				number, what, strings.TrimSuffix(f.Via+", "+f.During, ", "), thousands(f.Calls), f.InFlight, f.failed(), f.P50, f.P99, f.Gap, verdict)
 			number, what, verdict = "", "", "" // once a row
 		}
 	}
 	for _, row := range r.Rows {
+		how := ""
+		if !row.Full {
+			how += ", short form"
+		}
+		if row.Commit != "" && row.Commit != r.Commit {
+			how += ", at " + row.Commit
+		}
 		fmt.Fprintf(&b, "\n<a id=\"row-%d\"></a>**%d. %s.** Callers are to see: %s. (`%s`, %.0f s%s)\n\n",
-			row.Number, row.Number, capital(row.What), row.Promise, row.Test, row.Seconds, map[bool]string{false: ", short form"}[row.Full])
+			row.Number, row.Number, capital(row.What), row.Promise, row.Test, row.Seconds, how)
 		for _, fact := range row.Facts {
 			fmt.Fprintf(&b, "- %s\n", fact)
 		}
@@ -181,6 +207,24 @@ func (r Report) markdown() string {
 		}
 	}
 	return b.String()
+}
+
+// shortRows is a sentence that names the rows of the short form, if there are any.
+func (r Report) shortRows() string {
+	var numbers []string
+	for _, row := range r.Rows {
+		if !row.Full {
+			numbers = append(numbers, strconv.Itoa(row.Number))
+		}
+	}
+	switch len(numbers) {
+	case 0:
+		return ""
+	case len(r.Rows):
+		return "All rows were run in their short form. "
+	default:
+		return "Rows in short form: " + strings.Join(numbers, ", ") + ". "
+	}
 }
 
 // failed is how many failed, and how.

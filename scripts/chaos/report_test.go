@@ -12,9 +12,9 @@ import (
 
 const (
 	first = `{"number":1,"what":"a pod deleted","promise":"nothing","test":"TestWhenA","full":true,"held":true,"seconds":40,
-		"figures":[{"via":"http","calls":12345,"failed":{},"p50Ms":2.34,"p99Ms":9.96,"longestGapMs":57},{"via":"grpc","calls":7,"failed":{}}],
+		"figures":[{"via":"http","calls":12345,"inFlight":49.9,"failed":{},"p50Ms":2.34,"p99Ms":9.96,"longestGapMs":57},{"via":"grpc","calls":7,"failed":{}}],
 		"facts":["gone after 21 s"]}`
-	second = `{"number":2,"what":"a node cut off","promise":"little","test":"TestWhenB","held":false,"seconds":99,
+	second = `{"number":2,"what":"a node cut off","promise":"little","test":"TestWhenB","commit":"v0","held":false,"seconds":99,
 		"figures":[{"via":"http","during":"after it","calls":10,"failed":{"timeout (504)":2,"dns (503)":1}}],"facts":null,"bound":"physics"}`
 )
 
@@ -31,14 +31,14 @@ func TestTheTableHasEveryRowInOrderWithItsVerdict(t *testing.T) {
 	require.NoError(t, err)
 	r.Commit, r.Machine, r.Cluster = "v1", "2 CPUs", "3 nodes"
 	got := r.markdown()
-	assert.Contains(t, got, "Measured at v1 on 2 CPUs; 3 nodes.")
+	assert.Contains(t, got, "Measured at v1 on 2 CPUs; 3 nodes. Rows in short form: 2. ")
 	assert.Contains(t, got, `
-| [1](#row-1) | a pod deleted | http | 12,345 | 0 | 2.3 | 10.0 | 57 | held |
-|  |  | grpc | 7 | 0 | 0.0 | 0.0 | 0 |  |
-| [2](#row-2) | a node cut off | http, after it | 10 | 3: dns (503), timeout (504) | 0.0 | 0.0 | 0 | **not held** |
+| [1](#row-1) | a pod deleted | http | 12,345 | 50 | 0 | 2.3 | 10.0 | 57 | held |
+|  |  | grpc | 7 | 0 | 0 | 0.0 | 0.0 | 0 |  |
+| [2](#row-2) | a node cut off | http, after it | 10 | 0 | 3: dns (503), timeout (504) | 0.0 | 0.0 | 0 | **not held** |
 `)
 	assert.Contains(t, got, "**1. A pod deleted.** Callers are to see: nothing. (`TestWhenA`, 40 s)\n\n- gone after 21 s\n")
-	assert.Contains(t, got, "(`TestWhenB`, 99 s, short form)\n\n\nThe bound: physics\n")
+	assert.Contains(t, got, "(`TestWhenB`, 99 s, short form, at v0)\n\n\nThe bound: physics\n")
 }
 
 func TestTheTableTakesTheLastOnesPlaceInADocument(t *testing.T) {
@@ -55,6 +55,12 @@ func TestTheTableTakesTheLastOnesPlaceInADocument(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "before\n"+begin+"\n"+string(table)+"\n"+end+"after\n", string(text))
 	assert.FileExists(t, filepath.Join(out, "chaos.json"))
+
+	// Rows that were measured before do not vanish from it.
+	both, err := collect(t.Context(), rows(t, second, first))
+	require.NoError(t, err)
+	require.NoError(t, both.write(out, doc))
+	require.ErrorContains(t, r.write(out, doc), "lacks the row <a id=\"row-2\"></a>")
 
 	require.NoError(t, os.WriteFile(doc, []byte("no place for it\n"), 0o600))
 	require.ErrorContains(t, r.write(out, doc), "make chaos writes from here")

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -48,14 +49,20 @@ func (c *cluster) reconnect(ctx context.Context, node string) error {
 	return c.node(ctx, node, "add table inet tandem_e2e; delete table inet tandem_e2e", "nft", "--file", "-")
 }
 
+// signal sends a signal to the process of a pod's container.
+func (c *cluster) signal(ctx context.Context, pod corev1.Pod, signal string) error {
+	id := strings.TrimPrefix(pod.Status.ContainerStatuses[0].ContainerID, "containerd://")
+	return c.node(ctx, pod.Spec.NodeName, "", "ctr", "--namespace", "k8s.io", "tasks", "kill", "--signal", signal, id)
+}
+
 func TestWhenAContainerIsKilledCallsAreRetriedAndStreamsResume(t *testing.T) {
 	r := newRow(t, 5, "a service-b container killed with SIGKILL, which leaves it no time to drain",
 		"no failed call (GET and GetData are retried); streams resume")
-	c := connect(t)
+	c := connectBusy(t)
 	c.needNodes(t)
 	defer c.keep(t)
 	const interval = 200 * time.Millisecond
-	f := c.traffic(t, moderate)
+	f := c.traffic(t, busy)
 	var streams []*listener
 	for range 9 {
 		streams = append(streams, c.listen(t, interval))
@@ -67,7 +74,7 @@ func TestWhenAContainerIsKilledCallsAreRetriedAndStreamsResume(t *testing.T) {
 		}
 	})
 	moved := 0
-	for i := range either(r, 2, 6) {
+	for i := range either(r, 3, 6) {
 		pods := c.serving(t, serviceB)
 		pod := pods[names(pods)[i%len(pods)]]
 		on := 0
@@ -78,9 +85,8 @@ func TestWhenAContainerIsKilledCallsAreRetriedAndStreamsResume(t *testing.T) {
 		}
 		moved += on
 		before := pod.Status.ContainerStatuses[0]
-		id := strings.TrimPrefix(before.ContainerID, "containerd://")
 		start := time.Now()
-		require.NoError(t, c.node(t.Context(), pod.Spec.NodeName, "", "ctr", "--namespace", "k8s.io", "tasks", "kill", "--signal", "SIGKILL", id))
+		require.NoError(t, c.signal(t.Context(), pod, "SIGKILL"))
 		eventually(t, 2*time.Minute, "it does not start again", func(is *assert.CollectT) {
 			now := c.pods(is, serviceB)[pod.Name]
 			require.NotEmpty(is, now.Status.ContainerStatuses)
@@ -105,6 +111,104 @@ func TestWhenAContainerIsKilledCallsAreRetriedAndStreamsResume(t *testing.T) {
 	r.wantNoneLost(f)
 }
 
+// lostPerHang is how many calls over each transport may fail when a pod stops
+// responding with 50 calls in flight.
+const lostPerHang = 3
+
+const hangBound = "An attempt that gets no response is retried when half of the call's time is over. Behind a virtual IP, the pod of the next connection is chance, so a call can meet the same pod in all its attempts until the pod is no longer ready. gRPC, which knows the pods, ejects the one that hangs."
+
+func TestWhenAContainerHangsCallsGoElsewhere(t *testing.T) {
+	const stop = 20 * time.Second
+	r := newRow(t, 16, "a service-b container stopped with SIGSTOP for 20 s: it accepts connections, and never responds",
+		fmt.Sprintf("at most %d failed calls a stop over each transport; no call takes longer than its deadline", lostPerHang))
+	c := connectBusy(t)
+	c.needNodes(t)
+	defer c.keep(t)
+	deadline := c.callTimeout(t)
+	f := c.traffic(t, busy)
+	f.awaitAnswers(t)
+	stops := either(r, 1, 3)
+	for i := range stops {
+		pods := c.serving(t, serviceB)
+		pod := pods[names(pods)[i%len(pods)]]
+		// If kubelet restarts the container meanwhile, there is no process to continue.
+		resume := func(ctx context.Context) { _ = c.signal(ctx, pod, "SIGCONT") }
+		t.Cleanup(func() { resume(context.Background()) })
+		before := pod.Status.ContainerStatuses[0].RestartCount
+		require.NoError(t, c.signal(t.Context(), pod, "SIGSTOP"))
+		start := time.Now()
+		eventually(t, stop, "the pod that hangs stays ready", func(is *assert.CollectT) {
+			assert.NotContains(is, c.serving(is, serviceB), pod.Name)
+		})
+		noticed := time.Since(start)
+		time.Sleep(stop - noticed)
+		resume(t.Context())
+		c.settle(t)
+		restarts := c.pods(t, serviceB)[pod.Name].Status.ContainerStatuses[0].RestartCount - before
+		r.fact("not ready after %s; available again %s after it was continued, minReadySeconds included; restarts: %d", noticed.Round(time.Second), (time.Since(start) - stop).Round(time.Second), restarts)
+	}
+	time.Sleep(5 * time.Second)
+	end := f.now()
+	f.stop()
+	for _, via := range transports {
+		g := r.measured(f.figures(via, "", 0, end))
+		assert.LessOrEqual(t, g.failed(), lostPerHang*stops, "%s: %v", via, f.why())
+	}
+	r.wantNoneHung(f, deadline)
+	r.Bound = hangBound
+}
+
+func TestWhenANodeIsDrainedNoCallIsLost(t *testing.T) {
+	r := newRow(t, 6, "a worker drained", "no failed call, and never fewer pods than the disruption budget allows")
+	c := connectBusy(t)
+	defer c.keep(t)
+	// The node with the most of service-b: two of three, where one may be away.
+	_, zone, _ := c.byZone(t, serviceB)
+	node := c.zones(t)[zone][0]
+	leaving := 0
+	for _, service := range []string{serviceA, serviceB} {
+		for _, p := range c.serving(t, service) {
+			if p.Spec.NodeName == node {
+				leaving++
+			}
+		}
+	}
+	budget, err := c.PolicyV1().PodDisruptionBudgets(namespace).Get(t.Context(), serviceB, metav1.GetOptions{})
+	require.NoError(t, err)
+	pods := names(c.serving(t, serviceB))
+	f := c.traffic(t, busy)
+	f.awaitAnswers(t)
+
+	fewest := c.watchServing(t)
+	t.Cleanup(func() { c.level(t) })
+	restore(t, "node "+node, func(ctx context.Context) error {
+		_, _, err := c.kubectl(ctx, "", "uncordon", node)
+		return err
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	start := time.Now()
+	_, said, err := c.kubectl(ctx, "", "drain", node, "--ignore-daemonsets", "--delete-emptydir-data")
+	require.NoError(t, err)
+	took := time.Since(start)
+	refused := strings.Count(said, "would violate the pod's disruption budget")
+	for _, service := range []string{serviceA, serviceB} {
+		for _, p := range c.serving(t, service) {
+			assert.NotEqual(t, node, p.Spec.NodeName, p.Name)
+		}
+	}
+	c.settle(t)
+	r.fact("%d pods of ours were evicted in %s; %d evictions had to wait for the budget", leaving, took.Round(time.Second), refused)
+	for service, least := range fewest() {
+		r.fact("%s: never fewer than %d of %d ready", service, least, len(pods))
+		assert.GreaterOrEqual(t, least, len(pods)-budget.Spec.MaxUnavailable.IntValue(), service)
+	}
+	if leaving > 2 {
+		assert.Positive(t, refused, "two pods of one service cannot go at once")
+	}
+	r.wantNoneLost(f)
+}
+
 // detection is how long a node may be gone before nobody is sent to its pods:
 // node-monitor-grace-period (50 s, from Kubernetes 1.32 on), during which
 // kubelet's silence is not yet the node's death, the 5 s of the controller that
@@ -114,7 +218,7 @@ const detection = 65 * time.Second
 func TestWhenANodeIsCutOffNoCallHangsAndServiceIsBack(t *testing.T) {
 	r := newRow(t, 7, "a worker cut off: its network dropped, without a word",
 		fmt.Sprintf("no call of the service-a that is left takes longer than its deadline, and at most one in a hundred fails; from outside all is well after %s at most", detection))
-	c := connect(t)
+	c := connectBusy(t)
 	c.needNodes(t)
 	defer c.keep(t)
 	t.Cleanup(func() { c.level(t) })
@@ -140,7 +244,7 @@ func TestWhenANodeIsCutOffNoCallHangsAndServiceIsBack(t *testing.T) {
 		counters = append(counters, c.forward(t, namespace, pod, 8081))
 	}
 	deadline := c.callTimeout(t)
-	f := c.traffic(t, moderate)
+	f := c.traffic(t, busy)
 	f.awaitAnswers(t)
 
 	restore(t, "the network of "+node, func(ctx context.Context) error { return c.reconnect(ctx, node) })
@@ -218,14 +322,14 @@ func outcomes(t *testing.T, admins []string) map[string]map[string]float64 {
 
 func TestWhenAPodIsSlowMostCallsAreNot(t *testing.T) {
 	r := newRow(t, 9, "service-b made slow: 5 s on one pod of three",
-		"no call takes longer than the deadline; at most that pod's share is slow, and less once it is noticed")
-	c := connect(t)
+		fmt.Sprintf("no call takes longer than the deadline, and at most %d fail over each transport; at most that pod's share is slow, and less once it is noticed", lostPerHang))
+	c := connectBusy(t)
 	defer c.keep(t)
 	deadline := c.callTimeout(t)
-	f := c.traffic(t, moderate)
+	f := c.traffic(t, busy)
 	f.awaitAnswers(t)
 	pods := names(c.serving(t, serviceB))
-	sicken(t, c.forward(t, namespace, pods[0], debugPort), `{"latency":"5s"}`)
+	sicken(t, c.debug(t, pods[0]), `{"latency":"5s"}`)
 	start := f.now()
 	const soon = 5 * time.Second
 	time.Sleep(soon + either(r, 25*time.Second, 115*time.Second))
@@ -234,6 +338,7 @@ func TestWhenAPodIsSlowMostCallsAreNot(t *testing.T) {
 	slow := deadline / 4 // far above what an answer takes, far below what an attempt may
 	share := 1 / float64(len(pods))
 	for _, via := range transports {
+		lost := 0
 		for _, span := range []struct {
 			during   string
 			from, to time.Duration
@@ -246,19 +351,21 @@ func TestWhenAPodIsSlowMostCallsAreNot(t *testing.T) {
 			got := slower(f.between(via, span.from, span.to), slow)
 			r.fact("%s, %s: %.1f %% of the calls took more than %s", via, span.during, 100*got, slow)
 			assert.LessOrEqual(t, got, span.share, "%s, %s", via, span.during)
-			assert.Empty(t, g.Failed, "%s: what is slow is asked of another pod: %v", via, f.why())
+			lost += g.failed()
 		}
+		assert.LessOrEqual(t, lost, lostPerHang, "%s: slow attempts are retried at another pod: %v", via, f.why())
 	}
 	r.wantNoneHung(f, deadline)
+	r.Bound = hangBound
 }
 
 func TestWhenAPodAnswersErrorsTheyAreRetriedAway(t *testing.T) {
 	r := newRow(t, 10, "service-b answers errors: 30 % on one pod of three", "retried away within the budget: at most 3 calls of 1,000 fail")
-	c := connect(t)
+	c := connectBusy(t)
 	defer c.keep(t)
-	f := c.traffic(t, moderate)
+	f := c.traffic(t, busy)
 	f.awaitAnswers(t)
-	sicken(t, c.forward(t, namespace, names(c.serving(t, serviceB))[0], debugPort), `{"errorRate":0.3}`)
+	sicken(t, c.debug(t, names(c.serving(t, serviceB))[0]), slowFault(`,"errorRate":0.3`))
 	time.Sleep(either(r, 30*time.Second, 120*time.Second))
 	end := f.now()
 	f.stop()
@@ -272,14 +379,14 @@ func TestWhenAPodAnswersErrorsTheyAreRetriedAway(t *testing.T) {
 func TestWhenDNSIsAwayKnownNamesStillWork(t *testing.T) {
 	r := newRow(t, 11, "CoreDNS deleted, and made again",
 		"no failed call of those who know the name; who asks for the first time gets an answer within the deadline or the class dns")
-	c := connect(t)
+	c := connectBusy(t)
 	defer c.keep(t)
 	d, err := c.AppsV1().Deployments(systemNamespace).Get(t.Context(), coreDNS, metav1.GetOptions{})
 	require.NoError(t, err)
 	scale := func(ctx context.Context, n int32) error { return c.scaleIn(ctx, systemNamespace, coreDNS, n) }
 	restore(t, "CoreDNS", func(ctx context.Context) error { return scale(ctx, *d.Spec.Replicas) })
 	age := c.maxConnectionAge(t)
-	f := c.traffic(t, moderate)
+	f := c.traffic(t, busy)
 	f.awaitAnswers(t)
 
 	require.NoError(t, scale(t.Context(), 0))

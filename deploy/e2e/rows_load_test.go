@@ -36,7 +36,7 @@ func TestWhenThereIsTooMuchLoadTheRestIsRefusedQuickly(t *testing.T) {
 	span := either(r, 8*time.Second, 20*time.Second)
 	c.makeSmall(t)
 	for pod := range c.serving(t, serviceB) {
-		sicken(t, c.forward(t, namespace, pod, debugPort), costlyCall)
+		sicken(t, c.debug(t, pod), costlyCall)
 	}
 	places := smallPlaces * len(c.serving(t, serviceA))
 	before := c.restarts(t)
@@ -143,7 +143,7 @@ func TestWhenThereIsLoadForLongMemoryStaysFlat(t *testing.T) {
 		for service, pods := range admins {
 			resident, running := 0.0, 0.0
 			for _, admin := range pods {
-				resident = max(resident, gauge(t, admin, "process_resident_memory_bytes"))
+				resident = max(resident, gauge(t, admin, residentMemory))
 				running = max(running, gauge(t, admin, "go_goroutines"))
 			}
 			memory[service] = append(memory[service], resident/(1<<20))

@@ -32,11 +32,11 @@ func TestWhenBothServicesAreUpdatedAtOnceNoCallIsLost(t *testing.T) {
 
 // What a restart leaves is an annotation with its time, as it would of any.
 func rollingUpdate(t *testing.T, r *row, services ...string) {
-	c := connect(t)
+	c := connectBusy(t)
 	defer c.keep(t)
-	f := c.traffic(t, moderate)
+	f := c.traffic(t, busy)
 	f.awaitAnswers(t)
-	for range either(r, 1, 5) {
+	for range either(r, 1, 3) {
 		old := map[string]corev1.Pod{}
 		args := []string{"--namespace", namespace, "rollout", "restart"}
 		for _, service := range services {
@@ -66,9 +66,9 @@ func rollingUpdate(t *testing.T, r *row, services ...string) {
 
 func TestWhenAPodIsDeletedNoCallIsLost(t *testing.T) {
 	r := newRow(t, 4, "a service-b pod deleted, with the default grace", "no failed call")
-	c := connect(t)
+	c := connectBusy(t)
 	defer c.keep(t)
-	f := c.traffic(t, moderate)
+	f := c.traffic(t, busy)
 	f.awaitAnswers(t)
 	for range either(r, 1, 3) {
 		pod := one(c.serving(t, serviceB))
@@ -84,13 +84,13 @@ func TestWhenAPodIsDeletedNoCallIsLost(t *testing.T) {
 func TestWhenServiceBIsAwayCallsFailFastAndItIsFoundOnceItIsBack(t *testing.T) {
 	r := newRow(t, 8, "service-b scaled to 0 for 30 s, and back",
 		"every call fails far below its deadline, with a class and 503; answers within 5 s of readiness, without a restart; service-a stays ready")
-	c := connect(t)
+	c := connectBusy(t)
 	defer c.keep(t)
 	replicas := c.restoreScale(t, serviceB)
 	before := c.restarts(t)
 	deadline := c.callTimeout(t)
 	fewest := c.watchServing(t)
-	f := c.traffic(t, offer{rate: 20, callers: 400})
+	f := c.traffic(t, busy)
 	f.awaitAnswers(t)
 
 	require.NoError(t, c.scale(t.Context(), serviceB, 0))
@@ -148,7 +148,7 @@ func (c *cluster) restarts(t tester) map[string]int {
 func TestWhenASettingIsWrongTheRolloutStopsAtTheFirstPod(t *testing.T) {
 	r := newRow(t, 15, "an operator's mistake: a bad value in the ConfigMap, rolled out",
 		"the rollout stops at the first pod, with one clear line; nothing that runs is taken down")
-	c := connect(t)
+	c := connectBusy(t)
 	defer c.keep(t)
 	old := c.serving(t, serviceB)
 	deployment := c.deployment(t, serviceB)
@@ -163,7 +163,7 @@ func TestWhenASettingIsWrongTheRolloutStopsAtTheFirstPod(t *testing.T) {
 	restore(t, "ConfigMap", func(ctx context.Context) error { return maps.Delete(ctx, mistake.Name, metav1.DeleteOptions{}) })
 
 	fewest := c.watchServing(t)
-	f := c.traffic(t, moderate)
+	f := c.traffic(t, busy)
 	f.awaitAnswers(t)
 	use := func(ctx context.Context, name string) error {
 		patch := fmt.Sprintf(`[{"op":"replace","path":"/spec/template/spec/containers/0/envFrom/0/configMapRef/name","value":%q}]`, name)
@@ -193,7 +193,8 @@ func TestWhenASettingIsWrongTheRolloutStopsAtTheFirstPod(t *testing.T) {
 	r.fact("the new pod says: %s", line)
 	assert.Regexp(t, `\A[^\n]*MAX_CONNECTION_AGE[^\n]*half an hour[^\n]*\n\z`, string(said), "one line, that names variable and value")
 	if r.Full {
-		eventually(t, 4*time.Minute, "the rollout is not reported as stuck", func(is *assert.CollectT) {
+		deadline := time.Duration(*deployment.Spec.ProgressDeadlineSeconds) * time.Second
+		eventually(t, deadline+2*time.Minute, "the rollout is not reported as stuck", func(is *assert.CollectT) {
 			var stuck appsv1.DeploymentCondition
 			for _, condition := range c.deployment(is, serviceB).Status.Conditions {
 				if condition.Type == appsv1.DeploymentProgressing {

@@ -1,0 +1,104 @@
+package scripts_test
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// fake stands for docker, kind, kubectl, kustomize and images.sh. It appends its name and arguments to $CALLS, fails
+// if they match the pattern $FAIL, and otherwise prints what kind.sh reads, of a cluster where an overlay with more
+// objects was applied before.
+const fake = `#!/bin/sh
+call="${0##*/} $*"
+echo "$call" >>"$CALLS"
+eval "case \$call in ($FAIL) echo 'fake: connection refused' >&2; exit 1 ;; esac"
+case $call in
+"kind get clusters") echo tandem ;;
+images.sh*) echo localhost/tandem/service-a:dev-1 ;;
+kustomize*) echo "kind: Deployment" ;;
+"docker port"*) echo 127.0.0.1:8080 ;;
+*" get --filename - "*.spec.replicas*) printf 'tandem service-a 3 300\ntandem service-b 10 300\n' ;;
+*" get --filename - "*) echo "Deployment tandem service-a" ;;
+*" get namespaces,"*) printf 'Deployment tandem service-a\nService tandem service-a\nNamespace tandem\n' ;;
+esac
+`
+
+// runKind runs kind.sh in a copy of the repository where every other program is fake. It returns what kind.sh printed,
+// the calls that it made, and whether it succeeded.
+func runKind(t *testing.T, verb, fail string) (output, calls string, ok bool) {
+	t.Helper()
+	root := t.TempDir()
+	require.NoError(t, os.MkdirAll(filepath.Join(root, "deploy/overlays/kind"), 0o750))
+	script, err := os.ReadFile("kind.sh")
+	require.NoError(t, err)
+	for path, text := range map[string]string{
+		"scripts/kind.sh": string(script), "scripts/images.sh": fake, "bin/kustomize": fake,
+		"path/kubectl": fake, "path/kind": fake, "path/docker": fake,
+	} {
+		path = filepath.Join(root, path)
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o750))
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o700)) //nolint:gosec // a program
+	}
+	record := filepath.Join(root, "calls")
+	cmd := exec.CommandContext(t.Context(), "bash", filepath.Join(root, "scripts/kind.sh"), verb)
+	cmd.Env = append(os.Environ(), "PATH="+filepath.Join(root, "path")+":"+os.Getenv("PATH"),
+		"KIND_CLUSTER=tandem", "OVERLAY=kind", "CALLS="+record, "FAIL="+fail)
+	text, err := cmd.CombinedOutput()
+	if err != nil {
+		_, ended := errors.AsType[*exec.ExitError](err)
+		require.True(t, ended, "%v", err)
+	}
+	made, readErr := os.ReadFile(record)
+	require.NoError(t, readErr)
+	return string(text), string(made), err == nil
+}
+
+// A deployment waits for every Deployment, longer for one with more replicas, and deletes nothing.
+func TestDeploy_WaitsByReplicas(t *testing.T) {
+	output, calls, ok := runKind(t, "deploy", "none")
+	require.True(t, ok, output)
+	assert.Contains(t, calls, "rollout status deployment/service-a --timeout=480s")
+	assert.Contains(t, calls, "rollout status deployment/service-b --timeout=900s")
+	assert.NotContains(t, calls, " delete ")
+}
+
+// One program that fails ends the deployment with an error that says what failed. Nothing is deleted, and the script
+// does not go on as if there was nothing to read.
+func TestDeploy_FailedCallDeletesNothing(t *testing.T) {
+	for name, tc := range map[string]struct {
+		fail  string
+		want  string // in the output
+		after string // is not called any more
+	}{
+		"every read":         {"kubectl*' get '*", "kind: read the Deployments that were applied", "rollout status"},
+		"reads of manifests": {"kubectl*' get --filename '*", "kind: read the Deployments that were applied", "rollout status"},
+		"the apply":          {"kubectl*' apply '*", "fake: connection refused", "rollout status"},
+		"a rollout":          {"*'rollout status deployment/service-a '*", "kind: it does not run", "docker port"},
+		"the clusters":       {"'kind get clusters'", "kind: list the clusters: fake: connection refused", "kubectl"},
+		"the images":         {"images.sh*", "fake: connection refused", "kubectl"},
+		"the manifests":      {"kustomize*", "fake: connection refused", "kubectl"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			output, calls, ok := runKind(t, "deploy", tc.fail)
+			assert.False(t, ok, "it reports success:\n%s", output)
+			assert.Contains(t, output, tc.want)
+			assert.NotContains(t, calls, " delete ")
+			assert.NotContains(t, calls, tc.after)
+		})
+	}
+}
+
+// Clusters that cannot be listed are not taken for clusters that do not exist.
+func TestDown_FailsWithoutDocker(t *testing.T) {
+	output, _, ok := runKind(t, "down", "'kind get clusters'")
+	assert.False(t, ok)
+	assert.Contains(t, output, "kind: list the clusters: fake: connection refused")
+	assert.NotContains(t, strings.ToLower(output), "there is no cluster")
+}
