@@ -156,17 +156,6 @@ func TestWhenTheCallerLeavesTheWorkStops(t *testing.T) {
 	}
 }
 
-func TestACallIsGivenUpBeforeItsDeadlineWithAReason(t *testing.T) {
-	env := environ(t)
-	kittest.Serve(t, run, env)
-	setFault(t, env["DEBUG_ADDR"], `{"latency":"1m"}`)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	defer cancel()
-	_, err := client(t, env["GRPC_ADDR"]).GetData(ctx, &datav1.GetDataRequest{})
-	assert.Equal(t, codes.DeadlineExceeded, status.Code(err))
-	assert.ErrorContains(t, err, "the server gave up after")
-}
-
 func TestAStreamDoesNotHoldTheExit(t *testing.T) {
 	env := environ(t)
 	b := kittest.Serve(t, run, env)

@@ -280,8 +280,8 @@ func TestWhatIsNotSafeToRepeatHasAllTheTime(t *testing.T) {
 // What half of the time would cut off is answered by all of it; that must not
 // earn the next call a half.
 func TestBackendThatIsSlowThroughoutIsAnsweredOnceTheBudgetIsSpent(t *testing.T) {
-	service, _ := hanging(time.Second)
-	conn := newClient(t, local(t, service), grpcclient.Options{Timeout: 1500 * time.Millisecond})
+	service, _ := hanging(1600 * time.Millisecond)
+	conn := newClient(t, local(t, service), grpcclient.Options{Timeout: 2400 * time.Millisecond})
 	failures := 0
 	for say(t.Context(), conn).err != nil {
 		failures++
