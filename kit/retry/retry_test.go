@@ -290,6 +290,7 @@ func TestBackoff_GrowsWithinItsLimit(t *testing.T) {
 		assert.Greater(t, longest, most*9/10, "n=%d", n)
 		assert.LessOrEqual(t, longest, most+time.Millisecond, "n=%d", n)
 	}
+	assert.LessOrEqual(t, retry.Backoff(64, time.Hour, 2*time.Hour), 3*time.Hour, "no overflow")
 }
 
 // The pauses of Do are the backoff: up to 50 ms, then up to 100 ms.
