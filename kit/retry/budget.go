@@ -70,7 +70,9 @@ func (b *Budget) reserve(n int) (reserved bool, usual time.Duration) {
 	defer b.mu.Unlock()
 	if b.spent > 0 {
 		now := time.Now()
-		b.spent = max(b.spent-now.Sub(b.updated).Seconds()*perSecond*b.limit(), 0)
+		// No more than the limit, which may have fallen: what a burst spent would
+		// hold up retries for hours once there is little traffic.
+		b.spent = min(max(b.spent-now.Sub(b.updated).Seconds()*perSecond*b.limit(), 0), b.limit())
 		b.updated = now
 	}
 	if n == MaxAttempts || b.spent+float64(b.reserved)+1 > b.limit() {

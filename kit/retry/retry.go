@@ -48,9 +48,12 @@ type Result struct {
 // follow. ctx may end before the deadline.
 func Do(ctx context.Context, deadline time.Time, idempotent bool, budget *Budget, attempt func(ctx context.Context, mayRetry bool) Result) {
 	budget.begin()
+	reserved := false
+	defer func() { budget.end(reserved) }() // even if attempt panics
 	for n := 1; ; n++ {
+		var usual time.Duration
+		reserved, usual = budget.reserve(n)
 		start, until := time.Now(), deadline
-		reserved, usual := budget.reserve(n)
 		if half := deadline.Sub(start) / 2; reserved && idempotent && usual < half {
 			until = start.Add(half)
 		}
@@ -62,11 +65,11 @@ func Do(ctx context.Context, deadline time.Time, idempotent bool, budget *Budget
 			budget.succeed(time.Since(start), deadline.Sub(start))
 		}
 		retryable := result.Retryable && (idempotent || result.Unsent) && ctx.Err() == nil
-		if !reserved || !retryable || !pause(ctx, deadline, max(backoff(n), result.After)) {
-			budget.end(reserved)
+		if !reserved || !retryable || !pause(ctx, deadline, result.After+backoff(n)) {
 			return
 		}
 		budget.spend()
+		reserved = false
 	}
 }
 

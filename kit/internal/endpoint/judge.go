@@ -60,6 +60,7 @@ type endpoint struct {
 	pending   atomic.Int32  // attempts without a response yet
 	responses atomic.Uint64 // of all attempts
 	rate      atomicFloat   // of failures, 0 to 1; written with judge.mu held
+	ejections atomic.Uint64 // how often it was ejected; written with judge.mu held
 
 	// Guarded by judge.mu:
 	ejected bool
@@ -78,17 +79,18 @@ func (f *atomicFloat) store(v float64) { f.bits.Store(math.Float64bits(v)) }
 // Attempt is one attempt that was sent to an endpoint. The zero Attempt was sent
 // nowhere.
 type Attempt struct {
-	endpoint *endpoint
-	stream   bool
-	trial    bool
-	seen     uint64 // responses of the endpoint when the attempt began
+	endpoint  *endpoint
+	stream    bool
+	trial     bool
+	responses uint64 // of the endpoint when the attempt began
+	ejections uint64
 }
 
 func (e *endpoint) begin(stream, trial bool) Attempt {
 	if !stream {
 		e.pending.Add(1)
 	}
-	return Attempt{e, stream, trial, e.responses.Load()}
+	return Attempt{e, stream, trial, e.responses.Load(), e.ejections.Load()}
 }
 
 // Addr returns the address of the endpoint, or "" if there was none.
@@ -116,10 +118,10 @@ func (a Attempt) End(o Outcome) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.ejected && !a.trial {
+	if a.ejections != e.ejections.Load() || e.ejected && !a.trial {
 		return // sent before the ejection, whose reasons it belongs to
 	}
-	e.silent = o == Unreachable || o == TimedOut && e.responses.Load() == a.seen
+	e.silent = o == Unreachable || o == TimedOut && e.responses.Load() == a.responses
 	e.refused = o == Unreachable
 	switch {
 	case o == Responded:
@@ -157,7 +159,9 @@ func (e *endpoint) fail(weight float64) {
 	mean, others := e.others(e)
 	if rate-mean > margin && enough(others, len(e.ready), e.silent) {
 		e.ejected, e.strikes = true, 0
+		e.ejections.Add(1)
 		e.trialAt = time.Now().Add(e.trialAfter())
+		e.readmitWhereTooFewRemain()
 		e.changed()
 		return
 	}
@@ -175,7 +179,7 @@ func (e *endpoint) trialAfter() time.Duration {
 func (e *endpoint) readmit() { e.ejected, e.silent = false, false }
 
 // enough reports whether n endpoints in use suffice to eject another.
-func enough(n, all int, silent bool) bool { return n*2 >= all || silent && n > 0 }
+func enough(n, all int, silent bool) bool { return n > 0 && (silent || n*2 >= all) }
 
 // others returns the mean failure rate and the number of the endpoints in use,
 // except e. It is called for failures only, so it may take time.

@@ -55,7 +55,8 @@ type Name struct {
 }
 
 // New returns a Name that has not been looked up. The function changed is called
-// with the addresses, as host:port, whenever they have changed; it may be nil.
+// with the addresses, as host:port, whenever they have changed; it may be nil. It
+// must not call methods of the Name.
 func New(host, port string, changed func(addrs []string)) *Name {
 	return &Name{host: host, port: port, changed: changed, err: fmt.Errorf("lookup %s: no response yet", host)}
 }
@@ -85,11 +86,11 @@ func (n *Name) Addresses(ctx context.Context) ([]string, error) {
 	select {
 	case <-done:
 	case <-ctx.Done():
-		err := fmt.Errorf("lookup %s: no response: %w", n.host, context.Cause(ctx))
+		class := call.Canceled
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return nil, &call.Error{Class: call.DNS, Err: err}
+			class = call.DNS
 		}
-		return nil, err
+		return nil, &call.Error{Class: class, Err: fmt.Errorf("lookup %s: no response: %w", n.host, context.Cause(ctx))}
 	}
 	addrs, err := n.Known()
 	if len(addrs) > 0 {
@@ -119,7 +120,8 @@ func (n *Name) Lookup(ctx context.Context) error {
 	}
 }
 
-// Refresh makes the next call of Addresses start a lookup: an address has failed.
+// Refresh makes a lookup due, about a second after the last: an address has
+// failed. The next call of Addresses starts it.
 func (n *Name) Refresh() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -145,6 +147,7 @@ func (n *Name) lookUp(wait time.Duration) {
 		addrs[i] = net.JoinHostPort(host, n.port)
 	}
 	slices.Sort(addrs)
+	addrs = slices.Compact(addrs)
 
 	n.mu.Lock()
 	defer n.mu.Unlock()
