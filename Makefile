@@ -17,7 +17,7 @@ RACE    := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
 .DEFAULT_GOAL := help
 include deploy/deploy.mk deploy/e2e.mk
-.PHONY: help run build test fuzz bench lint fmt generate clean
+.PHONY: help run build test drill fuzz bench lint fmt generate clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ test: ## run all tests with the race detector, then each fuzz target for some se
 	done; \
 	if [ -n "$$failed" ]; then echo "tests failed in:$$failed" >&2; exit 1; fi
 	@$(MAKE) --no-print-directory fuzz
+
+drill: ## kill, restart, stop and attack service-b under 50 and 200 callers, without a cluster: about ten minutes
+	@cd service-a && DRILL=full GOWORK=off $(GO) test -run '^TestDrill$$' -count=1 -timeout 40m
 
 fuzz: ## run each fuzz target: make fuzz FUZZTIME=1000000x for longer
 	@scripts/fuzz.sh $(FUZZTIME) $(TESTED)

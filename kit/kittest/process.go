@@ -14,11 +14,20 @@ import (
 // Build builds the program in dir into the file out, with the race detector if
 // the test has it.
 func Build(dir, out string) error {
-	args := []string{"build", "-o", out}
 	if raceEnabled {
-		args = append(args, "-race")
+		return build(dir, out, "-race")
 	}
-	build := exec.Command("go", append(args, ".")...)
+	return build(dir, out)
+}
+
+// BuildRelease builds it as scripts/run does, never with the race detector,
+// which multiplies memory and time.
+func BuildRelease(dir, out string) error {
+	return build(dir, out, "-trimpath", "-tags", "grpcnotrace,nethttpomithttp2")
+}
+
+func build(dir, out string, flags ...string) error {
+	build := exec.Command("go", append(append([]string{"build", "-o", out}, flags...), ".")...)
 	build.Dir = dir
 	if text, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build %s: %w\n%s", dir, err, text)
@@ -48,8 +57,8 @@ func Start(t testing.TB, binary string, environ ...string) *Process {
 	t.Cleanup(func() {
 		_ = p.cmd.Process.Kill() // it may have ended
 		<-p.done
-		if t.Failed() {
-			t.Logf("%s:\n%s", binary, p.Log)
+		if log := p.Log.String(); t.Failed() && log != "" {
+			t.Logf("%s:\n%s", binary, log)
 		}
 	})
 	return p

@@ -33,8 +33,8 @@ func Serve(t testing.TB, run func(ctx context.Context, args []string, environ ma
 	}()
 	t.Cleanup(func() {
 		assert.NoError(t, s.Stop())
-		if t.Failed() {
-			t.Logf("%s:\n%s", s.URL, s.Log)
+		if log := s.Log.String(); t.Failed() && log != "" {
+			t.Logf("%s:\n%s", s.URL, log)
 		}
 	})
 	AwaitReady(t, s.URL)
