@@ -154,7 +154,7 @@ var settings = []string{
 	"MAX_CONNECTION_AGE=2s", // or callers come back to a restarted instance late
 	"LOG_LEVEL=error",       // the test keeps the log in memory
 	// As in the cluster.
-	"GOMEMLIMIT=115MiB", "MEMORY_LIMIT=134217728",
+	"MEMORY_LIMIT=134217728",
 }
 
 // runRow starts service-b and its callers, does what the row does, prints a line
@@ -582,9 +582,7 @@ func (l *load) report() report {
 func (d *drill) client(via string, timeout time.Duration) call {
 	tel := kittest.Telemetry(d.T, io.Discard)
 	if via == "grpc" {
-		conn, err := grpcclient.New("dns:///"+d.name+":"+grpcPort, grpcclient.Options{
-			Timeout: timeout, Telemetry: tel, Idempotent: []string{datav1.DataService_ServiceDesc.ServiceName},
-		})
+		conn, err := grpcclient.New("dns:///"+d.name+":"+grpcPort, grpcclient.Options{Timeout: timeout, Telemetry: tel})
 		require.NoError(d.T, err)
 		d.Cleanup(func() { assert.NoError(d.T, conn.Close()) })
 		return get(backend.NewGRPC(conn, timeout))
