@@ -156,6 +156,18 @@ func TestWhenTheCallerLeavesTheWorkStops(t *testing.T) {
 	}
 }
 
+// The caller's deadline ends the work on both sides.
+func TestDeadline_EndsTheWork(t *testing.T) {
+	env := environ(t)
+	b := kittest.Serve(t, run, env)
+	setFault(t, env["DEBUG_ADDR"], `{"latency":"1m"}`)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	_, err := client(t, env["GRPC_ADDR"]).GetData(ctx, &datav1.GetDataRequest{})
+	assert.Equal(t, codes.DeadlineExceeded, status.Code(err))
+	kittest.Eventually(t, func() bool { return strings.Contains(b.Log.String(), `"code":"DeadlineExceeded"`) }, "the log says why")
+}
+
 func TestAStreamDoesNotHoldTheExit(t *testing.T) {
 	env := environ(t)
 	b := kittest.Serve(t, run, env)

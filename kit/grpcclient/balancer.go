@@ -50,12 +50,18 @@ func addrOf(child endpointsharding.ChildState) string { return child.Endpoint.Ad
 func (b *pickerReplacer) UpdateState(state balancer.State) {
 	var ready []endpointsharding.ChildState
 	var known []string
+	connecting := 0
 	for _, child := range endpointsharding.ChildStatesFromPicker(state.Picker) {
 		known = append(known, addrOf(child))
-		if child.State.ConnectivityState == connectivity.Ready {
+		switch child.State.ConnectivityState {
+		case connectivity.Ready:
 			ready = append(ready, child)
+		case connectivity.Connecting, connectivity.Idle: // round_robin connects what is idle
+			connecting++
+		default: // it could not connect, or its health is NOT_SERVING
 		}
 	}
+	b.endpoints.Expect(connecting)
 	b.endpoints.Update(ready, known...)
 	if len(ready) > 0 {
 		state.Picker = picker{b.endpoints}
@@ -71,7 +77,7 @@ type picker struct {
 func (p picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 	a := attemptOf(info.Ctx)
 	child, picked, ok := p.endpoints.Pick(a.avoid, a.stream)
-	if !ok { // all connections were lost just now: gRPC waits for the next picker
+	if !ok { // all that are not ejected reconnect: gRPC waits for the next picker
 		return balancer.PickResult{}, balancer.ErrNoSubConnAvailable
 	}
 	result, err := child.State.Picker.Pick(info)

@@ -43,15 +43,7 @@ type served struct {
 	Log    *kittest.Buffer
 	URL    string
 	// Done gets what Serve returned.
-	Done  chan error
-	conns []net.Conn
-}
-
-// closeAll closes the connections that dial opened.
-func (s *served) closeAll() {
-	for _, c := range s.conns {
-		_ = c.Close() // it may be closed
-	}
+	Done chan error
 }
 
 // serve starts a server with some routes; it stops when the test ends.
@@ -140,7 +132,6 @@ func (s *served) dial(t *testing.T) net.Conn {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close() }) // it may be closed
 	require.NoError(t, conn.SetDeadline(time.Now().Add(enough)))
-	s.conns = append(s.conns, conn)
 	return conn
 }
 

@@ -26,7 +26,7 @@ func do(t *testing.T, b *retry.Budget, attempt func(ctx context.Context, n int) 
 }
 
 func doUntil(ctx context.Context, until time.Time, idempotent bool, b *retry.Budget, attempt func(ctx context.Context, n int) retry.Result) (n int) {
-	retry.Do(ctx, until, idempotent, b, func(ctx context.Context) retry.Result {
+	retry.Do(ctx, until, idempotent, b, func(ctx context.Context, _ bool) retry.Result {
 		n++
 		return attempt(ctx, n)
 	})
@@ -219,7 +219,7 @@ func TestDo_MakesNoTimerWhereContextEnds(t *testing.T) {
 	defer cancel()
 	b := retry.NewBudget()
 	var given context.Context
-	attempt := func(ctx context.Context) retry.Result {
+	attempt := func(ctx context.Context, _ bool) retry.Result {
 		given = ctx //nolint:fatcontext // compared below
 		return success
 	}

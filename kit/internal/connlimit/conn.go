@@ -21,7 +21,8 @@ type conn struct {
 	addr     *addr
 	base     int64 // what the connection holds without any request
 	held     atomic.Int64
-	answered atomic.Int64 // when the server last sent a response, by Listener.now
+	answered atomic.Int64 // when the server last sent a response, or it opened, by Listener.now
+	served   atomic.Bool  // the server has sent a response
 
 	mu         sync.Mutex // guards the rest and all changes of held
 	closed     bool
@@ -61,12 +62,17 @@ func (c *conn) Write(p []byte) (int, error) {
 	if c.streams == nil {
 		c.request = 0
 		c.hold(c.base - c.held.Load())
-		c.answered.Store(c.listener.now())
+		c.responded()
 	} else {
 		c.out.scan(p, c.frameSent)
 	}
 	c.mu.Unlock()
 	return c.Conn.Write(p)
+}
+
+func (c *conn) responded() {
+	c.answered.Store(c.listener.now())
+	c.served.Store(true)
 }
 
 // CloseWrite is how net/http ends a connection whose client may still be sending.
@@ -134,7 +140,7 @@ func (c *conn) frameSent(f frame) {
 	switch f.kind {
 	case http2.FrameHeaders:
 	case http2.FrameData:
-		c.answered.Store(c.listener.now())
+		c.responded()
 	case http2.FrameRSTStream:
 		ends = true
 	default:
@@ -142,7 +148,7 @@ func (c *conn) frameSent(f frame) {
 	}
 	if ends {
 		c.end(f.stream)
-		c.answered.Store(c.listener.now())
+		c.responded()
 	}
 }
 

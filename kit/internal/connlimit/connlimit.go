@@ -12,13 +12,14 @@
 // The worst connection is the one with the largest product of
 //
 //   - the bytes that it holds,
-//   - the bytes that all connections from its address hold, and
+//   - the square of the bytes that all connections from its address hold, and
 //   - the time since the server last sent a response on it.
 //
 // So neither large requests nor many callers behind one address (NAT, a proxy)
 // nor idle connections are refused as such. Each of the three only decides who
-// goes first when memory is short, and a caller whose calls are being served
-// goes last.
+// goes first when memory is short. A connection on which the server has just
+// responded goes last, whatever it holds: its calls are being served. So does one
+// that has just opened, and has had no time for a call.
 //
 // What a connection holds is estimated from the bytes on the wire, without a
 // hook in the server: for HTTP/2 by the frames in both directions (a stream
@@ -60,6 +61,15 @@ const (
 	// frameCost is what a DATA frame costs, be it of one byte only: grpc-go keeps
 	// each frame in a buffer of its own until the message is complete.
 	frameCost = 128
+)
+
+const (
+	// servedRecently is how long after a response a connection goes last, and
+	// openedRecently how long after it opened. The second is short, as a flood of
+	// connections has only that.
+	servedRecently, openedRecently = time.Second, 100 * time.Millisecond
+	// lastToGo makes any score smaller than those of connections without it.
+	lastToGo = 1e-30
 )
 
 // Options of a Listener.
@@ -171,10 +181,15 @@ func (l *Listener) worst() *conn {
 	var worst *conn
 	highest, now := -1.0, l.now()
 	for c := range l.conns {
+		idle := time.Duration(now - c.answered.Load())
 		// A millisecond more, so that a connection which was answered just now
 		// is still judged by what it holds.
-		idle := float64(now - c.answered.Load() + int64(time.Millisecond))
-		if score := float64(c.held.Load()) * float64(c.addr.held.Load()) * idle; score > highest {
+		byAddr := float64(c.addr.held.Load())
+		score := float64(c.held.Load()) * byAddr * byAddr * float64(idle+time.Millisecond)
+		if idle < openedRecently || c.served.Load() && idle < servedRecently {
+			score *= lastToGo
+		}
+		if score > highest {
 			worst, highest = c, score
 		}
 	}

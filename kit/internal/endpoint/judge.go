@@ -47,10 +47,12 @@ const (
 
 // judge compares endpoints with each other.
 type judge struct {
-	mu      sync.Mutex
-	known   map[string]*endpoint
-	ready   []*endpoint
-	changed func() // called with mu held when an endpoint is ejected or readmitted
+	mu    sync.Mutex
+	known map[string]*endpoint
+	ready []*endpoint
+	// connecting is the number of endpoints that are about to be ready.
+	connecting int
+	changed    func() // called with mu held when an endpoint is ejected or readmitted
 }
 
 // endpoint is what is known about one address.
@@ -214,7 +216,7 @@ func (j *judge) readmitWhereAllFail() {
 func (j *judge) readmitWhereTooFewRemain() {
 	_, inUse := j.others(nil)
 	for _, e := range j.ready {
-		if e.ejected && !enough(inUse, len(j.ready), e.silent) {
+		if e.ejected && !enough(inUse+j.connecting, len(j.ready)+j.connecting, e.silent) {
 			e.readmit()
 			inUse++
 		}

@@ -58,6 +58,15 @@ func NewSet[T any](addr func(T) string) *Set[T] {
 	return s
 }
 
+// Expect sets how many endpoints are about to be ready, from the next Update on.
+// While there are some, no ejected endpoint need replace them: one that hangs
+// would get every call in the moment in which the others reconnect.
+func (s *Set[T]) Expect(connecting int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.connecting = connecting
+}
+
 // Update sets the endpoints that attempts can be sent to. What is known about
 // failures is kept for them and for the other addresses in known, and forgotten
 // for all that are in neither.
@@ -110,7 +119,8 @@ func (v *view[T]) scheduleTrial() {
 	v.nextTrial.Store(first)
 }
 
-// Pick chooses an endpoint for an attempt. It returns false if there is none.
+// Pick chooses an endpoint for an attempt. It returns false if there is none, or
+// if all are ejected and others are about to be ready.
 // Avoid is the address that failed before, or empty for a first attempt: another
 // address is chosen if there is one. The Attempt must be ended.
 //

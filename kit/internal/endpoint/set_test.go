@@ -654,3 +654,27 @@ func BenchmarkEnd_Failed(b *testing.B) {
 		})
 	}
 }
+
+// A hung endpoint stays ejected while the only other one reconnects, and returns
+// when that cannot connect.
+func TestSet_ReconnectingEndpointIsAwaited(t *testing.T) {
+	s := endpoint.NewSet(func(addr string) string { return addr })
+	s.Update([]string{"hung", "fine"})
+	for range 20 {
+		if addr, a, _ := s.Pick("", false); addr == "hung" {
+			a.End(endpoint.TimedOut)
+		} else {
+			a.End(endpoint.Responded)
+		}
+	}
+	s.Expect(1)
+	s.Update([]string{"hung"}, "fine")
+	_, _, ok := s.Pick("", false)
+	assert.False(t, ok, "the call waits for the other endpoint")
+
+	s.Expect(0)
+	s.Update([]string{"hung"}, "fine")
+	addr, _, ok := s.Pick("", false)
+	assert.True(t, ok)
+	assert.Equal(t, "hung", addr, "better than none")
+}
