@@ -116,9 +116,8 @@ func (t *target) send(ctx context.Context, req *http.Request, a *attempt) (*http
 		return nil, err
 	}
 	addr, picked, ok := t.endpoints.Pick(a.avoid, false)
-	if !ok { // the name was dropped just now
-		_, err := t.name.Known()
-		return nil, err
+	if !ok { // its addresses were dropped just now
+		return nil, &call.Error{Class: call.DNS, Err: errors.New("the name has no address any more")}
 	}
 	a.addr = addr
 	start := time.Now()
