@@ -16,12 +16,12 @@ type conn struct {
 	// Conn is an interface on purpose: by way of a *net.TCPConn grpc-go would
 	// read from the file descriptor and not through Read.
 	net.Conn
-	listener *Listener
-	ip       netip.Addr
-	addr     *addr
-	base     int64 // what the connection holds without any request
-	held     atomic.Int64
-	answered atomic.Int64 // when the server last sent a response, by Listener.now
+	listener     *Listener
+	ip           netip.Addr
+	addr         *addr
+	base         int64 // what the connection holds without any request
+	held         atomic.Int64
+	lastResponse atomic.Int64 // when the server last sent a response, by Listener.now
 
 	mu         sync.Mutex // guards the rest and all changes of held
 	closed     bool
@@ -61,7 +61,7 @@ func (c *conn) Write(p []byte) (int, error) {
 	if c.streams == nil {
 		c.request = 0
 		c.hold(c.base - c.held.Load())
-		c.answered.Store(c.listener.now())
+		c.lastResponse.Store(c.listener.now())
 	} else {
 		c.out.scan(p, c.frameSent)
 	}
@@ -134,7 +134,7 @@ func (c *conn) frameSent(f frame) {
 	switch f.kind {
 	case http2.FrameHeaders:
 	case http2.FrameData:
-		c.answered.Store(c.listener.now())
+		c.lastResponse.Store(c.listener.now())
 	case http2.FrameRSTStream:
 		ends = true
 	default:
@@ -142,7 +142,7 @@ func (c *conn) frameSent(f frame) {
 	}
 	if ends {
 		c.end(f.stream)
-		c.answered.Store(c.listener.now())
+		c.lastResponse.Store(c.listener.now())
 	}
 }
 

@@ -1,5 +1,5 @@
 // Package connlimit bounds the memory that the connections of a server hold for
-// requests that are not complete, or not yet answered.
+// requests that are not complete, or have no response yet.
 //
 // The limits of net/http and grpc-go are for each message and each connection,
 // and connections are without limit: a client that opens many, or sends many
@@ -130,7 +130,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 		c.base, c.streams = http2Conn, map[uint32]int64{}
 		c.in.skip = prefaceLen
 	}
-	c.answered.Store(l.now())
+	c.lastResponse.Store(l.now())
 	if from, err := netip.ParseAddrPort(raw.RemoteAddr().String()); err == nil {
 		c.ip = from.Addr()
 	}
@@ -171,9 +171,9 @@ func (l *Listener) worst() *conn {
 	var worst *conn
 	highest, now := -1.0, l.now()
 	for c := range l.conns {
-		// A millisecond more, so that a connection which was answered just now
+		// A millisecond more, so that a connection with a response just now
 		// is still judged by what it holds.
-		idle := float64(now - c.answered.Load() + int64(time.Millisecond))
+		idle := float64(now - c.lastResponse.Load() + int64(time.Millisecond))
 		if score := float64(c.held.Load()) * float64(c.addr.held.Load()) * idle; score > highest {
 			worst, highest = c, score
 		}
