@@ -122,7 +122,7 @@ func (s *Server) bounded(ctx context.Context, call *tap.Info) (context.Context, 
 	if !s.unary[call.FullMethodName] {
 		return ctx, nil
 	}
-	ctx, _ = context.WithTimeout(ctx, longestCall) //nolint:govet // grpc-go cancels the parent when the call ends
+	ctx, _ = context.WithTimeout(ctx, longestCall) //nolint:gosec,govet // grpc-go cancels the parent when the call ends
 	return ctx, nil
 }
 

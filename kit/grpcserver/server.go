@@ -132,7 +132,7 @@ func New(o Options) *Server {
 		grpc.ReadBufferSize(readBuffer),
 		experimental.BufferPool(buffers),
 		grpc.InTapHandle(s.bounded),
-		grpc.NumStreamWorkers(uint32(workersPerCPU*runtime.GOMAXPROCS(0))),
+		grpc.NumStreamWorkers(uint32(workersPerCPU*runtime.GOMAXPROCS(0))), //nolint:gosec // some thousands at most
 		// A call passes these from first to last, its response from last to first.
 		grpc.ChainUnaryInterceptor(
 			metrics.UnaryServerInterceptor(),

@@ -36,7 +36,7 @@ func holdOffNew(l net.Listener) {
 	if raw, err := conn.SyscallConn(); err == nil {
 		_ = raw.Control(func(fd uintptr) {
 			_ = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
-				&unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
+				&unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}) //nolint:gosec // five instructions
 		})
 	}
 }

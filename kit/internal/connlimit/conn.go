@@ -16,13 +16,13 @@ type conn struct {
 	// Conn is an interface on purpose: by way of a *net.TCPConn grpc-go would
 	// read from the file descriptor and not through Read.
 	net.Conn
-	listener *Listener
-	ip       netip.Addr
-	addr     *addr
-	base     int64 // what the connection holds without any request
-	held     atomic.Int64
-	answered atomic.Int64 // when the server last sent a response, or it opened, by Listener.now
-	served   atomic.Bool  // the server has sent a response
+	listener     *Listener
+	ip           netip.Addr
+	addr         *addr
+	base         int64 // what the connection holds without any request
+	held         atomic.Int64
+	lastResponse atomic.Int64 // when the server last sent a response, or it opened, by Listener.now
+	served       atomic.Bool  // the server has sent a response
 
 	mu         sync.Mutex // guards the rest and all changes of held
 	closed     bool
@@ -71,7 +71,7 @@ func (c *conn) Write(p []byte) (int, error) {
 }
 
 func (c *conn) responded() {
-	c.answered.Store(c.listener.now())
+	c.lastResponse.Store(c.listener.now())
 	c.served.Store(true)
 }
 

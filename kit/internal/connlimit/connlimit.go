@@ -1,5 +1,5 @@
 // Package connlimit bounds the memory that the connections of a server hold for
-// requests that are not complete, or not yet answered.
+// requests that are not complete, or have no response yet.
 //
 // The limits of net/http and grpc-go are for each message and each connection,
 // and connections are without limit: a client that opens many, or sends many
@@ -140,7 +140,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 		c.base, c.streams = http2Conn, map[uint32]int64{}
 		c.in.skip = prefaceLen
 	}
-	c.answered.Store(l.now())
+	c.lastResponse.Store(l.now())
 	if from, err := netip.ParseAddrPort(raw.RemoteAddr().String()); err == nil {
 		c.ip = from.Addr()
 	}
@@ -181,7 +181,7 @@ func (l *Listener) worst() *conn {
 	var worst *conn
 	highest, now := -1.0, l.now()
 	for c := range l.conns {
-		idle := time.Duration(now - c.answered.Load())
+		idle := time.Duration(now - c.lastResponse.Load())
 		// A millisecond more, so that a connection which was answered just now
 		// is still judged by what it holds.
 		byAddr := float64(c.addr.held.Load())
