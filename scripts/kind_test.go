@@ -44,7 +44,7 @@ func runKind(t *testing.T, verb, fail string) (output, calls string, ok bool) {
 	} {
 		path = filepath.Join(root, path)
 		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o750))
-		require.NoError(t, os.WriteFile(path, []byte(text), 0o700)) //nolint:gosec // a program
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o700))
 	}
 	record := filepath.Join(root, "calls")
 	cmd := exec.CommandContext(t.Context(), "bash", filepath.Join(root, "scripts/kind.sh"), verb)

@@ -97,7 +97,7 @@ func (t *transport) RoundTrip(req *http.Request) (resp *http.Response, err error
 		}
 		start := time.Now()
 		last = attempt{n: last.n + 1, avoid: last.addr, mayRetry: mayRetry && idempotent(req)}
-		resp, err = target.send(ctx, req, &last)
+		resp, err = target.send(ctx, req, &last) //nolint:bodyclose // it is read whole
 		t.observe(req, resp, start)
 		return resultOf(req, resp, err)
 	})

@@ -3,7 +3,6 @@ package httpclient_test
 import (
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -79,41 +78,23 @@ func TestClient_LeavesFailingPodBehindVIP(t *testing.T) {
 	}
 }
 
-// connections notes on which connection of a server each request came, and how
-// many connections are open.
+// connections notes on which connection of a server each request came.
 type connections struct {
-	mu   sync.Mutex
-	of   []string
-	open map[net.Conn]bool
+	mu sync.Mutex
+	of []string
 }
 
 func (c *connections) serve(t *testing.T, answer http.HandlerFunc) (url string) {
 	t.Helper()
-	c.open = map[net.Conn]bool{}
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c.mu.Lock()
 		c.of = append(c.of, r.RemoteAddr)
 		c.mu.Unlock()
 		answer(w, r)
 	}))
-	s.Config.ConnState = func(conn net.Conn, state http.ConnState) {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if state == http.StateClosed {
-			delete(c.open, conn)
-		} else {
-			c.open[conn] = true
-		}
-	}
 	s.Start()
 	t.Cleanup(s.Close)
 	return s.URL
-}
-
-func (c *connections) areOpen() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.open)
 }
 
 func (c *connections) used() int {

@@ -5,7 +5,6 @@ import (
 	"context"
 
 	"google.golang.org/grpc"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protodesc"
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
@@ -26,17 +25,17 @@ const (
 // The contract, which generated code would register: clients read from it what
 // is idempotent.
 func init() { //nolint:gochecknoinits // as generated code does
-	text := proto.String(".google.protobuf.StringValue")
+	text := new(".google.protobuf.StringValue")
 	method := func(name string, level descriptorpb.MethodOptions_IdempotencyLevel) *descriptorpb.MethodDescriptorProto {
 		return &descriptorpb.MethodDescriptorProto{
-			Name: proto.String(name), InputType: text, OutputType: text,
+			Name: new(name), InputType: text, OutputType: text,
 			Options: &descriptorpb.MethodOptions{IdempotencyLevel: level.Enum()},
 		}
 	}
 	file, err := protodesc.NewFile(&descriptorpb.FileDescriptorProto{
-		Name: proto.String("kit/test/echo.proto"), Package: proto.String("kit.test"), Syntax: proto.String("proto3"),
+		Name: new("kit/test/echo.proto"), Package: new("kit.test"), Syntax: new("proto3"),
 		Dependency: []string{"google/protobuf/wrappers.proto"},
-		Service: []*descriptorpb.ServiceDescriptorProto{{Name: proto.String("Echo"), Method: []*descriptorpb.MethodDescriptorProto{
+		Service: []*descriptorpb.ServiceDescriptorProto{{Name: new("Echo"), Method: []*descriptorpb.MethodDescriptorProto{
 			method("Say", descriptorpb.MethodOptions_NO_SIDE_EFFECTS),
 			method("Write", descriptorpb.MethodOptions_IDEMPOTENCY_UNKNOWN),
 		}}},

@@ -53,8 +53,8 @@ type view[T any] struct {
 func NewSet[T any](addr func(T) string) *Set[T] {
 	s := &Set[T]{addr: addr}
 	s.view.Store(&view[T]{nextTrial: new(atomic.Int64)})
-	s.judge.changed = s.rebuild
-	s.judge.known = map[string]*endpoint{}
+	s.changed = s.rebuild
+	s.known = map[string]*endpoint{}
 	return s
 }
 
@@ -93,7 +93,7 @@ func (s *Set[T]) Update(ready []T, known ...string) {
 		s.ready[i] = member[T]{e, value}
 		s.judge.ready[i] = e
 	}
-	s.judge.readmitWhereTooFewRemain()
+	s.readmitWhereTooFewRemain()
 	s.rebuild()
 }
 
