@@ -6,6 +6,7 @@ package call
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // Class is a kind of failure. The set is closed, so it can be a metric label.
@@ -107,7 +109,17 @@ func ClassOfStatus(status int) Class {
 	}
 }
 
-// ClassOfCode classifies the status code of a gRPC answer.
+// StatusOf returns the gRPC status in err's chain as the server sent it, or nil.
+// (status.Convert puts the texts of wrapping errors into the message.)
+func StatusOf(err error) *status.Status {
+	var s interface{ GRPCStatus() *status.Status }
+	if errors.As(err, &s) {
+		return s.GRPCStatus()
+	}
+	return nil
+}
+
+// ClassOfCode classifies the status code of a gRPC response.
 func ClassOfCode(code codes.Code) Class {
 	switch code {
 	case codes.OK:
@@ -121,6 +133,23 @@ func ClassOfCode(code codes.Code) Class {
 	default:
 		return Other
 	}
+}
+
+// unreached reports whether an address did not answer at all when a connection
+// to it was to be opened.
+func unreached(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "dial" && op.Timeout()
+}
+
+// brokenOff reports whether the peer ended a connection in the middle.
+func brokenOff(err error) bool {
+	for _, e := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNABORTED, syscall.EHOSTUNREACH, syscall.ENETUNREACH} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // Record is what a client noted on the way of one call.

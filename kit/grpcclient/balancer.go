@@ -1,14 +1,10 @@
 package grpcclient
 
 import (
-	"time"
-
 	"google.golang.org/grpc/balancer"
 	"google.golang.org/grpc/balancer/endpointsharding"
 	"google.golang.org/grpc/balancer/roundrobin"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
-	"google.golang.org/grpc/status"
 
 	"example.com/tandem/kit/internal/endpoint"
 )
@@ -45,8 +41,8 @@ type pickerReplacer struct {
 func addrOf(child endpointsharding.ChildState) string { return child.Endpoint.Addresses[0].Addr }
 
 // UpdateState is called with the state of every endpoint, one call at a time.
-// What is known of an endpoint is kept while its name stands for it, connected
-// or not: a pod that hangs is not cured by a new connection.
+// The failures of an endpoint are kept while DNS lists it, even while it is
+// disconnected: a new connection does not cure a pod that hangs.
 func (b *pickerReplacer) UpdateState(state balancer.State) {
 	var ready []endpointsharding.ChildState
 	var known []string
@@ -88,22 +84,4 @@ func (p picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 	a.begin(picked)
 	result.Done = a.done // the child, a pick_first, has none
 	return result, nil
-}
-
-// outcomeOf returns what the end of an attempt tells about its endpoint.
-func outcomeOf(err error, took time.Duration) endpoint.Outcome {
-	switch status.Code(err) {
-	case codes.Canceled:
-		return endpoint.Ignored
-	case codes.DeadlineExceeded:
-		return endpoint.TimedOutAfter(took)
-	case codes.OK, codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.PermissionDenied, codes.Unauthenticated,
-		codes.FailedPrecondition, codes.Aborted, codes.OutOfRange, codes.Unimplemented, codes.ResourceExhausted:
-		return endpoint.Responded // the request is at fault, and would be elsewhere
-	default:
-		if retryDelay(err) > 0 {
-			return endpoint.Responded // overloaded, which ejection would pass on to the others
-		}
-		return endpoint.Failed
-	}
 }

@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
@@ -15,12 +14,11 @@ import (
 
 	"example.com/tandem/kit/call"
 	"example.com/tandem/kit/internal/endpoint"
-	"example.com/tandem/kit/internal/lookup"
 	"example.com/tandem/kit/retry"
 )
 
-// interceptors do what is done once for each call. What stands after them in the
-// chain is done for each attempt.
+// interceptors hold what runs once for each call. The interceptors after them in
+// the chain run once for each attempt.
 type interceptors struct {
 	state   *state
 	timeout time.Duration
@@ -57,46 +55,6 @@ func (i *interceptors) unary(ctx context.Context, method string, req, reply any,
 	}
 	record.Addresses, _ = i.state.name.Known()
 	return err
-}
-
-// resultOf returns what the status of an attempt means for a retry.
-func (i *interceptors) resultOf(err error, reached bool) retry.Result {
-	switch status.Code(err) {
-	case codes.OK:
-		return retry.Result{OK: true}
-	case codes.Unavailable, codes.DeadlineExceeded:
-		_, lookupErr := i.state.name.Known()
-		return retry.Result{
-			Retryable: reached || !lookup.IsNotFound(lookupErr),
-			Unsent:    !reached,
-			After:     retryDelay(err),
-		}
-	case codes.ResourceExhausted: // a quota or a message that is too large, unless the server says when to retry
-		after := retryDelay(err)
-		return retry.Result{Retryable: after > 0, After: after}
-	default:
-		return retry.Result{OK: outcomeOf(err, 0) == endpoint.Responded}
-	}
-}
-
-// retryDelay returns how long a server asks its client to wait, 0 if it does not.
-func retryDelay(err error) time.Duration {
-	for _, detail := range statusOf(err).Details() {
-		if info, ok := detail.(*errdetails.RetryInfo); ok {
-			return info.GetRetryDelay().AsDuration()
-		}
-	}
-	return 0
-}
-
-// statusOf returns the status as the server sent it. (status.Convert puts the
-// texts of errors that wrap it into its message.)
-func statusOf(err error) *status.Status {
-	var s interface{ GRPCStatus() *status.Status }
-	if errors.As(err, &s) {
-		return s.GRPCStatus()
-	}
-	return nil
 }
 
 // stream opens a stream. Streams have no deadline, as they end when their

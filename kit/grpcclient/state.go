@@ -41,8 +41,8 @@ func (s *state) cause(code codes.Code) error {
 	defer s.mu.Unlock()
 	addrs, lookupErr := s.name.Known()
 	switch {
-	// Pods that are all gone leave neither a name nor a listener at its old
-	// addresses.
+	// When all pods are gone, the name has no address, and its old addresses
+	// refuse connections: DNS is the cause.
 	case lookupErr != nil && (len(addrs) == 0 || s.dialErr != nil):
 		return lookupErr
 	case code == codes.Unavailable:
@@ -63,9 +63,8 @@ func (s *state) classify(err error, reached bool) error {
 	if !reached && (code == codes.Unavailable || code == codes.DeadlineExceeded) {
 		if cause := s.cause(code); cause != nil {
 			class = call.ClassOf(cause)
-			if _, isDNS := errors.AsType[*net.DNSError](cause); isDNS || class == call.Other {
-				class = call.DNS
-				err = status.Error(code, cause.Error())
+			if class == call.DNS {
+				err = status.Error(code, cause.Error()) // gRPC's own text does not say so
 			}
 		}
 	}

@@ -43,10 +43,9 @@ type Options struct {
 // New makes a client. Responses are read whole before a call returns, so that a
 // connection which breaks in the middle is noticed, and the call retried.
 //
-// Requests go to the addresses behind the host's name in turn; package endpoint
-// says which are left out. Behind a ClusterIP there is one address, and
-// kube-proxy chooses a pod for each connection. A retry therefore takes another
-// connection than the attempt that failed.
+// Requests go to the addresses behind the host's name in turn, except ejected
+// ones (see package endpoint). A ClusterIP is one address, and kube-proxy chooses
+// a pod for each connection, so a retry takes another connection.
 //
 // Errors are those of the transport; call.ClassOf returns their class. A
 // response of any status is no error.
@@ -96,7 +95,7 @@ func (t *transport) RoundTrip(req *http.Request) (resp *http.Response, err error
 			}
 		}
 		start := time.Now()
-		last = attempt{n: last.n + 1, avoid: last.addr, mayRetry: mayRetry && idempotent(req)}
+		last = attempt{n: last.n + 1, avoid: last.addr, mayRetry: mayRetry}
 		resp, err = target.send(ctx, req, &last) //nolint:bodyclose // it is read whole
 		t.observe(req, resp, start)
 		return resultOf(req, resp, err)

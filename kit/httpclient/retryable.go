@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"example.com/tandem/kit/call"
+	"example.com/tandem/kit/internal/endpoint"
 	"example.com/tandem/kit/internal/lookup"
 	"example.com/tandem/kit/retry"
 )
@@ -82,4 +83,24 @@ func retryAfter(resp *http.Response) time.Duration {
 		return time.Until(at)
 	}
 	return 0
+}
+
+// outcomeOf returns what an attempt tells about its endpoint.
+func outcomeOf(resp *http.Response, err error, took time.Duration) endpoint.Outcome {
+	switch {
+	case err == nil && resp.StatusCode < http.StatusInternalServerError, errors.Is(err, ErrTooLarge):
+		return endpoint.Responded
+	case err == nil && retryAfter(resp) > 0:
+		return endpoint.Responded // overloaded, which ejection would pass on to the others
+	case err == nil:
+		return endpoint.Failed
+	case isDialError(err):
+		return endpoint.Unreachable
+	case call.ClassOf(err) == call.Canceled:
+		return endpoint.Ignored
+	case call.ClassOf(err) == call.Timeout:
+		return endpoint.TimedOutAfter(took)
+	default:
+		return endpoint.Failed
+	}
 }

@@ -137,7 +137,7 @@ func (t *target) send(ctx context.Context, req *http.Request, a *attempt) (*http
 	}
 	if outcome == endpoint.Unreachable {
 		t.name.Refresh()
-		if _, lookupErr := t.name.Known(); lookupErr != nil { // the addresses are those of before
+		if _, lookupErr := t.name.Known(); lookupErr != nil { // so the addresses may be stale
 			err = errors.Join(lookupErr, err)
 		}
 	}
@@ -151,7 +151,7 @@ func (t *target) roundTrip(ctx context.Context, req *http.Request, a *attempt) (
 		// Its body cannot be sent again if a kept connection proves to be closed.
 		next = t.fresh
 	}
-	retired := false
+	var retired bool // the connection that RoundTrip was given
 	ctx = context.WithValue(ctx, addrKey{}, a.addr)
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(got httptrace.GotConnInfo) {
 		a.peer, a.conn = a.addr, connOf(got.Conn)
@@ -195,26 +195,6 @@ func (t *target) read(resp *http.Response) error {
 	return nil
 }
 
-// outcomeOf returns what an attempt tells about its endpoint.
-func outcomeOf(resp *http.Response, err error, took time.Duration) endpoint.Outcome {
-	switch {
-	case err == nil && resp.StatusCode < http.StatusInternalServerError, errors.Is(err, ErrTooLarge):
-		return endpoint.Responded
-	case err == nil && retryAfter(resp) > 0:
-		return endpoint.Responded // overloaded, which ejection would pass on to the others
-	case err == nil:
-		return endpoint.Failed
-	case isDialError(err):
-		return endpoint.Unreachable
-	case call.ClassOf(err) == call.Canceled:
-		return endpoint.Ignored
-	case call.ClassOf(err) == call.Timeout:
-		return endpoint.TimedOutAfter(took)
-	default:
-		return endpoint.Failed
-	}
-}
-
 type addrKey struct{}
 
 // pinned sends requests to the address that was chosen. net/http keeps its idle
@@ -254,7 +234,7 @@ func connOf(c net.Conn) *conn {
 	return c.(*conn) // dial makes no others
 }
 
-// retire keeps later requests off a connection: behind a ClusterIP a connection
-// is a pod, and net/http prefers the one that was used last. The next request
-// that is given the connection closes it and takes another.
+// retire keeps later requests off a connection. Behind a ClusterIP a connection
+// leads to one pod, and net/http uses the last one first. The next request that
+// is given the connection closes it and takes another.
 func (c *conn) retire() { c.retired.Store(true) }

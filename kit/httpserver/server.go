@@ -80,8 +80,8 @@ type Server struct {
 	// context ends when the server drains, and no timeout cuts them off.
 	Streams chi.Router
 	// Probes takes the routes that a load balancer or kubelet probes, beside
-	// /livez, /readyz and /health. They are never shed and never faulty: a pod
-	// that is restarted, or left out, because it is busy makes the others busier.
+	// /livez, /readyz and /health. They are never shed and get no injected faults:
+	// if a busy pod were restarted or became unready, the others would get its load.
 	Probes chi.Router
 
 	name     string
@@ -90,7 +90,7 @@ type Server struct {
 	listener net.Listener // tcp, or what bounds its connections
 	limit    *connlimit.Options
 	draining atomic.Bool
-	began    atomic.Int64 // when a connection last opened or began a request, Unix ns
+	began    atomic.Int64 // while draining: when a connection last opened or began a request, Unix ns
 	stopping context.Context
 	stop     context.CancelFunc
 	maxAge   time.Duration
@@ -214,7 +214,7 @@ func (s *Server) awaitQuiet(ctx context.Context) {
 	}
 }
 
-// noteState notes when a connection opens or begins a request.
+// noteState records, while draining, when a connection opens or begins a request.
 func (s *Server) noteState(_ net.Conn, state http.ConnState) {
 	if s.draining.Load() && (state == http.StateNew || state == http.StateActive) {
 		s.began.Store(time.Now().UnixNano())

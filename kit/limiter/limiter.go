@@ -1,6 +1,6 @@
-// Package limiter bounds how many requests a process serves at once, and sheds
-// the rest. To shed at once is kinder than to queue: a caller that is refused
-// can try another instance while its deadline still has time left.
+// Package limiter bounds how many requests a process serves at once. Further
+// requests are queued for at most QueueTime and then shed: a caller whose request
+// is shed early can still try another instance within its deadline.
 package limiter
 
 import (

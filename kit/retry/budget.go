@@ -23,15 +23,15 @@ const (
 
 // Budget limits the retries to one target. It is safe for concurrent use.
 //
-// Its limit is twice the largest number of calls that were recently in flight
-// when one of them succeeded, at least 10: enough to retry every call of an
-// instance that dies, twice. Only successes raise the limit, so an outage, in
-// which calls pile up, does not. (Until the first attempt has ended, all calls
-// in flight count, so that a client which starts under load has a budget.) In an outage of everything the retries in hand
-// are spent within moments. From then on the attempts stay within 1.10 times the
-// calls, as spent retries return slowly: 0.05 with each success, and 1 % of the
-// limit with each second. (The retry throttle of gRFC A6 has a fixed limit of
-// tokens: 10 in its example, which 11 calls in flight exceed.)
+// At most limit retries may be spent: twice the largest number of calls in flight
+// at a recent success, and at least 10. That suffices to retry every call of an
+// instance that dies, twice. Only successes raise the limit, so the calls that
+// pile up in an outage do not. (Until the first attempt has ended, all calls in
+// flight count, so that a client which starts under load has a budget.)
+//
+// A success returns 0.05 of a spent retry, and each second 1 % of the limit. Once
+// the budget is spent, attempts therefore stay within 1.10 times the calls. (The
+// retry throttle of gRFC A6 has a fixed limit instead: 10 tokens in its example.)
 type Budget struct {
 	mu       sync.Mutex
 	inFlight int
@@ -39,8 +39,8 @@ type Budget struct {
 	spent    float64
 	updated  time.Time // when spent was last reduced by the time that passed
 
-	judged         bool // an attempt has ended
-	peak, lastPeak int  // largest inFlight of this window and of the one before
+	attempted      bool // an attempt has ended
+	peak, lastPeak int  // largest inFlight at a success, in this window and in the last
 	window         time.Time
 
 	latency time.Duration // moving average over the successful attempts
@@ -58,7 +58,7 @@ func (b *Budget) begin() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.inFlight++
-	if !b.judged {
+	if !b.attempted {
 		b.peak = max(b.peak, b.inFlight)
 	}
 }
@@ -70,8 +70,8 @@ func (b *Budget) reserve(n int) (reserved bool, usual time.Duration) {
 	defer b.mu.Unlock()
 	if b.spent > 0 {
 		now := time.Now()
-		// No more than the limit, which may have fallen: what a burst spent would
-		// hold up retries for hours once there is little traffic.
+		// At most the limit, which may have fallen: a past burst would prevent
+		// retries for hours once there is little traffic.
 		b.spent = min(max(b.spent-now.Sub(b.updated).Seconds()*perSecond*b.limit(), 0), b.limit())
 		b.updated = now
 	}
@@ -86,7 +86,7 @@ func (b *Budget) reserve(n int) (reserved bool, usual time.Duration) {
 func (b *Budget) end(reserved bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.judged = true
+	b.attempted = true
 	b.inFlight--
 	if reserved {
 		b.reserved--
@@ -100,7 +100,7 @@ func (b *Budget) spend() {
 	if b.spent == 0 {
 		b.updated = time.Now()
 	}
-	b.judged = true
+	b.attempted = true
 	b.reserved--
 	b.spent++
 }

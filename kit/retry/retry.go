@@ -3,9 +3,10 @@
 // calls to another process. Do not use it around a client that retries by
 // itself: the attempts would multiply.
 //
-// A call has a deadline and at most MaxAttempts attempts. An attempt that may be
-// followed by another gets half of the remaining time, so that a silent endpoint
-// leaves time for a second one:
+// A call has a deadline and at most MaxAttempts attempts. If the call is
+// idempotent and may be retried, an attempt gets half of the remaining time, so
+// that a silent endpoint leaves time for another. (It gets all of the time where
+// successful attempts usually take longer than half.)
 //
 //	deadline 2 s:  |--- attempt 1: 1 s ---|-- attempt 2: 0.5 s --|-- attempt 3 --|
 //
@@ -42,10 +43,10 @@ type Result struct {
 	After time.Duration
 }
 
-// Do calls attempt until it does not fail, cannot be retried, or the deadline or
-// the budget permits no more. The attempt keeps its own response and error; they
-// are those of the last attempt when Do returns. It is told whether another may
-// follow. ctx may end before the deadline.
+// Do calls attempt until a Result is OK or not retryable, or until the deadline,
+// ctx or the budget permits no further attempt. The argument mayRetry reports
+// whether the attempt may be retried even though something was sent. The attempt
+// keeps its response and error; when Do returns, they are those of the last one.
 func Do(ctx context.Context, deadline time.Time, idempotent bool, budget *Budget, attempt func(ctx context.Context, mayRetry bool) Result) {
 	budget.begin()
 	reserved := false
@@ -58,7 +59,7 @@ func Do(ctx context.Context, deadline time.Time, idempotent bool, budget *Budget
 			until = start.Add(half)
 		}
 		attemptCtx, cancel := withDeadline(ctx, until)
-		result := attempt(attemptCtx, reserved)
+		result := attempt(attemptCtx, reserved && idempotent)
 		cancel()
 
 		if result.OK {

@@ -52,7 +52,7 @@ type judge struct {
 	ready []*endpoint
 	// connecting is the number of endpoints that are about to be ready.
 	connecting int
-	changed    func() // called with mu held when an endpoint is ejected or readmitted
+	changed    func() // called with mu held when an endpoint is ejected or readmitted, or its trial is put off
 }
 
 // endpoint is what is known about one address.
@@ -65,11 +65,11 @@ type endpoint struct {
 	ejections atomic.Uint64 // how often it was ejected; written with judge.mu held
 
 	// Guarded by judge.mu:
-	ejected bool
-	silent  bool // the last attempt got no response, and neither did any beside it
-	refused bool // the last connection could not be opened
-	strikes int  // trials since it was ejected
-	trialAt time.Time
+	ejected     bool
+	silent      bool // the last attempt got no response, and neither did any beside it
+	unreachable bool // the last connection could not be opened
+	trials      int  // trials since it was ejected
+	trialAt     time.Time
 }
 
 // atomicFloat is a float64 that may be read while it is written.
@@ -121,10 +121,10 @@ func (a Attempt) End(o Outcome) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if a.ejections != e.ejections.Load() || e.ejected && !a.trial {
-		return // sent before the ejection, whose reasons it belongs to
+		return // sent before the ejection, which accounts for it already
 	}
 	e.silent = o == Unreachable || o == TimedOut && e.responses.Load() == a.responses
-	e.refused = o == Unreachable
+	e.unreachable = o == Unreachable
 	switch {
 	case o == Responded:
 		e.succeed(a.trial)
@@ -160,7 +160,7 @@ func (e *endpoint) fail(weight float64) {
 	}
 	mean, others := e.others(e)
 	if rate-mean > margin && enough(others, len(e.ready), e.silent) {
-		e.ejected, e.strikes = true, 0
+		e.ejected, e.trials = true, 0
 		e.ejections.Add(1)
 		e.trialAt = time.Now().Add(e.trialAfter())
 		e.readmitWhereTooFewRemain()
@@ -172,8 +172,8 @@ func (e *endpoint) fail(weight float64) {
 
 // trialAfter returns the time until the next trial.
 func (e *endpoint) trialAfter() time.Duration {
-	if e.refused && e.strikes < 4 {
-		return min(minTrialEvery<<e.strikes, trialEvery)
+	if e.unreachable && e.trials < 4 {
+		return min(minTrialEvery<<e.trials, trialEvery)
 	}
 	return trialEvery
 }
@@ -212,7 +212,8 @@ func (j *judge) readmitWhereAllFail() {
 	}
 }
 
-// readmitWhereTooFewRemain readmits endpoints that could not be ejected now.
+// readmitWhereTooFewRemain readmits endpoints that could not be ejected now,
+// because too few others remain.
 func (j *judge) readmitWhereTooFewRemain() {
 	_, inUse := j.others(nil)
 	for _, e := range j.ready {

@@ -5,7 +5,7 @@
 //
 // Attempts go to the endpoints in turn. If far more attempts are pending at one
 // than at another endpoint, chosen at random, the other gets the attempt: an
-// endpoint that hangs is full long before its first attempt times out. (To
+// endpoint that hangs is avoided long before its first attempt times out. (To
 // choose the one with the fewest pending would favour an endpoint that fails at
 // once.) The cost of a choice does not depend on the number of endpoints.
 //
@@ -16,8 +16,9 @@
 //	                                 about as often, or when too few others remain
 //
 // Enough is half of all endpoints, or a single one if the endpoint gives no
-// response at all. The last endpoint in use is never ejected. An endpoint that
-// refuses connections gets its trials sooner: after 1, 2, 4, 8 and then 10 s.
+// response at all. The last endpoint in use is never ejected. If the last
+// connection to an endpoint could not be opened, its trials come sooner: after 1,
+// 2, 4, 8 and then every 10 s.
 package endpoint
 
 import (
@@ -159,7 +160,7 @@ func (s *Set[T]) beginTrial(v *view[T]) (m member[T], due bool) {
 	defer s.mu.Unlock()
 	for _, m := range v.ejected {
 		if m.ejected && !now.Before(m.trialAt) {
-			m.strikes++
+			m.trials++
 			m.trialAt = now.Add(m.trialAfter())
 			v.scheduleTrial()
 			return m, true

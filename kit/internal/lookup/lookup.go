@@ -58,7 +58,7 @@ type Name struct {
 // with the addresses, as host:port, whenever they have changed; it may be nil. It
 // must not call methods of the Name.
 func New(host, port string, changed func(addrs []string)) *Name {
-	return &Name{host: host, port: port, changed: changed, err: fmt.Errorf("lookup %s: no response yet", host)}
+	return &Name{host: host, port: port, changed: changed, err: &call.Error{Class: call.DNS, Err: fmt.Errorf("lookup %s: no response yet", host)}}
 }
 
 // Known returns the addresses and the error of the last lookup. There may be
@@ -128,16 +128,17 @@ func (n *Name) Refresh() {
 	n.refresh = n.due
 }
 
-// start starts a lookup when one is due, unless one is under way; n.mu is held.
+// start returns the channel of the lookup under way. If there is none, it starts
+// one, which waits until it is due. n.mu is held.
 func (n *Name) start() (done <-chan struct{}) {
 	if n.running == nil {
 		n.running = make(chan struct{})
-		go n.lookUp(time.Until(n.due))
+		go n.query(time.Until(n.due))
 	}
 	return n.running
 }
 
-func (n *Name) lookUp(wait time.Duration) {
+func (n *Name) query(wait time.Duration) {
 	time.Sleep(wait)
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()

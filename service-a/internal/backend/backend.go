@@ -1,5 +1,5 @@
-// Package backend is how service-a asks service-b: one interface, and an
-// implementation for each transport to lay side by side.
+// Package backend calls service-b: one interface, and one implementation for
+// each transport, to be read side by side.
 package backend
 
 import (
@@ -14,18 +14,20 @@ import (
 	datav1 "example.com/tandem/proto/data/v1"
 )
 
-// Backend asks service-b. An error is an *InvalidError if service-b refused
+// Backend calls service-b. An error is an *InvalidError if service-b refused
 // the request as such; call.ClassOf tells the class of any other.
 type Backend interface {
-	// Get asks once. What is known of the call comes with an error too.
+	// Get makes one call. The Call is valid even if there is an error.
 	Get(ctx context.Context, key string) (*datav1.Data, Call, error)
 }
 
-// Watcher asks service-b for a stream, which only gRPC has.
+// Watcher opens streams of service-b, which only gRPC has.
 type Watcher interface {
-	// Watch yields what service-b sends, once an interval, until ctx ends. A
-	// stream that breaks is opened again at once, and goes on with sequence 1;
-	// an error is yielded only if that fails, and it is tried on and on.
+	// Watch yields the messages of service-b, one for each interval, until ctx
+	// ends. A stream that breaks is opened again after a backoff, and its sequence
+	// restarts at 1. Watch yields an error when a stream ended before its first
+	// message, and then tries again. An *InvalidError or an error of class
+	// call.Other ends the sequence.
 	Watch(ctx context.Context, key string, interval time.Duration) iter.Seq2[*datav1.WatchDataResponse, error]
 }
 
@@ -34,8 +36,16 @@ type InvalidError struct{ Detail string }
 
 func (e *InvalidError) Error() string { return e.Detail }
 
-// errEmpty is an answer that says nothing, or not who gave it.
-var errEmpty = errors.New("the answer holds no data, or does not say who served it")
+var errEmpty = errors.New("the response holds no data, or does not say who served it")
+
+// dataOf returns the data of a response, or errEmpty if the response does not
+// name the pod that served it.
+func dataOf(response *datav1.GetDataResponse) (*datav1.Data, error) {
+	if response.GetData().GetServedBy().GetPod() == "" {
+		return nil, errEmpty
+	}
+	return response.GetData(), nil
+}
 
 // Call says how one call went.
 type Call struct {

@@ -9,7 +9,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"example.com/tandem/kit/call"
@@ -26,7 +25,7 @@ const (
 	stableAfter = 10 * time.Second
 )
 
-// GRPC asks over gRPC.
+// GRPC calls service-b over gRPC.
 type GRPC struct {
 	client  datav1.DataServiceClient
 	target  string
@@ -39,7 +38,7 @@ func NewGRPC(conn *grpc.ClientConn, silence time.Duration) *GRPC {
 	return &GRPC{client: datav1.NewDataServiceClient(conn), target: conn.Target(), silence: silence}
 }
 
-// Get asks once.
+// Get makes one call.
 func (g *GRPC) Get(ctx context.Context, key string) (*datav1.Data, Call, error) {
 	start := time.Now()
 	ctx, record := call.Recorded(ctx)
@@ -52,24 +51,19 @@ func (g *GRPC) get(ctx context.Context, key string) (*datav1.Data, error) {
 	if err != nil {
 		return nil, refusal(err)
 	}
-	if response.GetData().GetServedBy().GetPod() == "" {
-		return nil, errEmpty
-	}
-	return response.GetData(), nil
+	return dataOf(response)
 }
 
 // refusal returns an *InvalidError if service-b found fault with the request.
 func refusal(err error) error {
-	var s interface{ GRPCStatus() *status.Status } // status.Convert would put "rpc error: …" into the message
-	if errors.As(err, &s) && s.GRPCStatus().Code() == codes.InvalidArgument {
-		return &InvalidError{s.GRPCStatus().Message()}
+	if s := call.StatusOf(err); s.Code() == codes.InvalidArgument {
+		return &InvalidError{s.Message()}
 	}
 	return err
 }
 
-// Watch yields messages and, while no stream can be had, errors. Streams break
-// as a matter of course: servers end them when they drain, and when their
-// connections are old.
+// Watch implements Watcher. Servers end streams when they drain and when a
+// connection reaches its maximum age, so a broken stream is normal.
 func (g *GRPC) Watch(ctx context.Context, key string, interval time.Duration) iter.Seq2[*datav1.WatchDataResponse, error] {
 	request := &datav1.WatchDataRequest{Key: key, Interval: durationpb.New(interval)}
 	return func(yield func(*datav1.WatchDataResponse, error) bool) {
@@ -82,9 +76,11 @@ func (g *GRPC) Watch(ctx context.Context, key string, interval time.Duration) it
 			if err == nil || ctx.Err() != nil {
 				return
 			}
-			final := call.ClassOf(err) == call.Other
-			if (!served || final) && !yield(nil, err) || final {
-				return
+			permanent := call.ClassOf(err) == call.Other // a retry would fail alike
+			if permanent || !served {
+				if !yield(nil, err) || permanent {
+					return
+				}
 			}
 			if served && time.Since(start) >= stableAfter {
 				failures = 1

@@ -16,7 +16,7 @@ import (
 	datav1 "example.com/tandem/proto/data/v1"
 )
 
-// HTTP asks over HTTP.
+// HTTP calls service-b over HTTP.
 type HTTP struct {
 	client *http.Client
 	target string
@@ -28,7 +28,7 @@ func NewHTTP(client *http.Client, base url.URL) *HTTP {
 	return &HTTP{client: client, target: base.String(), url: *base.JoinPath("api", "data")}
 }
 
-// Get asks once.
+// Get makes one call.
 func (h *HTTP) Get(ctx context.Context, key string) (*datav1.Data, Call, error) {
 	start := time.Now()
 	ctx, record := call.Recorded(ctx)
@@ -58,7 +58,8 @@ func (h *HTTP) get(ctx context.Context, key string) (*datav1.Data, error) {
 	return decode(resp.StatusCode, resp.Header.Get("Content-Type"), body)
 }
 
-// decode makes sense of service-b's answer, or of whoever answered in its place.
+// decode returns the data of a response, which may come from a proxy instead of
+// service-b.
 func decode(status int, contentType string, body []byte) (*datav1.Data, error) {
 	mediaType, _, _ := mime.ParseMediaType(contentType) // "" is refused below
 	switch {
@@ -80,8 +81,5 @@ func decode(status int, contentType string, body []byte) (*datav1.Data, error) {
 	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(body, &response); err != nil {
 		return nil, fmt.Errorf("service-b's answer makes no sense: %w", err)
 	}
-	if response.GetData().GetServedBy().GetPod() == "" {
-		return nil, errEmpty
-	}
-	return response.GetData(), nil
+	return dataOf(&response)
 }

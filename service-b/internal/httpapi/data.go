@@ -48,7 +48,7 @@ func keyOf(query url.Values) (string, error) {
 	return query.Get("key"), datav1.CheckKey(query.Get("key"))
 }
 
-// statusOf says a domain's error in HTTP's words.
+// statusOf returns the HTTP status of a domain error.
 func statusOf(err error) int {
 	if _, ok := errors.AsType[*domain.InvalidError](err); ok {
 		return http.StatusBadRequest

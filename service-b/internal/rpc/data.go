@@ -45,7 +45,7 @@ func (s *Data) WatchData(req *datav1.WatchDataRequest, out grpc.ServerStreamingS
 	return status.FromContextError(out.Context().Err()).Err()
 }
 
-// statusOf says a domain's error in gRPC's words.
+// statusOf returns the gRPC status of a domain error.
 func statusOf(err error) error {
 	if _, ok := errors.AsType[*domain.InvalidError](err); ok {
 		return status.Error(codes.InvalidArgument, err.Error())

@@ -1,0 +1,63 @@
+package grpcclient
+
+import (
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"example.com/tandem/kit/call"
+	"example.com/tandem/kit/internal/endpoint"
+	"example.com/tandem/kit/internal/lookup"
+	"example.com/tandem/kit/retry"
+)
+
+// resultOf returns what the status of an attempt means for a retry.
+func (i *interceptors) resultOf(err error, reached bool) retry.Result {
+	switch status.Code(err) {
+	case codes.OK:
+		return retry.Result{OK: true}
+	case codes.Unavailable, codes.DeadlineExceeded:
+		_, lookupErr := i.state.name.Known()
+		return retry.Result{
+			Retryable: reached || !lookup.IsNotFound(lookupErr),
+			Unsent:    !reached,
+			After:     retryDelay(err),
+		}
+	case codes.ResourceExhausted: // a quota or a message that is too large, unless the server says when to retry
+		after := retryDelay(err)
+		return retry.Result{Retryable: after > 0, After: after}
+	default:
+		// The duration matters for DEADLINE_EXCEEDED only.
+		return retry.Result{OK: outcomeOf(err, 0) == endpoint.Responded}
+	}
+}
+
+// retryDelay returns how long a server asks its client to wait, 0 if it does not.
+func retryDelay(err error) time.Duration {
+	for _, detail := range call.StatusOf(err).Details() {
+		if info, ok := detail.(*errdetails.RetryInfo); ok {
+			return info.GetRetryDelay().AsDuration()
+		}
+	}
+	return 0
+}
+
+// outcomeOf returns what the end of an attempt tells about its endpoint.
+func outcomeOf(err error, took time.Duration) endpoint.Outcome {
+	switch status.Code(err) {
+	case codes.Canceled:
+		return endpoint.Ignored
+	case codes.DeadlineExceeded:
+		return endpoint.TimedOutAfter(took)
+	case codes.OK, codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.PermissionDenied, codes.Unauthenticated,
+		codes.FailedPrecondition, codes.Aborted, codes.OutOfRange, codes.Unimplemented, codes.ResourceExhausted:
+		return endpoint.Responded // the request is at fault; any endpoint would respond so
+	default:
+		if retryDelay(err) > 0 {
+			return endpoint.Responded // overloaded, which ejection would pass on to the others
+		}
+		return endpoint.Failed
+	}
+}
