@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"net/url"
+	"strconv"
 	"time"
 
 	"example.com/tandem/kit/config"
@@ -25,8 +27,10 @@ type Config struct {
 // Validate returns an error for every value that parses but cannot work.
 func (c Config) Validate() error {
 	errs := []error{c.Server.Validate(), config.Positive("CALL_TIMEOUT", c.CallTimeout)}
-	if u := c.ServiceBHTTPURL; u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
-		errs = append(errs, config.Bad("SERVICE_B_HTTP_URL", u.String(), "want http://HOST[:PORT] or https://HOST[:PORT]"))
+	u := c.ServiceBHTTPURL
+	_, badPort := strconv.ParseUint(cmp.Or(u.Port(), "80"), 10, 16)
+	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || badPort != nil {
+		errs = append(errs, config.Bad("SERVICE_B_HTTP_URL", u.Redacted(), "want http://HOST[:PORT] or https://HOST[:PORT]"))
 	}
 	return errors.Join(errs...)
 }

@@ -110,6 +110,8 @@ func TestABadConfigurationStopsTheStart(t *testing.T) {
 		"CALL_TIMEOUT=soon":                      `CALL_TIMEOUT="soon": want a duration such as 250ms, 5s or 1m`,
 		"SERVICE_B_HTTP_URL=service-b":           `SERVICE_B_HTTP_URL="service-b": want http://HOST[:PORT]`,
 		"SERVICE_B_HTTP_URL=ftp://b":             `SERVICE_B_HTTP_URL="ftp://b": want http://HOST[:PORT]`,
+		"SERVICE_B_HTTP_URL=http://b:99999":      `SERVICE_B_HTTP_URL="http://b:99999": want http://HOST[:PORT]`,
+		"SERVICE_B_HTTP_URL=http://u:secret@b":   `SERVICE_B_HTTP_URL="http://u:xxxxx@b": want http://HOST[:PORT]`,
 		"SERVICE_B_GRPC_TARGET=nope:///%%":       `SERVICE_B_GRPC_TARGET="nope:///%%": `,
 		"SERVICE_B_GRPC_TARGET=dns:///service-b": `SERVICE_B_GRPC_TARGET="dns:///service-b": `,
 	} {

@@ -105,7 +105,10 @@ func TestWhenServiceBIsAwayCallsFailFastAndItIsFoundOnceItIsBack(t *testing.T) {
 		for class := range g.Failed {
 			assert.Contains(t, []string{"dns (503)", "refused (503)", "unavailable (503)"}, class, "%s: %v", via, f.why())
 		}
-		assert.Less(t, g.P99, ms(deadline/4+f.stalled()), "%s: far below the deadline of %s", via, deadline)
+		// A policy drops what is sent to a virtual IP without pods, so that a dial over
+		// HTTP takes its 0.4 s, and a call that the budget permits to be retried two of
+		// them. About one call in a hundred is.
+		assert.Less(t, g.P99, ms(deadline/2+f.stalled()), "%s: well below the deadline of %s", via, deadline)
 	}
 
 	require.NoError(t, c.scale(t.Context(), serviceB, replicas))

@@ -44,7 +44,7 @@ func (i *interceptors) unary(ctx context.Context, method string, req, reply any,
 		n++
 		p = peer.Peer{} // gRPC leaves that of the last attempt if it reaches no server
 		err = invoke(withAttempt(ctx, a), method, req, reply, cc, opts...)
-		return i.resultOf(err, p.Addr != nil)
+		return i.resultOf(err, p.Addr != nil, a.picked.Alone())
 	})
 	err = i.state.classify(err, p.Addr != nil)
 
@@ -69,7 +69,13 @@ func (i *interceptors) stream(ctx context.Context, desc *grpc.StreamDesc, cc *gr
 	}
 	c := &stream{ClientStream: s, ctx: ctx, attempt: a, interceptors: i, manyResponses: desc.ServerStreams}
 	// A reader that leaves without reading the end cancels the context.
-	c.stop = context.AfterFunc(ctx, func() { c.count(call.Canceled) })
+	c.stop = context.AfterFunc(ctx, func() {
+		if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+			c.count(call.Timeout) // the reader waited in vain
+		} else {
+			c.count(call.Canceled)
+		}
+	})
 	return c, nil
 }
 

@@ -292,6 +292,45 @@ func TestStream_CountsAbandoned(t *testing.T) {
 	assert.Contains(t, kittest.Scrape(t, tel), `calls_total{outcome="canceled",peer="127.0.0.1",transport="grpc"} 1`+"\n", "counted twice")
 }
 
+// The addresses of a name that is gone are dropped: an address may be another
+// pod's by then.
+func TestClient_DropsAddressesOfNameThatIsGone(t *testing.T) {
+	t.Parallel()
+	host, port := unused(t)
+	p := start(t, join(host, port), 0, echo.Echo{})
+	names.Set("vanished.test", host)
+	conn := newClient(t, "dns:///vanished.test:"+port, grpcclient.Options{})
+	require.NoError(t, say(t.Context(), conn).err)
+	names.Set("vanished.test")
+	p.stop()
+	kittest.Eventually(t, func() bool { return len(say(t.Context(), conn).Addresses) == 0 }, "its address is kept")
+
+	start(t, join(host, port), 0, echo.Echo{}) // a stranger
+	for until := time.Now().Add(3 * time.Second); time.Now().Before(until); time.Sleep(100 * time.Millisecond) {
+		require.Equal(t, call.DNS, say(t.Context(), conn).class)
+	}
+}
+
+// A stream that is given up for silence counts as a timeout.
+func TestStream_CountsSilenceAsTimeout(t *testing.T) {
+	tel := kittest.Telemetry(t, io.Discard)
+	conn := newClient(t, local(t, echo.Echo{Watch: func(ss grpc.ServerStream) error {
+		<-ss.Context().Done()
+		return nil
+	}}), grpcclient.Options{Telemetry: tel})
+	for range 50 {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		time.AfterFunc(2*time.Millisecond, func() { cancel(context.DeadlineExceeded) })
+		stream, err := echo.Open(ctx, conn)
+		if err == nil {
+			_, err = stream.Recv()
+		}
+		assert.Equal(t, call.Timeout, call.ClassOf(err))
+		cancel(nil)
+	}
+	assert.Contains(t, kittest.Scrape(t, tel), `calls_total{outcome="timeout",peer="127.0.0.1",transport="grpc"} 50`+"\n")
+}
+
 // A stream that is given up for silence while DNS does not respond has class
 // dns, not canceled.
 func TestStream_SilentDNSIsDNS(t *testing.T) {

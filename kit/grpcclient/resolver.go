@@ -61,6 +61,9 @@ func (r *nameResolver) run(ctx context.Context) {
 	for {
 		wanted, pause := r.wanted, lookup.Jitter(lookup.RefreshEvery)
 		if err := r.name.Lookup(ctx); err != nil {
+			if addrs, _ := r.name.Known(); addrs == nil {
+				r.update() // the name is gone, and its addresses may be somebody else's by now
+			}
 			r.cc.ReportError(err) // which leaves the addresses that gRPC has
 			wanted, pause = nil, lookup.Jitter(lookupAfterFailure)
 		} else {

@@ -14,7 +14,11 @@ import (
 )
 
 // resultOf returns what the status of an attempt means for a retry.
-func (i *interceptors) resultOf(err error, reached bool) retry.Result {
+func (i *interceptors) resultOf(err error, reached, alone bool) retry.Result {
+	var wait time.Duration // a retry at another address need not wait
+	if alone {
+		wait = retryDelay(err)
+	}
 	switch status.Code(err) {
 	case codes.OK:
 		return retry.Result{OK: true}
@@ -23,11 +27,10 @@ func (i *interceptors) resultOf(err error, reached bool) retry.Result {
 		return retry.Result{
 			Retryable: reached || !lookup.IsNotFound(lookupErr),
 			Unsent:    !reached,
-			After:     retryDelay(err),
+			After:     wait,
 		}
 	case codes.ResourceExhausted: // a quota or a message that is too large, unless the server says when to retry
-		after := retryDelay(err)
-		return retry.Result{Retryable: after > 0, After: after}
+		return retry.Result{Retryable: retryDelay(err) > 0, After: wait}
 	default:
 		// The duration matters for DEADLINE_EXCEEDED only.
 		return retry.Result{OK: outcomeOf(err, 0) == endpoint.Responded}
@@ -55,9 +58,6 @@ func outcomeOf(err error, took time.Duration) endpoint.Outcome {
 		codes.FailedPrecondition, codes.Aborted, codes.OutOfRange, codes.Unimplemented, codes.ResourceExhausted:
 		return endpoint.Responded // the request is at fault; any endpoint would respond so
 	default:
-		if retryDelay(err) > 0 {
-			return endpoint.Responded // overloaded, which ejection would pass on to the others
-		}
 		return endpoint.Failed
 	}
 }

@@ -39,9 +39,9 @@ const (
 	maxHeaders = 8 << 10
 	// maxStreams a connection; grpc-go's own default is no limit at all. No more
 	// handlers run for a connection either, however many of its streams it resets.
-	// A client whose calls go to two pods has 500 in flight with this; with more,
-	// calls wait in the client.
-	maxStreams = 256
+	// It is also twice the places that the concurrency limit has for streams by
+	// default, so that a client's streams leave room for its calls.
+	maxStreams = 512
 	// window is the flow-control window of streams and connections: the smallest
 	// that grpc-go takes. To set it turns off the estimate of the bandwidth-delay
 	// product, by which windows would grow to 16 MiB each; requests are small here,

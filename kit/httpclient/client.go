@@ -98,7 +98,7 @@ func (t *transport) RoundTrip(req *http.Request) (resp *http.Response, err error
 		last = attempt{n: last.n + 1, avoid: last.addr, mayRetry: mayRetry}
 		resp, err = target.send(ctx, req, &last) //nolint:bodyclose // it is read whole
 		t.observe(req, resp, start)
-		return resultOf(req, resp, err)
+		return resultOf(req, resp, err, last.alone)
 	})
 
 	outcome := call.ClassOf(err)

@@ -50,3 +50,38 @@ func TestClient_HungAddressCostsFewPosts(t *testing.T) {
 	assert.LessOrEqual(t, failed.Load(), int64(20), "of %d: those in flight when it hung", calls.Load())
 	assert.Greater(t, calls.Load(), int64(500), "the callers are not held up")
 }
+
+// A peer that switches protocols keeps the connection, which no deadline would
+// end: the call fails at once.
+func TestClient_RefusesSwitchedProtocols(t *testing.T) {
+	url, _ := serve(t, func(_ int, w http.ResponseWriter, _ *http.Request) {
+		breakOff("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n", false)(w, nil)
+	})
+	r := get(t, newClient(t, httpclient.Options{}), url)
+	assert.ErrorContains(t, r.err, "switches protocols")
+	assert.Equal(t, 1, r.Attempts)
+}
+
+// A pod that sheds everything while others have room fails no call: retries go
+// elsewhere without its wait, and it is ejected.
+func TestClient_ShedCallsGoElsewhere(t *testing.T) {
+	port, hosts := kittest.FreePort(), kittest.Loopbacks(t, 3)
+	var shed atomic.Int64
+	for i, host := range hosts {
+		pod(t, join(host, port), 0, func(w http.ResponseWriter, r *http.Request) {
+			if i > 0 {
+				ok(w, r)
+				return
+			}
+			shed.Add(1)
+			w.Header().Set("Retry-After", "30")
+			w.WriteHeader(http.StatusServiceUnavailable)
+		})
+	}
+	names.Set("sheds.test", hosts...)
+	client := newClient(t, httpclient.Options{Timeout: 2 * time.Second})
+	together(600, 10, func(int) {
+		assert.Equal(t, http.StatusOK, get(t, client, "http://sheds.test:"+port).status)
+	})
+	assert.Less(t, shed.Load(), int64(50), "a third of 600 would be its share")
+}

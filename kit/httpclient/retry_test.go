@@ -59,6 +59,8 @@ func TestRetryWhereItMayHelp(t *testing.T) {
 		"503, try in a second":     {status(503, "Retry-After", "1"), 2, 200},
 		"503, try in 300 years":    {status(503, "Retry-After", "10000000000"), 1, 503},
 		"503, try at a date":       {status(503, "Retry-After", longAway), 1, 503},
+		"503, try in 9999":         {status(503, "Retry-After", "Fri, 31 Dec 9999 23:59:59 GMT"), 1, 503},
+		"503, try in the past":     {status(503, "Retry-After", "Thu, 01 Jan 1970 00:00:00 GMT"), 2, 200},
 		"reset":                    {breakOff("", true), 2, 200},
 		"end before the answer":    {breakOff("", false), 2, 200},
 		"end amid the header":      {breakOff("HTTP/1.1 200 OK\r\nX: y\r\n", false), 2, 200},

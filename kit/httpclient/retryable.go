@@ -26,8 +26,9 @@ func idempotent(req *http.Request) bool {
 	}
 }
 
-// resultOf returns what an attempt means for a retry.
-func resultOf(req *http.Request, resp *http.Response, err error) retry.Result {
+// resultOf returns what an attempt means for a retry. A server that asks its
+// client to wait is alone to be spared: a retry at another address need not wait.
+func resultOf(req *http.Request, resp *http.Response, err error, alone bool) retry.Result {
 	if err != nil {
 		class := call.ClassOf(err)
 		unsent := class == call.DNS || isDialError(err)
@@ -36,11 +37,14 @@ func resultOf(req *http.Request, resp *http.Response, err error) retry.Result {
 			Unsent:    unsent,
 		}
 	}
-	return retry.Result{
+	result := retry.Result{
 		OK:        resp.StatusCode < http.StatusInternalServerError,
 		Retryable: retryableStatus(resp.StatusCode) && replayable(req),
-		After:     retryAfter(resp),
 	}
+	if alone {
+		result.After = retryAfter(resp)
+	}
+	return result
 }
 
 // retryableStatus reports whether the same request may fare better a moment
@@ -90,8 +94,6 @@ func outcomeOf(resp *http.Response, err error, took time.Duration) endpoint.Outc
 	switch {
 	case err == nil && resp.StatusCode < http.StatusInternalServerError, errors.Is(err, ErrTooLarge):
 		return endpoint.Responded
-	case err == nil && retryAfter(resp) > 0:
-		return endpoint.Responded // overloaded, which ejection would pass on to the others
 	case err == nil:
 		return endpoint.Failed
 	case isDialError(err):

@@ -31,9 +31,12 @@ const (
 	// handshakeTimeout of TLS: an attempt's half of the usual deadline of 2 s.
 	handshakeTimeout = time.Second
 	tcpKeepAlive     = 15 * time.Second
-	// maxIdlePerAddress connections are kept. net/http keeps 2, and under load
-	// opens and closes all others, one for each request.
-	maxIdlePerAddress = 1024
+	// maxConnsPerAddress is how many connections a client opens to one address, and
+	// keeps; more requests wait for one. net/http has no limit and keeps 2. It is
+	// the number of streams that package grpcserver takes on a connection: without
+	// a limit, slow responses under load open connections by the thousand, which
+	// costs memory on both sides.
+	maxConnsPerAddress = 512
 	// idleTimeout is below package httpserver's, so that the client closes an
 	// idle connection: the server might close it as a request arrives.
 	idleTimeout = 90 * time.Second
@@ -76,7 +79,8 @@ func newTarget(u *url.URL, o Options) *target {
 		DialContext:            dial,
 		TLSClientConfig:        config,
 		TLSHandshakeTimeout:    handshakeTimeout,
-		MaxIdleConnsPerHost:    maxIdlePerAddress,
+		MaxConnsPerHost:        maxConnsPerAddress,
+		MaxIdleConnsPerHost:    maxConnsPerAddress,
 		IdleConnTimeout:        idleTimeout,
 		ExpectContinueTimeout:  time.Second,
 		MaxResponseHeaderBytes: maxResponseHeaders,
@@ -106,6 +110,7 @@ type attempt struct {
 	avoid    string // the address of the attempt before
 	mayRetry bool   // another may follow
 	addr     string // chosen address
+	alone    bool   // there is no other address
 	peer     string // addr, once there was a connection to it
 	conn     *conn
 }
@@ -119,9 +124,13 @@ func (t *target) send(ctx context.Context, req *http.Request, a *attempt) (*http
 	if !ok { // its addresses were dropped just now
 		return nil, &call.Error{Class: call.DNS, Err: errors.New("the name has no address any more")}
 	}
-	a.addr = addr
+	a.addr, a.alone = addr, picked.Alone()
 	start := time.Now()
 	resp, err := t.roundTrip(ctx, req, a)
+	if err == nil && resp.StatusCode == http.StatusSwitchingProtocols {
+		_ = resp.Body.Close() // the connection itself, which no deadline ends
+		resp, err = nil, errors.New("the response switches protocols")
+	}
 	if err == nil {
 		if a.mayRetry && retryableStatus(resp.StatusCode) {
 			a.conn.retire() // another connection may lead to another pod
@@ -131,6 +140,9 @@ func (t *target) send(ctx context.Context, req *http.Request, a *attempt) (*http
 		}
 	}
 	outcome := outcomeOf(resp, err, time.Since(start))
+	if outcome == endpoint.TimedOut && a.peer == "" {
+		outcome = endpoint.Ignored // it waited for a connection, and nothing was sent
+	}
 	picked.End(outcome)
 	if err == nil && resp.Close {
 		t.name.Refresh() // the server may be leaving

@@ -39,7 +39,8 @@ type Result struct {
 	// Unsent means that nothing was sent. Such an attempt is retryable even if
 	// the call is not idempotent.
 	Unsent bool
-	// After is how long the server asked not to be called again; usually 0.
+	// After is how long the server asked not to be called again; usually 0. More
+	// than an hour counts as an hour.
 	After time.Duration
 }
 
@@ -66,7 +67,7 @@ func Do(ctx context.Context, deadline time.Time, idempotent bool, budget *Budget
 			budget.succeed(time.Since(start), deadline.Sub(start))
 		}
 		retryable := result.Retryable && (idempotent || result.Unsent) && ctx.Err() == nil
-		if !reserved || !retryable || !pause(ctx, deadline, result.After+backoff(n)) {
+		if !reserved || !retryable || !pause(ctx, deadline, min(max(result.After, 0), time.Hour)+backoff(n)) {
 			return
 		}
 		budget.spend()

@@ -25,6 +25,9 @@
 // hook in the server: for HTTP/2 by the frames in both directions (a stream
 // holds memory from its HEADERS until the server ends it), for HTTP/1.1 by the
 // bytes received since the last response.
+//
+// Do not use it where clients send long streams: what a stream has sent counts
+// until the server ends the stream, whether it was consumed or not.
 package connlimit
 
 import (

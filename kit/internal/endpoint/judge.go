@@ -62,7 +62,9 @@ type endpoint struct {
 	pending   atomic.Int32  // attempts without a response yet
 	responses atomic.Uint64 // of all attempts
 	rate      atomicFloat   // of failures, 0 to 1; written with judge.mu held
-	ejections atomic.Uint64 // how often it was ejected; written with judge.mu held
+	// Written with judge.mu held:
+	ejections  atomic.Uint64 // how often it was ejected
+	recoveries atomic.Uint64 // how often a trial ended an ejection
 
 	// Guarded by judge.mu:
 	ejected     bool
@@ -84,15 +86,25 @@ type Attempt struct {
 	endpoint  *endpoint
 	stream    bool
 	trial     bool
+	alone     bool   // there was no other endpoint to choose
 	responses uint64 // of the endpoint when the attempt began
-	ejections uint64
+	era       uint64
 }
 
-func (e *endpoint) begin(stream, trial bool) Attempt {
+func (e *endpoint) begin(stream, trial, alone bool) Attempt {
 	if !stream {
 		e.pending.Add(1)
 	}
-	return Attempt{e, stream, trial, e.responses.Load(), e.ejections.Load()}
+	return Attempt{e, stream, trial, alone, e.responses.Load(), e.era(trial)}
+}
+
+// era identifies the time that an attempt tells about: a trial, this ejection;
+// another attempt, the time since the last recovery.
+func (e *endpoint) era(trial bool) uint64 {
+	if trial {
+		return e.ejections.Load()
+	}
+	return e.recoveries.Load()
 }
 
 // Addr returns the address of the endpoint, or "" if there was none.
@@ -102,6 +114,10 @@ func (a Attempt) Addr() string {
 	}
 	return a.endpoint.addr
 }
+
+// Alone reports whether there was no other endpoint to choose, so that a retry
+// goes to the same one.
+func (a Attempt) Alone() bool { return a.alone }
 
 // End records the outcome. It must be called once.
 func (a Attempt) End(o Outcome) {
@@ -120,7 +136,7 @@ func (a Attempt) End(o Outcome) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if a.ejections != e.ejections.Load() || e.ejected && !a.trial {
+	if a.era != e.era(a.trial) || e.ejected && !a.trial {
 		return // sent before the ejection, which accounts for it already
 	}
 	e.silent = o == Unreachable || o == TimedOut && e.responses.Load() == a.responses
@@ -144,6 +160,7 @@ func (e *endpoint) succeed(trial bool) {
 	}
 	e.rate.store(rate)
 	if trial && e.ejected {
+		e.recoveries.Add(1)
 		e.readmit()
 		e.changed()
 	}

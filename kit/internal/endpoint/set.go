@@ -129,13 +129,13 @@ func (v *view[T]) scheduleTrial() {
 func (s *Set[T]) Pick(avoid string, stream bool) (value T, a Attempt, ok bool) {
 	v := s.view.Load()
 	n := uint64(len(v.inUse))
-	if n == 0 {
-		return value, a, false
-	}
 	if avoid == "" && len(v.ejected) > 0 {
 		if m, due := s.beginTrial(v); due {
-			return m.value, m.begin(stream, true), true
+			return m.value, m.begin(stream, true, n == 0), true
 		}
+	}
+	if n == 0 {
+		return value, a, false
 	}
 	turn := s.turn.Add(1)
 	m := v.inUse[turn%n]
@@ -146,7 +146,7 @@ func (s *Set[T]) Pick(avoid string, stream bool) (value T, a Attempt, ok bool) {
 			m = other
 		}
 	}
-	return m.value, m.begin(stream, false), true
+	return m.value, m.begin(stream, false, n == 1), true
 }
 
 // beginTrial returns an ejected endpoint whose trial is due. Its next trial is

@@ -678,3 +678,20 @@ func TestSet_ReconnectingEndpointIsAwaited(t *testing.T) {
 	assert.True(t, ok)
 	assert.Equal(t, "hung", addr, "better than none")
 }
+
+// An ejected endpoint gets its trial even while another seems to connect, which
+// may take for ever.
+func TestTrial_ComesWhileAnotherConnects(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPods(t, 2)
+		p.end("a", endpoint.TimedOut, endpoint.TimedOut)
+		p.Expect(1)
+		p.Update([]string{"a"}, "a", "c")
+		_, _, ok := p.Pick("", false)
+		assert.False(t, ok)
+		time.Sleep(11 * time.Second)
+		addr, _, ok := p.Pick("", false)
+		assert.True(t, ok)
+		assert.Equal(t, "a", addr)
+	})
+}
