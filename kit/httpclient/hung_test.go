@@ -1,13 +1,17 @@
 package httpclient_test
 
 import (
+	"crypto/tls"
+	"net"
 	"net/http"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
+	"example.com/tandem/kit/config"
 	"example.com/tandem/kit/httpclient"
 	"example.com/tandem/kit/kittest"
 )
@@ -84,4 +88,36 @@ func TestClient_ShedCallsGoElsewhere(t *testing.T) {
 		assert.Equal(t, http.StatusOK, get(t, client, "http://sheds.test:"+port).status)
 	})
 	assert.Less(t, shed.Load(), int64(50), "a third of 600 would be its share")
+}
+
+// An address whose TLS handshake hangs is ejected like one that never responds.
+func TestClient_HungHandshakeCostsFewPosts(t *testing.T) {
+	t.Parallel()
+	port, hosts := kittest.FreePort(), kittest.Loopbacks(t, 2)
+	hung, err := net.Listen("tcp", join(hosts[0], port)) // accepts, and never speaks
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, hung.Close()) })
+	ca := kittest.NewCA(t)
+	fine := &http.Server{TLSConfig: ca.ServerConfig(t, "handshake.test"), Handler: http.HandlerFunc(ok)}
+	fine.TLSConfig.ClientAuth = tls.NoClientCert
+	l, err := net.Listen("tcp", join(hosts[1], port))
+	require.NoError(t, err)
+	done := make(chan error, 1)
+	go func() { done <- fine.ServeTLS(l, "", "") }()
+	t.Cleanup(func() {
+		assert.NoError(t, fine.Close())
+		<-done
+	})
+	names.Set("handshake.test", hosts...)
+	settings, err := config.ClientTLS{CAFile: ca.File}.Config()
+	require.NoError(t, err)
+	client := newClient(t, httpclient.Options{Timeout: 2 * time.Second, TLS: settings})
+
+	var failed atomic.Int64
+	together(200, 4, func(int) {
+		if do(client, request(t, t.Context(), http.MethodPost, "https://handshake.test:"+port, nil)).err != nil {
+			failed.Add(1)
+		}
+	})
+	assert.LessOrEqual(t, failed.Load(), int64(6), "of 200")
 }

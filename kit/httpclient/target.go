@@ -140,8 +140,8 @@ func (t *target) send(ctx context.Context, req *http.Request, a *attempt) (*http
 		}
 	}
 	outcome := outcomeOf(resp, err, time.Since(start))
-	if outcome == endpoint.TimedOut && a.peer == "" {
-		outcome = endpoint.Ignored // it waited for a connection, and nothing was sent
+	if outcome == endpoint.TimedOut && a.peer == "" && req.URL.Scheme == "http" {
+		outcome = endpoint.Ignored // it waited for one of the connections: over TLS, perhaps for a handshake
 	}
 	picked.End(outcome)
 	if err == nil && resp.Close {
