@@ -272,7 +272,7 @@ func TestStreamsKeepClearOfAPodThatIsLeftOutAndBringItBack(t *testing.T) {
 		host, err := stream.Recv()
 		require.NoError(t, err)
 		if host != sick.host {
-			cancel() // a connection carries 256 streams, and the others take one each
+			cancel() // a connection carries so many streams, and the others take one each
 		}
 		return host
 	}

@@ -167,7 +167,7 @@ func TestHeadersThatAreTooManyAreRefused(t *testing.T) {
 // CVE-2023-44487: streams that are reset at once count no more towards the
 // limit of streams, while their handlers run on.
 func TestClientThatResetsItsCallsAtOnceHarmsNoOther(t *testing.T) {
-	const maxStreams = 256
+	const maxStreams = 512
 	for name, minds := range map[string]bool{"handlers that mind their context": true, "handlers that do not": false} {
 		t.Run(name, func(t *testing.T) {
 			g := make(chan struct{})

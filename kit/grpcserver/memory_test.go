@@ -163,12 +163,12 @@ func (a attack) bytes(t *testing.T) [2][]byte {
 // attacks are ways to make a server hold memory for calls that never begin.
 var attacks = map[string]attack{
 	"200 half messages of 1 MiB": {streams: 200, message: 1 * mib, sent: 256 << 10, frame: 16 << 10},
-	"large frames":               {streams: 256, message: 64 << 10, sent: 60 << 10, frame: 16 << 10},
-	"frames just above a buffer": {streams: 256, message: 64 << 10, sent: 60 << 10, frame: 8<<10 + 1},
-	"small frames":               {streams: 256, message: 64 << 10, sent: 60 << 10, frame: 1025},
-	"frames of one byte":         {streams: 256, message: 64 << 10, sent: 8 << 10, frame: 1},
-	"many headers":               {streams: 256, headers: 200},
-	"streams only":               {streams: 256},
+	"large frames":               {streams: 512, message: 64 << 10, sent: 60 << 10, frame: 16 << 10},
+	"frames just above a buffer": {streams: 512, message: 64 << 10, sent: 60 << 10, frame: 8<<10 + 1},
+	"small frames":               {streams: 512, message: 64 << 10, sent: 60 << 10, frame: 1025},
+	"frames of one byte":         {streams: 512, message: 64 << 10, sent: 8 << 10, frame: 1},
+	"many headers":               {streams: 512, headers: 200},
+	"streams only":               {streams: 512},
 	"a connection only":          {},
 }
 
