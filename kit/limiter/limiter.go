@@ -76,7 +76,8 @@ func (l *Limiter) Acquire(ctx context.Context) error {
 	return err
 }
 
-// wait takes a place in the queue until a request ends.
+// wait queues a request until another ends, for at most QueueTime. It returns
+// ErrFull at once if the queue is full.
 func (l *Limiter) wait(ctx context.Context) error {
 	select {
 	case l.queue <- struct{}{}:
@@ -108,9 +109,9 @@ func (l *Limiter) Release() {
 	}
 }
 
-// AcquireStream is Acquire for a stream. A stream beyond the streams' half is
-// shed at once: in QueueTime hardly any of the others would end. After a nil
-// error the caller must call ReleaseStream.
+// AcquireStream is Acquire for a stream. If streams have half of the limit, the
+// stream is shed at once: streams are long, so to queue it would rarely help.
+// After a nil error the caller must call ReleaseStream.
 func (l *Limiter) AcquireStream(ctx context.Context) error {
 	if l == nil {
 		return nil
