@@ -121,3 +121,47 @@ func TestClient_HungHandshakeCostsFewPosts(t *testing.T) {
 	})
 	assert.LessOrEqual(t, failed.Load(), int64(6), "of 200")
 }
+
+// Behind a virtual IP, one pod of three that hangs or is down fails no call while
+// the others serve: a retry takes a connection that has served, and not a new one,
+// which may lead to the same pod.
+func TestClient_RetriesOnServedConnections(t *testing.T) {
+	for name, tt := range map[string]struct {
+		bad http.HandlerFunc
+	}{
+		"hangs":         {bad: hang},
+		"breaks it off": {bad: breakOff("", true)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var failing atomic.Bool
+			serves := func(w http.ResponseWriter, r *http.Request) {
+				time.Sleep(20 * time.Millisecond)
+				ok(w, r)
+			}
+			a, _ := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) { serves(w, r) })
+			b, _ := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) { serves(w, r) })
+			bad, _ := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+				if failing.Load() {
+					tt.bad(w, r)
+				} else {
+					serves(w, r)
+				}
+			})
+			url := clusterIP(t, a, b, bad)
+			client := newClient(t, httpclient.Options{Timeout: 2 * time.Second})
+			together(100, 50, func(int) { assert.NoError(t, get(t, client, url).err) })
+			failing.Store(true)
+			var calls atomic.Int64
+			until := time.Now().Add(4 * time.Second)
+			together(50, 50, func(int) {
+				for time.Now().Before(until) {
+					calls.Add(1)
+					r := get(t, client, url)
+					assert.Equal(t, "ok", r.body, "%d attempts: %v", r.Attempts, r.err)
+				}
+			})
+			t.Logf("%d calls", calls.Load())
+		})
+	}
+}

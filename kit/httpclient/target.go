@@ -31,6 +31,10 @@ const (
 	// handshakeTimeout of TLS: an attempt's half of the usual deadline of 2 s.
 	handshakeTimeout = time.Second
 	tcpKeepAlive     = 15 * time.Second
+	// keptHeadStart is how long a retry at an only address waits for a kept
+	// connection before it opens one. Behind a ClusterIP a kept connection has
+	// served a call, while a new one may lead to the pod that has just failed.
+	keptHeadStart = 50 * time.Millisecond
 	// maxConnsPerAddress is how many connections a client opens to one address, and
 	// keeps; more requests wait for one. net/http has no limit and keeps 2. It is
 	// the number of streams that package grpcserver takes on a connection: without
@@ -163,14 +167,21 @@ func (t *target) roundTrip(ctx context.Context, req *http.Request, a *attempt) (
 		// Its body cannot be sent again if a kept connection proves to be closed.
 		next = t.fresh
 	}
+	to := &route{addr: a.addr, preferKept: a.n > 1 && a.alone}
+	defer to.done.Store(true)
 	var retired bool // the connection that RoundTrip was given
-	ctx = context.WithValue(ctx, addrKey{}, a.addr)
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(got httptrace.GotConnInfo) {
-		a.peer, a.conn = a.addr, connOf(got.Conn)
-		if retired = a.conn.retired.Load(); retired {
-			_ = a.conn.Close() // it may be closed already
-		}
-	}})
+	ctx = context.WithValue(ctx, routeKey{}, to)
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GetConn: func(string) { to.done.Store(false) }, // again, if net/http finds a kept connection closed
+		GotConn: func(got httptrace.GotConnInfo) {
+			a.peer, a.conn = a.addr, connOf(got.Conn)
+			retired = a.conn.retired.Load()
+			to.done.Store(!retired)
+			if retired {
+				_ = a.conn.Close() // it may be closed already
+			}
+		},
+	})
 	for {
 		retired = false
 		resp, err := next.RoundTrip(req.WithContext(ctx))
@@ -207,7 +218,15 @@ func (t *target) read(resp *http.Response) error {
 	return nil
 }
 
-type addrKey struct{}
+// route tells the transport and its dialer where an attempt goes. A dial may
+// outlive its attempt.
+type route struct {
+	addr       string
+	preferKept bool        // see keptHeadStart
+	done       atomic.Bool // the attempt has a connection, or has ended
+}
+
+type routeKey struct{}
 
 // pinned sends requests to the address that was chosen. net/http keeps its idle
 // connections by address, so each address has its own.
@@ -219,7 +238,7 @@ func (p pinned) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.Host == "" {
 		req.Host = to.Host
 	}
-	to.Host = req.Context().Value(addrKey{}).(string)
+	to.Host = req.Context().Value(routeKey{}).(*route).addr
 	req.URL = &to
 	return p.next.RoundTrip(req)
 }
@@ -232,6 +251,11 @@ type conn struct {
 
 // dial opens a connection to an address that has been looked up.
 func dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	if to, ok := ctx.Value(routeKey{}).(*route); ok && to.preferKept {
+		if !retry.Sleep(ctx, keptHeadStart) || to.done.Load() {
+			return nil, context.Canceled // the attempt took another connection
+		}
+	}
 	c, err := (&net.Dialer{Timeout: dialTimeout, KeepAlive: tcpKeepAlive}).DialContext(ctx, network, addr)
 	if err != nil {
 		return nil, err
