@@ -106,7 +106,7 @@ func TestClient_HungHandshakeCostsFewPosts(t *testing.T) {
 	go func() { done <- fine.ServeTLS(l, "", "") }()
 	t.Cleanup(func() {
 		assert.NoError(t, fine.Close())
-		<-done
+		<-done //nolint:errcheck // http.ErrServerClosed
 	})
 	names.Set("handshake.test", hosts...)
 	settings, err := config.ClientTLS{CAFile: ca.File}.Config()

@@ -174,14 +174,16 @@ func (t *target) roundTrip(ctx context.Context, req *http.Request, a *attempt) (
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GetConn: func(string) { to.done.Store(false) }, // again, if net/http finds a kept connection closed
 		GotConn: func(got httptrace.GotConnInfo) {
+			a.conn.release() // of a connection that was closed before it was used
 			a.peer, a.conn = a.addr, connOf(got.Conn)
-			retired = a.conn.retired.Load()
+			retired = a.conn.use()
 			to.done.Store(!retired)
 			if retired {
 				_ = a.conn.Close() // it may be closed already
 			}
 		},
 	})
+	defer func() { a.conn.release() }()
 	for {
 		retired = false
 		resp, err := next.RoundTrip(req.WithContext(ctx))
@@ -247,6 +249,19 @@ func (p pinned) RoundTrip(req *http.Request) (*http.Response, error) {
 type conn struct {
 	net.Conn
 	retired atomic.Bool
+	users   atomic.Int32 // attempts that have it, until they have their response header
+}
+
+// use begins a use of c, and reports whether c is retired and must be closed. It
+// must not be while another attempt uses c: net/http passes a connection on when
+// it has read a response without a body, before that attempt has the response.
+func (c *conn) use() (retired bool) { return c.users.Add(1) == 1 && c.retired.Load() }
+
+// release ends a use of c, which may be nil.
+func (c *conn) release() {
+	if c != nil {
+		c.users.Add(-1)
+	}
 }
 
 // dial opens a connection to an address that has been looked up.
