@@ -176,7 +176,7 @@ func (t *target) roundTrip(ctx context.Context, req *http.Request, a *attempt) (
 		GotConn: func(got httptrace.GotConnInfo) {
 			a.conn.release() // of a connection that was closed before it was used
 			a.peer, a.conn = a.addr, connOf(got.Conn)
-			retired = a.conn.use()
+			retired = a.conn.use(to.preferKept && got.Reused)
 			to.done.Store(!retired)
 			if retired {
 				_ = a.conn.Close() // it may be closed already
@@ -187,6 +187,9 @@ func (t *target) roundTrip(ctx context.Context, req *http.Request, a *attempt) (
 	for {
 		retired = false
 		resp, err := next.RoundTrip(req.WithContext(ctx))
+		if err == nil {
+			a.conn.served.Store(true)
+		}
 		if err == nil || !retired {
 			return resp, err
 		}
@@ -249,13 +252,18 @@ func (p pinned) RoundTrip(req *http.Request) (*http.Response, error) {
 type conn struct {
 	net.Conn
 	retired atomic.Bool
+	served  atomic.Bool  // there was a response on it
 	users   atomic.Int32 // attempts that have it, until they have their response header
 }
 
-// use begins a use of c, and reports whether c is retired and must be closed. It
-// must not be while another attempt uses c: net/http passes a connection on when
-// it has read a response without a body, before that attempt has the response.
-func (c *conn) use() (retired bool) { return c.users.Add(1) == 1 && c.retired.Load() }
+// use begins a use of c, and reports whether c must be closed instead, because it
+// is retired, or was to have served and has not: a dial whose request took another
+// connection leaves one that nothing is known about. It must not be closed while
+// another attempt uses c: net/http passes a connection on when it has read a
+// response without a body, before that attempt has the response.
+func (c *conn) use(mustHaveServed bool) (closeIt bool) {
+	return c.users.Add(1) == 1 && (c.retired.Load() || mustHaveServed && !c.served.Load())
+}
 
 // release ends a use of c, which may be nil.
 func (c *conn) release() {
