@@ -20,15 +20,12 @@ import (
 
 	"example.com/tandem/kit/fault"
 	"example.com/tandem/kit/limiter"
+	"example.com/tandem/kit/telemetry"
 )
 
-const (
-	// longestCall bounds a unary call, from its headers to its response, as
-	// package httpserver bounds a request. What takes longer is a stream.
-	longestCall = 15 * time.Second
-	// maxLogged is how much of a text from a client goes into a log line, in bytes.
-	maxLogged = 256
-)
+// longestCall bounds a unary call, from its headers to its response, as package
+// httpserver bounds a request. What takes longer is a stream.
+const longestCall = 15 * time.Second
 
 // internal reports whether a method is gRPC's own: health or reflection. Calls of
 // those are not logged, shed or made faulty.
@@ -48,20 +45,18 @@ func observe(ctx context.Context, log *slog.Logger, method string, start time.Ti
 		return
 	}
 	attrs := []slog.Attr{
-		slog.String("method", truncated(method)),
+		slog.String("method", telemetry.Truncated(method)),
 		slog.String("code", code.String()),
 		slog.Int64("duration_us", time.Since(start).Microseconds()),
 	}
 	if p, ok := peer.FromContext(ctx); ok {
-		attrs = append(attrs, slog.String("from", truncated(p.Addr.String())))
+		attrs = append(attrs, slog.String("from", telemetry.Truncated(p.Addr.String())))
 	}
 	if err != nil {
-		attrs = append(attrs, slog.String("error", truncated(status.Convert(err).Message())))
+		attrs = append(attrs, slog.String("error", telemetry.Truncated(status.Convert(err).Message())))
 	}
 	log.LogAttrs(ctx, level, "grpc", attrs...)
 }
-
-func truncated(s string) string { return s[:min(len(s), maxLogged)] }
 
 // codeOf is the code of an error; a handler may return its context's as it is.
 func codeOf(err error) codes.Code {

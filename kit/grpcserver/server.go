@@ -81,7 +81,7 @@ type Options struct {
 	Telemetry  *telemetry.Telemetry
 	Health     *health.Health
 	Faults     *fault.Switch
-	// MaxConnectionAge is after how long clients are told to reconnect, ±10 %
+	// MaxConnectionAge is after how long clients are asked to reconnect, ±10 %
 	// (gRPC's own jitter); 0 is never. They query DNS again then, and find new pods.
 	MaxConnectionAge time.Duration
 	// Reflection lets anyone who can connect list the services and messages, so

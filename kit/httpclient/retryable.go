@@ -26,8 +26,8 @@ func idempotent(req *http.Request) bool {
 	}
 }
 
-// resultOf returns what an attempt means for a retry. A server that asks its
-// client to wait is alone to be spared: a retry at another address need not wait.
+// resultOf returns what an attempt means for a retry. The wait that a server asks
+// for counts only if it has the only address: a retry at another need not wait.
 func resultOf(req *http.Request, resp *http.Response, err error, alone bool) retry.Result {
 	if err != nil {
 		class := call.ClassOf(err)

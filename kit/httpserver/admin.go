@@ -22,7 +22,7 @@ func NewAdmin(name, addr string, t *telemetry.Telemetry) *Server {
 }
 
 // NewDebug returns the server of the fault switch, unless that is nil, and of
-// profiles if pprof is true. Its addr must be on loopback: whoever reaches it can
+// profiles if pprof is true. Its addr must be on loopback: anybody who reaches it can
 // break the service and read its memory. An operator reaches it by kubectl
 // port-forward, which connects from inside the pod.
 func NewDebug(name, addr string, t *telemetry.Telemetry, faults *fault.Switch, pprof bool) *Server {

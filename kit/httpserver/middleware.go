@@ -33,8 +33,6 @@ import (
 const (
 	maxHeader      = 16 << 10 // bytes of request line and headers
 	defaultMaxBody = 64 << 10 // bytes of a request's body
-	// maxLogged is how much of a text from a client goes into a log line, in bytes.
-	maxLogged = 256
 )
 
 // probes are called every few seconds by kubelet: they have no spans, and log
@@ -84,12 +82,12 @@ func observed(log *slog.Logger, metrics prometheus.Registerer, closes func(*http
 				trace.SpanFromContext(r.Context()).SetName(methodOf(r) + " " + route)
 				seconds.WithLabelValues(methodOf(r), route, strconv.Itoa(status)).Observe(took.Seconds())
 				log.LogAttrs(r.Context(), levelOf(route, status), "http",
-					slog.String("method", truncated(r.Method)),
-					slog.String("path", truncated(r.URL.Path)),
+					slog.String("method", telemetry.Truncated(r.Method)),
+					slog.String("path", telemetry.Truncated(r.URL.Path)),
 					slog.Int("status", status),
 					slog.Int64("bytes", out.bytes),
 					slog.Int64("duration_us", took.Microseconds()),
-					slog.String("from", truncated(r.RemoteAddr)),
+					slog.String("from", telemetry.Truncated(r.RemoteAddr)),
 				)
 				if p != nil && half {
 					// Break the connection off, so that the client does not take
@@ -125,8 +123,6 @@ func finish(w *response, r *http.Request, log *slog.Logger, p any) int {
 	}
 	return w.status
 }
-
-func truncated(s string) string { return s[:min(len(s), maxLogged)] }
 
 // fail responds with a problem that names the request's trace.
 func fail(w http.ResponseWriter, r *http.Request, p problem.Problem) {

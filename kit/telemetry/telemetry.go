@@ -173,3 +173,10 @@ func (h handler) WithAttrs(attrs []slog.Attr) slog.Handler {
 func (h handler) WithGroup(name string) slog.Handler {
 	return handler{h.Handler.WithGroup(name), h.flush}
 }
+
+// maxLogged is how much of a text from a client goes into a log line, in bytes.
+const maxLogged = 256
+
+// Truncated returns a text from a client as it is to be logged: its first 256
+// bytes. A client must not choose how long a log line is.
+func Truncated(s string) string { return s[:min(len(s), maxLogged)] }

@@ -161,7 +161,7 @@ func TestListener_EvictsTheWorst(t *testing.T) {
 	}
 }
 
-// A newcomer is accepted although the budget is spent: an older one makes room.
+// A new connection is accepted although the budget is spent: an older one makes room.
 func TestListener_AcceptsBeyondTheBudget(t *testing.T) {
 	p := listen(t, Options{Budget: 3 * http1Conn, PerConn: 1 << 30})
 	for range 20 {
