@@ -33,7 +33,7 @@ func newClients(cfg Config, tel *telemetry.Telemetry) (clients, error) {
 	}
 	conn, err := grpcclient.New(cfg.ServiceBGRPCTarget, grpcclient.Options{Timeout: cfg.CallTimeout, TLS: tls, Telemetry: tel})
 	if err != nil {
-		return clients{}, config.Bad("SERVICE_B_GRPC_TARGET", cfg.ServiceBGRPCTarget, err.Error())
+		return clients{}, config.Invalid("SERVICE_B_GRPC_TARGET", cfg.ServiceBGRPCTarget, err.Error())
 	}
 	return clients{
 		http: backend.NewHTTP(client, cfg.ServiceBHTTPURL),

@@ -17,11 +17,11 @@ type Config struct {
 	ServiceBGRPCTarget string        `env:"SERVICE_B_GRPC_TARGET" envDefault:"dns:///service-b-headless:9090" help:"service-b over gRPC: a name that stands for its pods"`
 	CallTimeout        time.Duration `env:"CALL_TIMEOUT" envDefault:"2s" help:"deadline of one call to service-b, including its retries"`
 
-	ServiceBGRPCTLS    config.Switch `env:"SERVICE_B_GRPC_TLS" envDefault:"off" help:"on calls service-b over gRPC with TLS; over HTTP, https:// in the URL does"`
-	ServiceBCAFile     string        `env:"SERVICE_B_CA_FILE" help:"certificates (PEM) that service-b's must descend from; by default the system's"`
-	ServiceBServerName string        `env:"SERVICE_B_SERVER_NAME" help:"name in service-b's certificate; by default the host that is called"`
-	ServiceBCertFile   string        `env:"SERVICE_B_CERT_FILE" help:"client certificate (PEM) for service-b"`
-	ServiceBKeyFile    string        `env:"SERVICE_B_KEY_FILE" help:"its key (PEM)"`
+	ServiceBGRPCTLS    config.OnOff `env:"SERVICE_B_GRPC_TLS" envDefault:"off" help:"on calls service-b over gRPC with TLS; over HTTP, https:// in the URL does"`
+	ServiceBCAFile     string       `env:"SERVICE_B_CA_FILE" help:"certificates (PEM) that service-b's must descend from; by default the system's"`
+	ServiceBServerName string       `env:"SERVICE_B_SERVER_NAME" help:"name in service-b's certificate; by default the host that is called"`
+	ServiceBCertFile   string       `env:"SERVICE_B_CERT_FILE" help:"client certificate (PEM) for service-b"`
+	ServiceBKeyFile    string       `env:"SERVICE_B_KEY_FILE" help:"its key (PEM)"`
 }
 
 // Validate returns an error for every value that parses but cannot work.
@@ -30,7 +30,7 @@ func (c Config) Validate() error {
 	u := c.ServiceBHTTPURL
 	_, badPort := strconv.ParseUint(cmp.Or(u.Port(), "80"), 10, 16)
 	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || badPort != nil {
-		errs = append(errs, config.Bad("SERVICE_B_HTTP_URL", u.Redacted(), "want http://HOST[:PORT] or https://HOST[:PORT]"))
+		errs = append(errs, config.Invalid("SERVICE_B_HTTP_URL", u.Redacted(), "want http://HOST[:PORT] or https://HOST[:PORT]"))
 	}
 	return errors.Join(errs...)
 }

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"io"
 
-	"example.com/tandem/kit/command"
+	"example.com/tandem/kit/cli"
 	"example.com/tandem/kit/config"
 	"example.com/tandem/kit/fault"
 	"example.com/tandem/kit/health"
@@ -26,7 +26,7 @@ const (
 func main() { lifecycle.Main(run) }
 
 func run(ctx context.Context, args []string, environ map[string]string, out io.Writer) (err error) {
-	if done, err := command.Run[Config](ctx, name, about, args, environ, out); done {
+	if done, err := cli.Run[Config](ctx, name, about, args, environ, out); done {
 		return err
 	}
 	cfg, err := config.Load[Config](environ)
@@ -51,11 +51,11 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 	state.Check("service-b over http", api.Check(serviceB.http))
 	state.Check("service-b over grpc", api.Check(serviceB.grpc))
 	state.Details = bool(cfg.HealthDetails)
-	faults := fault.NewSwitch(bool(cfg.Faults), state.SetSick)
+	faults := fault.NewSwitch(bool(cfg.Faults), state.SetNotReady)
 	faults.Set(cfg.Fault)
 
 	web := httpserver.New(httpserver.Options{
-		Name: "HTTP_ADDR", Addr: cfg.HTTPAddr, Telemetry: tel, Health: state, Faults: faults,
+		AddrVar: "HTTP_ADDR", Addr: cfg.HTTPAddr, Telemetry: tel, Health: state, Faults: faults,
 		MaxConnectionAge: cfg.MaxConnectionAge, Limiter: limiter.New(cfg.MaxInFlight, tel.Metrics),
 	})
 	web.Probes.Get("/", api.Page(me)) // load balancers probe it

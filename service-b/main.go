@@ -5,7 +5,7 @@ import (
 	"context"
 	"io"
 
-	"example.com/tandem/kit/command"
+	"example.com/tandem/kit/cli"
 	"example.com/tandem/kit/config"
 	"example.com/tandem/kit/fault"
 	"example.com/tandem/kit/grpcserver"
@@ -17,8 +17,8 @@ import (
 	"example.com/tandem/kit/telemetry"
 	datav1 "example.com/tandem/proto/data/v1"
 	"example.com/tandem/service-b/internal/domain"
+	"example.com/tandem/service-b/internal/grpcapi"
 	"example.com/tandem/service-b/internal/httpapi"
-	"example.com/tandem/service-b/internal/rpc"
 )
 
 const (
@@ -29,7 +29,7 @@ const (
 func main() { lifecycle.Main(run) }
 
 func run(ctx context.Context, args []string, environ map[string]string, out io.Writer) error {
-	if done, err := command.Run[Config](ctx, name, about, args, environ, out); done {
+	if done, err := cli.Run[Config](ctx, name, about, args, environ, out); done {
 		return err
 	}
 	cfg, err := config.Load[Config](environ)
@@ -46,22 +46,22 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 	state := health.New(me)
 	state.Details = bool(cfg.HealthDetails)
 	limit := limiter.New(cfg.MaxInFlight, tel.Metrics)
-	faults := fault.NewSwitch(bool(cfg.Faults), state.SetSick)
+	faults := fault.NewSwitch(bool(cfg.Faults), state.SetNotReady)
 	faults.Set(cfg.Fault)
 	data := domain.New(instanceMessage(me), cfg.Message)
 
 	web := httpserver.New(httpserver.Options{
-		Name: "HTTP_ADDR", Addr: cfg.HTTPAddr, Telemetry: tel, Health: state, Faults: faults,
+		AddrVar: "HTTP_ADDR", Addr: cfg.HTTPAddr, Telemetry: tel, Health: state, Faults: faults,
 		MaxConnectionAge: cfg.MaxConnectionAge, Limiter: limit,
 	})
 	web.API.Get("/api/data", httpapi.GetData(data))
 
 	rpcs := grpcserver.New(grpcserver.Options{
-		Name: "GRPC_ADDR", Addr: cfg.GRPCAddr, Telemetry: tel, Health: state, Faults: faults,
+		AddrVar: "GRPC_ADDR", Addr: cfg.GRPCAddr, Telemetry: tel, Health: state, Faults: faults,
 		MaxConnectionAge: cfg.MaxConnectionAge, Limiter: limit, Reflection: bool(cfg.Reflection),
 	})
 	defer rpcs.Stop() // ends its goroutines where a port that is taken stops the start
-	datav1.RegisterDataServiceServer(rpcs, rpc.New(data))
+	datav1.RegisterDataServiceServer(rpcs, grpcapi.New(data))
 
 	admin := []lifecycle.Server{httpserver.NewAdmin("ADMIN_ADDR", cfg.AdminAddr, tel)}
 	if cfg.Debug() {

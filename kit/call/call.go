@@ -164,9 +164,9 @@ type Record struct {
 
 type recordKey struct{}
 
-// Recorded returns a context whose call is noted in the Record. One Record
+// WithRecord returns a context whose call is noted in the Record. One Record
 // serves one call; it may be read when the call has returned.
-func Recorded(ctx context.Context) (context.Context, *Record) {
+func WithRecord(ctx context.Context) (context.Context, *Record) {
 	r := &Record{}
 	return context.WithValue(ctx, recordKey{}, r), r
 }

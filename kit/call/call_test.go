@@ -176,9 +176,9 @@ func TestClassAndStatusAgree(t *testing.T) {
 }
 
 func TestOneRecordServesOneCall(t *testing.T) {
-	ctx, r := call.Recorded(t.Context())
+	ctx, r := call.WithRecord(t.Context())
 	call.RecordOf(ctx).Attempts++
-	inner, other := call.Recorded(ctx)
+	inner, other := call.WithRecord(ctx)
 	call.RecordOf(inner).Peer = "127.0.0.1:80"
 	assert.Equal(t, call.Record{Attempts: 1}, *r)
 	assert.Equal(t, call.Record{Peer: "127.0.0.1:80"}, *other, "a call within a call has its own")

@@ -35,10 +35,10 @@ type Server struct {
 	MaxConnectionAge time.Duration `env:"MAX_CONNECTION_AGE" envDefault:"30s" help:"ask clients to reconnect after this long, so that new pods get a share; 0 is never"`
 	MaxInFlight      int           `env:"MAX_IN_FLIGHT" envDefault:"512" help:"requests served at once; more wait briefly, then are refused"`
 	MemoryLimit      uint64        `env:"MEMORY_LIMIT" envDefault:"0" help:"the container's memory limit in bytes; 90 % of it is Go's soft limit, unless GOMEMLIMIT is set; 0 is none"`
-	HealthDetails    Switch        `env:"HEALTH_DETAILS" envDefault:"off" help:"on shows pod, node and addresses in /health"`
-	Faults           Switch        `env:"FAULTS" envDefault:"off" help:"on serves the fault switch, /faults, at DEBUG_ADDR"`
+	HealthDetails    OnOff         `env:"HEALTH_DETAILS" envDefault:"off" help:"on shows pod, node and addresses in /health"`
+	Faults           OnOff         `env:"FAULTS" envDefault:"off" help:"on serves the fault switch, /faults, at DEBUG_ADDR"`
 	Fault            fault.Fault   `env:"FAULT" help:"the fault to start with, as JSON; needs FAULTS=on"`
-	Pprof            Switch        `env:"PPROF" envDefault:"off" help:"on serves /debug/pprof at DEBUG_ADDR"`
+	Pprof            OnOff         `env:"PPROF" envDefault:"off" help:"on serves /debug/pprof at DEBUG_ADDR"`
 }
 
 // Drain holds the settings of how a process stops. Package lifecycle shows the
@@ -64,7 +64,7 @@ func (s Server) Validate() error {
 		atLeastOne("MAX_IN_FLIGHT", s.MaxInFlight),
 	}
 	if s.Fault != (fault.Fault{}) && !s.Faults {
-		errs = append(errs, Bad("FAULTS", "off", "want on, because FAULT is set"))
+		errs = append(errs, Invalid("FAULTS", "off", "want on, because FAULT is set"))
 	}
 	return errors.Join(errs...)
 }
@@ -72,11 +72,11 @@ func (s Server) Validate() error {
 // Debug reports whether anything is to be served at DebugAddr.
 func (s Server) Debug() bool { return bool(s.Faults || s.Pprof) }
 
-// Switch is a boolean that reads "on" or "off".
-type Switch bool
+// OnOff is a boolean that reads "on" or "off".
+type OnOff bool
 
 // UnmarshalText accepts on and off, true and false.
-func (s *Switch) UnmarshalText(text []byte) error {
+func (s *OnOff) UnmarshalText(text []byte) error {
 	switch strings.ToLower(string(text)) {
 	case "on", "true":
 		*s = true
@@ -95,7 +95,7 @@ func Addr(key, value string) error {
 		_, err = strconv.ParseUint(port, 10, 16)
 	}
 	if err != nil {
-		return Bad(key, value, "want host:port or :port, such as :8080")
+		return Invalid(key, value, "want host:port or :port, such as :8080")
 	}
 	return nil
 }
@@ -105,7 +105,7 @@ func Addr(key, value string) error {
 func loopback(key, value string) error {
 	host, _, _ := net.SplitHostPort(value)
 	if ip, err := netip.ParseAddr(host); Addr(key, value) != nil || host != "localhost" && (err != nil || !ip.IsLoopback()) {
-		return Bad(key, value, "want a loopback address and a port, such as 127.0.0.1:8082")
+		return Invalid(key, value, "want a loopback address and a port, such as 127.0.0.1:8082")
 	}
 	return nil
 }
@@ -113,7 +113,7 @@ func loopback(key, value string) error {
 // Positive checks a duration that must be more than nothing.
 func Positive(key string, d time.Duration) error {
 	if d <= 0 {
-		return Bad(key, d.String(), "want more than 0")
+		return Invalid(key, d.String(), "want more than 0")
 	}
 	return nil
 }
@@ -121,14 +121,14 @@ func Positive(key string, d time.Duration) error {
 // NotNegative checks a duration that may be 0.
 func NotNegative(key string, d time.Duration) error {
 	if d < 0 {
-		return Bad(key, d.String(), "want 0 or more")
+		return Invalid(key, d.String(), "want 0 or more")
 	}
 	return nil
 }
 
 func atLeastOne(key string, n int) error {
 	if n < 1 {
-		return Bad(key, strconv.Itoa(n), "want 1 or more")
+		return Invalid(key, strconv.Itoa(n), "want 1 or more")
 	}
 	return nil
 }
@@ -142,8 +142,8 @@ func (e *Error) Error() string { return e.Msg }
 // ExitCode is the status that a process ends with on this error.
 func (e *Error) ExitCode() int { return 2 }
 
-// Bad returns the error for a value that cannot be used; want says what can.
-func Bad(key, value, want string) error {
+// Invalid returns the error for a value that cannot be used; want says what can.
+func Invalid(key, value, want string) error {
 	return &Error{fmt.Sprintf("%s=%q: %s", key, value, want)}
 }
 
@@ -187,7 +187,7 @@ func explain(err error, fields []field, environ map[string]string) (rest map[str
 		}
 		for _, f := range fields {
 			if f.name == parse.Name {
-				out = append(out, Bad(f.key, environ[f.key], wanted(f.typ, parse.Err)))
+				out = append(out, Invalid(f.key, environ[f.key], wanted(f.typ, parse.Err)))
 				delete(rest, f.key)
 			}
 		}

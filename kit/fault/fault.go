@@ -50,8 +50,8 @@ type wire struct {
 	NotReady  bool    `json:"notReady"`
 }
 
-// example is a Fault as JSON.
-const example = `{"latency":"250ms","cpu":"5ms","errorRate":0.3,"notReady":true}`
+// Example is a Fault as JSON, for usage texts.
+const Example = `{"latency":"250ms","cpu":"5ms","errorRate":0.3,"notReady":true}`
 
 // Parse reads a Fault from JSON, such as
 // {"latency":"250ms","cpu":"5ms","errorRate":0.3,"notReady":true}; what is left
@@ -67,7 +67,7 @@ func Parse(r io.Reader) (Fault, error) {
 		}
 	}
 	if err != nil {
-		return Fault{}, fmt.Errorf("want JSON such as %s: %w", example, err)
+		return Fault{}, fmt.Errorf("want JSON such as %s: %w", Example, err)
 	}
 	f := Fault{ErrorRate: in.ErrorRate, NotReady: in.NotReady}
 	if f.Latency, err = parseTime("latency", in.Latency); err != nil {
@@ -126,9 +126,9 @@ func (s *Switch) Set(f Fault) {
 	s.notReady(f.NotReady)
 }
 
-// Strike does to one request what the fault says. It returns ErrInjected, or
+// Inject does to one request what the fault says. It returns ErrInjected, or
 // ctx's error if the caller left meanwhile.
-func (s *Switch) Strike(ctx context.Context) error {
+func (s *Switch) Inject(ctx context.Context) error {
 	if s == nil {
 		return nil
 	}

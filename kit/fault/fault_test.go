@@ -1,9 +1,7 @@
 package fault_test
 
 import (
-	"bytes"
 	"context"
-	"io"
 	"math"
 	"net/http"
 	"net/http/httptest"
@@ -96,7 +94,7 @@ func TestLatencyIsWaited(t *testing.T) {
 		s := fault.NewSwitch(true, func(bool) {})
 		s.Set(fault.Fault{Latency: 7 * time.Second})
 		start := time.Now()
-		require.NoError(t, s.Strike(t.Context()))
+		require.NoError(t, s.Inject(t.Context()))
 		assert.Equal(t, 7*time.Second, time.Since(start))
 	})
 }
@@ -108,7 +106,7 @@ func TestLatencyEndsWhenTheCallerLeaves(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		start := time.Now()
-		require.ErrorIs(t, s.Strike(ctx), context.DeadlineExceeded)
+		require.ErrorIs(t, s.Inject(ctx), context.DeadlineExceeded)
 		assert.Equal(t, time.Second, time.Since(start))
 	})
 }
@@ -116,12 +114,12 @@ func TestLatencyEndsWhenTheCallerLeaves(t *testing.T) {
 func TestCPUTimeIsUsedUp(t *testing.T) {
 	s := fault.NewSwitch(true, func(bool) {})
 	s.Set(fault.Fault{CPU: time.Millisecond})
-	require.NoError(t, s.Strike(t.Context())) // which finds out how fast the CPU is
+	require.NoError(t, s.Inject(t.Context())) // which finds out how fast the CPU is
 	const n, each = 20, 10 * time.Millisecond
 	s.Set(fault.Fault{CPU: each})
 	before := cpuTime(t)
 	for range n {
-		require.NoError(t, s.Strike(t.Context()))
+		require.NoError(t, s.Inject(t.Context()))
 	}
 	used := cpuTime(t) - before
 	t.Logf("%d times %s used up %s", n, each, used)
@@ -144,7 +142,7 @@ func TestWorkEndsWhenTheCallerLeaves(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	start := time.Now()
-	require.ErrorIs(t, s.Strike(ctx), context.DeadlineExceeded)
+	require.ErrorIs(t, s.Inject(ctx), context.DeadlineExceeded)
 	assert.Less(t, time.Since(start), fault.MaxLatency/4)
 }
 
@@ -155,7 +153,7 @@ func TestTheErrorRateIsAShare(t *testing.T) {
 		const n = 20_000
 		failed := 0
 		for range n {
-			if err := s.Strike(t.Context()); err != nil {
+			if err := s.Inject(t.Context()); err != nil {
 				require.ErrorIs(t, err, fault.ErrInjected)
 				failed++
 			}
@@ -172,7 +170,7 @@ func TestANilSwitchNeverStrikes(t *testing.T) {
 	s := fault.NewSwitch(false, func(bool) {})
 	require.Nil(t, s)
 	s.Set(fault.Fault{ErrorRate: 1})
-	require.NoError(t, s.Strike(t.Context()))
+	require.NoError(t, s.Inject(t.Context()))
 }
 
 func TestTheSwitchOverHTTP(t *testing.T) {
@@ -211,42 +209,5 @@ func TestTheSwitchOverHTTP(t *testing.T) {
 		})
 	}
 	assert.Equal(t, []bool{true, false, false}, sick, "readiness heard of each change, and of nothing that was refused")
-	require.NoError(t, s.Strike(t.Context()))
-}
-
-// Command sets, shows and removes the fault of the service at an address.
-func TestCommand_SetsShowsAndRemoves(t *testing.T) {
-	server := httptest.NewServer(fault.NewSwitch(true, func(bool) {}))
-	defer server.Close()
-	const healthy = `{"latency":"0s","cpu":"0s","errorRate":0,"notReady":false}`
-	const slow = `{"latency":"5s","cpu":"0s","errorRate":0,"notReady":false}`
-	for _, c := range []struct {
-		args []string
-		want string
-	}{
-		{nil, healthy},
-		{[]string{`{"latency":"5s"}`}, slow},
-		{nil, slow},
-		{[]string{"off"}, healthy},
-	} {
-		var out bytes.Buffer
-		require.NoError(t, fault.Command(t.Context(), server.Listener.Addr().String(), c.args, &out))
-		assert.JSONEq(t, c.want, out.String(), "fault %v", c.args)
-	}
-}
-
-func TestCommand_SaysWhatIsWrong(t *testing.T) {
-	server := httptest.NewServer(fault.NewSwitch(true, func(bool) {}))
-	addr := server.Listener.Addr().String()
-	run := func(args ...string) error { return fault.Command(t.Context(), addr, args, io.Discard) }
-	require.ErrorContains(t, run(`{"errorRate":2}`), "errorRate 2: want 0 to 1")
-	for _, args := range [][]string{{"--help"}, {"off", "on"}} {
-		err := run(args...)
-		require.ErrorContains(t, err, "usage: fault")
-		var coded interface{ ExitCode() int }
-		require.ErrorAs(t, err, &coded)
-		assert.Equal(t, 2, coded.ExitCode())
-	}
-	server.Close()
-	require.ErrorContains(t, run(), "is FAULTS=on?")
+	require.NoError(t, s.Inject(t.Context()))
 }

@@ -50,12 +50,12 @@ func TestServerThatIsNotServingGetsNothingUntilItIsAgain(t *testing.T) {
 	conn := newClient(t, "dns:///sick.test:"+port, grpcclient.Options{})
 	kittest.Eventually(t, func() bool { return len(round(t, conn, 10)) == 3 }, "all three are connected to")
 
-	pods[0].health.SetSick(true)
+	pods[0].health.SetNotReady(true)
 	healthy := func() bool { return round(t, conn, 100)[hosts[0]] == 0 }
 	kittest.Eventually(t, healthy, "the sick one gets nothing more")
 	assert.ElementsMatch(t, hosts[1:], slices.Collect(maps.Keys(round(t, conn, 300))))
 
-	pods[0].health.SetSick(false)
+	pods[0].health.SetNotReady(false)
 	kittest.Eventually(t, func() bool { return round(t, conn, 90)[hosts[0]] >= 20 }, "it has its share again")
 
 	pods[1].health.Drain()
@@ -125,7 +125,7 @@ func ward(t *testing.T, name string, timeout time.Duration) (*grpc.ClientConn, [
 		s := sickly{Switch: fault.NewSwitch(true, func(bool) {}), host: host, asked: new(atomic.Int64)}
 		serve := func(ctx context.Context) error {
 			s.asked.Add(1)
-			err := s.Strike(ctx)
+			err := s.Inject(ctx)
 			if errors.Is(err, fault.ErrInjected) {
 				return status.Error(codes.Unavailable, err.Error())
 			}
@@ -209,11 +209,11 @@ func TestPodThatFailsOftenFailsNoCallAndIsLeftOut(t *testing.T) {
 
 	before := sick.asked.Load()
 	rush(t, conn, 1, 300)
-	pods[1].health.SetSick(true)
+	pods[1].health.SetNotReady(true)
 	kittest.Eventually(t, func() bool { return round(t, conn, 10)[pods[1].host] == 0 }, "another is not serving")
 	rush(t, conn, 1, 100)
 	assert.LessOrEqual(t, sick.asked.Load()-before, int64(1), "a trial, if it is time")
-	pods[1].health.SetSick(false)
+	pods[1].health.SetNotReady(false)
 
 	sick.Set(fault.Fault{})
 	kittest.Eventually(t, func() bool { return fairly(t, conn, pods) }, "it has its share again")

@@ -58,7 +58,7 @@ type result struct {
 func say(ctx context.Context, conn *grpc.ClientConn) result { return do(ctx, conn, echo.Say) }
 
 func do(ctx context.Context, conn *grpc.ClientConn, method string) result {
-	ctx, record := call.Recorded(ctx)
+	ctx, record := call.WithRecord(ctx)
 	text, err := echo.Call(ctx, conn, method, "hello")
 	return result{*record, text, err, call.ClassOf(err)}
 }
@@ -76,7 +76,7 @@ func start(t *testing.T, addr string, maxAge time.Duration, service echo.Echo) p
 	t.Helper()
 	h := health.New(instance.Instance{})
 	s := grpcserver.New(grpcserver.Options{
-		Name: "GRPC_ADDR", Addr: addr, MaxConnectionAge: maxAge,
+		AddrVar: "GRPC_ADDR", Addr: addr, MaxConnectionAge: maxAge,
 		Telemetry: kittest.Telemetry(t, io.Discard), Health: h,
 	})
 	service.Register(s)

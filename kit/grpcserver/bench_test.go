@@ -26,7 +26,7 @@ import (
 // CPU time of server and client.
 func BenchmarkServer(b *testing.B) {
 	s := grpcserver.New(grpcserver.Options{
-		Name: "GRPC_ADDR", Addr: "127.0.0.1:0", Telemetry: kittest.Telemetry(b, io.Discard), Health: health.New(instance.Instance{}),
+		AddrVar: "GRPC_ADDR", Addr: "127.0.0.1:0", Telemetry: kittest.Telemetry(b, io.Discard), Health: health.New(instance.Instance{}),
 		Limiter: limiter.New(512, prometheus.NewRegistry()),
 	})
 	echo.Echo{}.Register(s)

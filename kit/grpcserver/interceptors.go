@@ -45,15 +45,15 @@ func observe(ctx context.Context, log *slog.Logger, method string, start time.Ti
 		return
 	}
 	attrs := []slog.Attr{
-		slog.String("method", telemetry.Truncated(method)),
+		slog.String("method", telemetry.Truncate(method)),
 		slog.String("code", code.String()),
 		slog.Int64("duration_us", time.Since(start).Microseconds()),
 	}
 	if p, ok := peer.FromContext(ctx); ok {
-		attrs = append(attrs, slog.String("from", telemetry.Truncated(p.Addr.String())))
+		attrs = append(attrs, slog.String("from", telemetry.Truncate(p.Addr.String())))
 	}
 	if err != nil {
-		attrs = append(attrs, slog.String("error", telemetry.Truncated(status.Convert(err).Message())))
+		attrs = append(attrs, slog.String("error", telemetry.Truncate(status.Convert(err).Message())))
 	}
 	log.LogAttrs(ctx, level, "grpc", attrs...)
 }
@@ -196,7 +196,7 @@ func sheddingStream(limit *limiter.Limiter) grpc.StreamServerInterceptor {
 func faultyUnary(s *fault.Switch) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 		if !internal(info.FullMethod) {
-			if err := s.Strike(ctx); err != nil {
+			if err := s.Inject(ctx); err != nil {
 				return nil, refuse(err)
 			}
 		}
@@ -207,7 +207,7 @@ func faultyUnary(s *fault.Switch) grpc.UnaryServerInterceptor {
 func faultyStream(s *fault.Switch) grpc.StreamServerInterceptor {
 	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 		if !internal(info.FullMethod) {
-			if err := s.Strike(ss.Context()); err != nil {
+			if err := s.Inject(ss.Context()); err != nil {
 				return refuse(err)
 			}
 		}

@@ -44,7 +44,7 @@ type server struct {
 func start(t *testing.T, o grpcserver.Options, service echo.Echo) *server {
 	t.Helper()
 	s := &server{health: health.New(instance.Instance{}), served: make(chan error, 1)}
-	o.Name, o.Addr, o.Health = "GRPC_ADDR", "127.0.0.1:0", s.health
+	o.AddrVar, o.Addr, o.Health = "GRPC_ADDR", "127.0.0.1:0", s.health
 	if o.Telemetry == nil {
 		o.Telemetry = kittest.Telemetry(t, io.Discard)
 	}

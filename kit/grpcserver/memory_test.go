@@ -45,7 +45,7 @@ func serveAlone() {
 	}
 	state := health.New(instance.Instance{})
 	s := grpcserver.New(grpcserver.Options{
-		Name: "GRPC_ADDR", Addr: "127.0.0.1:0", Telemetry: tel, Health: state, Limiter: limiter.New(512, tel.Metrics),
+		AddrVar: "GRPC_ADDR", Addr: "127.0.0.1:0", Telemetry: tel, Health: state, Limiter: limiter.New(512, tel.Metrics),
 	})
 	echo.Echo{Say: func(_ context.Context, said string) (string, error) {
 		if said == "collect" {

@@ -76,11 +76,11 @@ const (
 
 // Options of a Server. Addr, Telemetry and Health are required.
 type Options struct {
-	// Name is the variable that Addr came from; an error about it names both.
-	Name, Addr string
-	Telemetry  *telemetry.Telemetry
-	Health     *health.Health
-	Faults     *fault.Switch
+	// AddrVar is the variable that Addr came from; an error about it names both.
+	AddrVar, Addr string
+	Telemetry     *telemetry.Telemetry
+	Health        *health.Health
+	Faults        *fault.Switch
 	// MaxConnectionAge is after how long clients are asked to reconnect, ±10 %
 	// (gRPC's own jitter); 0 is never. They query DNS again then, and find new pods.
 	MaxConnectionAge time.Duration
@@ -107,7 +107,7 @@ type Server struct {
 
 // New makes a server; Listen and Serve start it.
 func New(o Options) *Server {
-	s := &Server{name: o.Name, addr: o.Addr, limit: connlimit.Options{
+	s := &Server{name: o.AddrVar, addr: o.Addr, limit: connlimit.Options{
 		Name: "grpc", HTTP2: true, Budget: connMemory, PerConn: memoryPerConn, Metrics: o.Telemetry.Metrics,
 	}}
 	s.stopping, s.stop = context.WithCancel(context.Background())

@@ -35,7 +35,7 @@ import (
 func TestPortThatIsTakenIsAnErrorThatNamesTheVariable(t *testing.T) {
 	s := start(t, grpcserver.Options{}, echo.Echo{})
 	second := grpcserver.New(grpcserver.Options{
-		Name: "GRPC_ADDR", Addr: s.Addr().String(), Health: s.health, Telemetry: kittest.Telemetry(t, io.Discard),
+		AddrVar: "GRPC_ADDR", Addr: s.Addr().String(), Health: s.health, Telemetry: kittest.Telemetry(t, io.Discard),
 	})
 	defer second.Stop()
 	err := second.Listen()

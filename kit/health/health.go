@@ -50,8 +50,8 @@ func (h *Health) Ready() { h.set(func() { h.started = true }) }
 // Drain says for good that this instance is leaving: send no new requests.
 func (h *Health) Drain() { h.set(func() { h.draining = true }) }
 
-// SetSick makes an instance not ready, or ready again: the fault switch.
-func (h *Health) SetSick(sick bool) { h.set(func() { h.sick = sick }) }
+// SetNotReady makes an instance not ready, or ready again: the fault switch.
+func (h *Health) SetNotReady(sick bool) { h.set(func() { h.sick = sick }) }
 
 func (h *Health) set(change func()) {
 	h.mu.Lock()

@@ -88,12 +88,12 @@ func TestOneStateBehindEveryWayOfAsking(t *testing.T) {
 		heard bool
 	}{
 		{"before the servers listen", func() {}, "starting", true},
-		{"the fault switch changes nothing then", func() { h.SetSick(true); h.SetSick(false) }, "starting", false},
+		{"the fault switch changes nothing then", func() { h.SetNotReady(true); h.SetNotReady(false) }, "starting", false},
 		{"they listen", h.Ready, "ready", true},
-		{"made sick", func() { h.SetSick(true) }, "made not ready by the fault switch", true},
-		{"healed", func() { h.SetSick(false) }, "ready", true},
+		{"made sick", func() { h.SetNotReady(true) }, "made not ready by the fault switch", true},
+		{"healed", func() { h.SetNotReady(false) }, "ready", true},
 		{"told to go", h.Drain, "draining", true},
-		{"there is no way back", func() { h.Ready(); h.SetSick(true); h.SetSick(false) }, "draining", false},
+		{"there is no way back", func() { h.Ready(); h.SetNotReady(true); h.SetNotReady(false) }, "draining", false},
 	}
 	for _, s := range steps {
 		t.Run(s.name, func(t *testing.T) {

@@ -180,8 +180,8 @@ func TestClient_LooksUpWhenServerCloses(t *testing.T) {
 	for until := time.Now().Add(3 * time.Second); time.Now().Before(until); time.Sleep(10 * time.Millisecond) {
 		require.NoError(t, get(t, client, "http://closes.test:"+port).err)
 	}
-	assert.GreaterOrEqual(t, names.Asked("closes.test"), 2)
-	assert.LessOrEqual(t, names.Asked("closes.test"), 20)
+	assert.GreaterOrEqual(t, names.Queries("closes.test"), 2)
+	assert.LessOrEqual(t, names.Queries("closes.test"), 20)
 }
 
 // A hundred calls that need an address at the same time share one lookup, as
@@ -200,7 +200,7 @@ func TestClient_SharesLookups(t *testing.T) {
 	names.Set("shared.test", host)
 	client := newClient(t, httpclient.Options{})
 	together(300, 100, func(int) { assert.NoError(t, get(t, client, "http://shared.test:"+port).err) })
-	assert.LessOrEqual(t, names.Asked("shared.test"), 2)
+	assert.LessOrEqual(t, names.Queries("shared.test"), 2)
 }
 
 func TestNameThatIsGoneIsForgotten(t *testing.T) {

@@ -76,7 +76,7 @@ func request(t *testing.T, ctx context.Context, method, url string, body io.Read
 }
 
 func do(client *http.Client, req *http.Request) result {
-	ctx, record := call.Recorded(req.Context())
+	ctx, record := call.WithRecord(req.Context())
 	resp, err := client.Do(req.WithContext(ctx))
 	r := result{Record: *record, err: err, class: call.ClassOf(err)}
 	if err == nil {
@@ -103,7 +103,7 @@ func serve(t *testing.T, answer func(n int, w http.ResponseWriter, r *http.Reque
 func pod(t *testing.T, addr string, maxAge time.Duration, answer http.HandlerFunc) (stop func()) {
 	t.Helper()
 	s := httpserver.New(httpserver.Options{
-		Name: "HTTP_ADDR", Addr: addr, MaxConnectionAge: maxAge,
+		AddrVar: "HTTP_ADDR", Addr: addr, MaxConnectionAge: maxAge,
 		Telemetry: kittest.Telemetry(t, io.Discard), Health: health.New(instance.Instance{}),
 	})
 	s.API.Get("/", answer)

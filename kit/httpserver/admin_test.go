@@ -69,7 +69,7 @@ func TestDebug_ServesFaultsOnlyIfOn(t *testing.T) {
 	resp, body = set(serveDebug(t, faults, false))
 	assert.Equal(t, 200, resp.StatusCode)
 	assert.JSONEq(t, `{"latency":"0s","cpu":"0s","errorRate":1,"notReady":false}`, body)
-	require.ErrorIs(t, faults.Strike(t.Context()), fault.ErrInjected)
+	require.ErrorIs(t, faults.Inject(t.Context()), fault.ErrInjected)
 }
 
 func TestDebug_ServesProfilesOnlyIfOn(t *testing.T) {

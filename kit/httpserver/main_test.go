@@ -50,7 +50,7 @@ type served struct {
 func serve(t *testing.T, o httpserver.Options, routes func(s *httpserver.Server)) *served {
 	t.Helper()
 	log := &kittest.Buffer{}
-	o.Name, o.Addr = "HTTP_ADDR", "127.0.0.1:0"
+	o.AddrVar, o.Addr = "HTTP_ADDR", "127.0.0.1:0"
 	o.Telemetry, o.Health = kittest.Telemetry(t, log), health.New(instance.Instance{Service: "test"})
 	s := &served{Server: httpserver.New(o), Tel: o.Telemetry, Health: o.Health, Log: log}
 	if routes != nil {

@@ -32,7 +32,7 @@ func serveAlone() {
 	if err != nil {
 		panic(err)
 	}
-	s := httpserver.New(httpserver.Options{Name: "HTTP_ADDR", Addr: "127.0.0.1:0", Telemetry: tel, Health: health.New(instance.Instance{})})
+	s := httpserver.New(httpserver.Options{AddrVar: "HTTP_ADDR", Addr: "127.0.0.1:0", Telemetry: tel, Health: health.New(instance.Instance{})})
 	s.API.Get("/memory", func(w http.ResponseWriter, _ *http.Request) {
 		var m runtime.MemStats
 		runtime.ReadMemStats(&m)

@@ -82,12 +82,12 @@ func observed(log *slog.Logger, metrics prometheus.Registerer, closes func(*http
 				trace.SpanFromContext(r.Context()).SetName(methodOf(r) + " " + route)
 				seconds.WithLabelValues(methodOf(r), route, strconv.Itoa(status)).Observe(took.Seconds())
 				log.LogAttrs(r.Context(), levelOf(route, status), "http",
-					slog.String("method", telemetry.Truncated(r.Method)),
-					slog.String("path", telemetry.Truncated(r.URL.Path)),
+					slog.String("method", telemetry.Truncate(r.Method)),
+					slog.String("path", telemetry.Truncate(r.URL.Path)),
 					slog.Int("status", status),
 					slog.Int64("bytes", out.bytes),
 					slog.Int64("duration_us", took.Microseconds()),
-					slog.String("from", telemetry.Truncated(r.RemoteAddr)),
+					slog.String("from", telemetry.Truncate(r.RemoteAddr)),
 				)
 				if p != nil && half {
 					// Break the connection off, so that the client does not take
@@ -244,7 +244,7 @@ func shedding(acquire func(context.Context) error, release func()) func(http.Han
 func faulty(s *fault.Switch) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if err := s.Strike(r.Context()); err != nil {
+			if err := s.Inject(r.Context()); err != nil {
 				refuse(w, r, err, 0)
 				return
 			}

@@ -56,11 +56,11 @@ var ErrDraining = errors.New("the server is draining")
 
 // Options of a Server. Addr, Telemetry and Health are required.
 type Options struct {
-	// Name is the variable that Addr came from; an error about it names both.
-	Name, Addr string
-	Telemetry  *telemetry.Telemetry
-	Health     *health.Health
-	Faults     *fault.Switch
+	// AddrVar is the variable that Addr came from; an error about it names both.
+	AddrVar, Addr string
+	Telemetry     *telemetry.Telemetry
+	Health        *health.Health
+	Faults        *fault.Switch
 	// MaxConnectionAge is after how long a response asks its client to reconnect,
 	// ±10 %; 0 is never.
 	MaxConnectionAge time.Duration
@@ -98,7 +98,7 @@ type Server struct {
 
 // New makes a server; Listen and Serve start it.
 func New(o Options) *Server {
-	s := newServer(o.Name, o.Addr, o.Telemetry)
+	s := newServer(o.AddrVar, o.Addr, o.Telemetry)
 	s.maxAge = o.MaxConnectionAge
 	s.limit = &connlimit.Options{Name: "http", Budget: connMemory, PerConn: connMemory, Metrics: o.Telemetry.Metrics}
 

@@ -238,7 +238,7 @@ func TestAPortThatIsTakenStopsTheStart(t *testing.T) {
 	t.Parallel()
 	s := serve(t, httpserver.Options{}, nil)
 	second := httpserver.New(httpserver.Options{
-		Name: "HTTP_ADDR", Addr: s.Addr().String(), Telemetry: kittest.Telemetry(t, io.Discard), Health: health.New(instance.Instance{}),
+		AddrVar: "HTTP_ADDR", Addr: s.Addr().String(), Telemetry: kittest.Telemetry(t, io.Discard), Health: health.New(instance.Instance{}),
 	})
 	err := second.Listen()
 	require.ErrorContains(t, err, "HTTP_ADDR: listen tcp "+s.Addr().String())

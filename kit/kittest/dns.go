@@ -62,8 +62,8 @@ func (d *DNS) Break(broken bool) {
 	d.broken = broken
 }
 
-// Asked is how many A queries for name have come.
-func (d *DNS) Asked(name string) int {
+// Queries is how many A queries for name have come.
+func (d *DNS) Queries(name string) int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.asked[dns.Fqdn(name)]

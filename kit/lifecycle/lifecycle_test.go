@@ -52,7 +52,7 @@ var programs = map[string]func(ctx context.Context, args []string, environ map[s
 		return errors.New("out of cheese")
 	},
 	"wrong usage": func(context.Context, []string, map[string]string, io.Writer) error {
-		return fmt.Errorf("read the configuration: %w", errors.Join(config.Bad("A", "x", "want y"), config.Bad("B", "x", "want y")))
+		return fmt.Errorf("read the configuration: %w", errors.Join(config.Invalid("A", "x", "want y"), config.Invalid("B", "x", "want y")))
 	},
 	"warn and be killed": func(ctx context.Context, _ []string, environ map[string]string, out io.Writer) error {
 		tel, err := telemetry.New(ctx, instance.Instance{}, slog.LevelInfo, environ, out)
@@ -252,7 +252,7 @@ func newService(t *testing.T) *service {
 		s.events = append(s.events, event+", "+strings.TrimSpace(ready.Body.String()))
 	}
 	api := func(name string) *witnessed {
-		server := httpserver.New(httpserver.Options{Name: name, Addr: "127.0.0.1:0", Telemetry: kittest.Telemetry(t, io.Discard), Health: s.Health})
+		server := httpserver.New(httpserver.Options{AddrVar: name, Addr: "127.0.0.1:0", Telemetry: kittest.Telemetry(t, io.Discard), Health: s.Health})
 		return &witnessed{server, name, tell, make(chan struct{})}
 	}
 	s.One, s.Two = api("one"), api("two")
@@ -411,7 +411,7 @@ func TestAPortThatIsTakenEndsTheStart(t *testing.T) {
 	require.NoError(t, err)
 	defer taken.Close() //nolint:errcheck // its work is done
 	s := newService(t)
-	late := httpserver.New(httpserver.Options{Name: "HTTP_ADDR", Addr: taken.Addr().String(), Telemetry: kittest.Telemetry(t, io.Discard), Health: s.Health})
+	late := httpserver.New(httpserver.Options{AddrVar: "HTTP_ADDR", Addr: taken.Addr().String(), Telemetry: kittest.Telemetry(t, io.Discard), Health: s.Health})
 	err = lifecycle.Run(s.ctx, s.options, late)
 	require.ErrorContains(t, err, "HTTP_ADDR: listen tcp "+taken.Addr().String())
 	require.ErrorIs(t, err, syscall.EADDRINUSE)

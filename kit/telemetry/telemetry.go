@@ -106,7 +106,7 @@ func newProvider(ctx context.Context, me instance.Instance, environ map[string]s
 	for _, key := range []string{forAll, forTraces} {
 		// The SDK would take what is no URL for https://localhost:4318.
 		if u, err := url.Parse(environ[key]); environ[key] != "" && (err != nil || u.Host == "" && u.Scheme != "unix") {
-			return nil, config.Bad(key, environ[key], "want a URL such as http://collector:4318")
+			return nil, config.Invalid(key, environ[key], "want a URL such as http://collector:4318")
 		}
 	}
 	exporter, err := newExporter(ctx, environ)
@@ -144,7 +144,7 @@ func newExporter(ctx context.Context, environ map[string]string) (*otlptrace.Exp
 	case "grpc":
 		return otlptracegrpc.New(ctx)
 	default:
-		return nil, config.Bad(key, protocol, "want grpc or http/protobuf")
+		return nil, config.Invalid(key, protocol, "want grpc or http/protobuf")
 	}
 }
 
@@ -177,6 +177,6 @@ func (h handler) WithGroup(name string) slog.Handler {
 // maxLogged is how much of a text from a client goes into a log line, in bytes.
 const maxLogged = 256
 
-// Truncated returns a text from a client as it is to be logged: its first 256
+// Truncate returns a text from a client as it is to be logged: its first 256
 // bytes. A client must not choose how long a log line is.
-func Truncated(s string) string { return s[:min(len(s), maxLogged)] }
+func Truncate(s string) string { return s[:min(len(s), maxLogged)] }

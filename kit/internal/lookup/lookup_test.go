@@ -98,7 +98,7 @@ func TestAddresses_WaitForTheFirstLookup(t *testing.T) {
 // Callers that wait for a name that does not exist share its lookups: one in
 // 100 ms or so, by which the pause between them is jittered.
 func TestAddresses_ShareLookupsOfMissingName(t *testing.T) {
-	before := dns.Asked("missing.test.")
+	before := dns.Queries("missing.test.")
 	inBubble(t, "missing.test.", func(t *testing.T, n *lookup.Name, changed *changes) {
 		const callers, seconds = 100, 10
 		var calls sync.WaitGroup
@@ -113,7 +113,7 @@ func TestAddresses_ShareLookupsOfMissingName(t *testing.T) {
 			})
 		}
 		calls.Wait()
-		assert.InDelta(t, 10*seconds, dns.Asked("missing.test.")-before, 3*seconds)
+		assert.InDelta(t, 10*seconds, dns.Queries("missing.test.")-before, 3*seconds)
 		assert.Greater(t, int(made.Load()), callers*5*seconds, "each lookup ends the wait of all")
 		assert.Empty(t, changed.all())
 	})
@@ -122,7 +122,7 @@ func TestAddresses_ShareLookupsOfMissingName(t *testing.T) {
 // The first 100 calls of a process make one lookup.
 func TestAddresses_ShareTheFirstLookup(t *testing.T) {
 	dns.Set("shared.test.", "127.0.0.1")
-	before := dns.Asked("shared.test.")
+	before := dns.Queries("shared.test.")
 	inBubble(t, "shared.test.", func(t *testing.T, n *lookup.Name, _ *changes) {
 		var calls sync.WaitGroup
 		for range 100 {
@@ -132,18 +132,18 @@ func TestAddresses_ShareTheFirstLookup(t *testing.T) {
 			})
 		}
 		calls.Wait()
-		assert.Equal(t, 1, dns.Asked("shared.test.")-before)
+		assert.Equal(t, 1, dns.Queries("shared.test.")-before)
 	})
 }
 
 // Known addresses are looked up anew every 10 s or so, beside the calls.
 func TestAddresses_AreRefreshed(t *testing.T) {
 	dns.Set("refreshed.test.", "127.0.0.1")
-	before := dns.Asked("refreshed.test.")
+	before := dns.Queries("refreshed.test.")
 	inBubble(t, "refreshed.test.", func(t *testing.T, n *lookup.Name, changed *changes) {
 		_, err := callEvery(t, 10*time.Millisecond, 100*time.Second, n)
 		require.NoError(t, err)
-		assert.InDelta(t, 10, dns.Asked("refreshed.test.")-before, 4)
+		assert.InDelta(t, 10, dns.Queries("refreshed.test.")-before, 4)
 		assert.Len(t, changed.all(), 1, "in random order they are the same")
 
 		dns.Set("refreshed.test.", "127.0.0.1", "127.0.0.2")
@@ -170,13 +170,13 @@ func TestRefresh_MakesALookupSoon(t *testing.T) {
 		require.NoError(t, n.Lookup(t.Context())) // joins the lookup
 		assert.Equal(t, [][]string{{"127.0.0.1:80"}, {"127.0.0.2:80"}}, changed.all())
 
-		before := dns.Asked("refresh.test.")
+		before := dns.Queries("refresh.test.")
 		for start := time.Now(); time.Since(start) < 20*time.Second; time.Sleep(time.Millisecond) {
 			n.Refresh()
 			_, err = n.Addresses(t.Context())
 			require.NoError(t, err)
 		}
-		assert.InDelta(t, 20, dns.Asked("refresh.test.")-before, 8)
+		assert.InDelta(t, 20, dns.Queries("refresh.test.")-before, 8)
 	})
 }
 

@@ -18,7 +18,7 @@ import (
 // answer is the tree of one call: who asked, how it went, what came back.
 type answer struct {
 	ServedBy instance.Instance `json:"servedBy"`
-	Call     backend.Call      `json:"call"`
+	Call     backend.CallInfo  `json:"call"`
 	Data     json.RawMessage   `json:"data"`
 }
 
@@ -40,7 +40,7 @@ func Data(me instance.Instance, backends map[string]backend.Backend) http.Handle
 }
 
 // problemOf is how a call that failed is reported.
-func problemOf(err error, how backend.Call) problem.Problem {
+func problemOf(err error, how backend.CallInfo) problem.Problem {
 	if invalid, ok := errors.AsType[*backend.InvalidError](err); ok {
 		return problem.Problem{Status: http.StatusBadRequest, Detail: invalid.Detail, Call: how}
 	}

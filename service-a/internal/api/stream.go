@@ -38,7 +38,7 @@ func Stream(b backend.Watcher) http.HandlerFunc {
 		if events.send("retry: 1000\n\n") != nil {
 			return
 		}
-		how := backend.Call{Transport: "grpc", TraceID: trace.SpanContextFromContext(r.Context()).TraceID().String()}
+		how := backend.CallInfo{Transport: "grpc", TraceID: trace.SpanContextFromContext(r.Context()).TraceID().String()}
 		for m, err := range b.Watch(r.Context(), key, interval) {
 			if err != nil {
 				err = events.send(fmt.Sprintf("event: problem\ndata: %s\n", problemOf(err, how).JSON()))

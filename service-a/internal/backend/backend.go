@@ -18,7 +18,7 @@ import (
 // the request as such; call.ClassOf tells the class of any other.
 type Backend interface {
 	// Get makes one call. The Call is valid even if there is an error.
-	Get(ctx context.Context, key string) (*datav1.Data, Call, error)
+	Get(ctx context.Context, key string) (*datav1.Data, CallInfo, error)
 }
 
 // Watcher opens streams of service-b, which only gRPC has.
@@ -47,8 +47,8 @@ func dataOf(response *datav1.GetDataResponse) (*datav1.Data, error) {
 	return response.GetData(), nil
 }
 
-// Call says how one call went.
-type Call struct {
+// CallInfo says how one call went.
+type CallInfo struct {
 	Transport string `json:"transport"`
 	// Target is the name that was called, as configured.
 	Target string `json:"target"`
@@ -62,8 +62,8 @@ type Call struct {
 }
 
 // describe makes a Call of what a client noted.
-func describe(ctx context.Context, transport, target string, start time.Time, r *call.Record) Call {
-	c := Call{
+func describe(ctx context.Context, transport, target string, start time.Time, r *call.Record) CallInfo {
+	c := CallInfo{
 		Transport:  transport,
 		Target:     target,
 		Addresses:  append([]string{}, r.Addresses...), // [] in JSON, never null

@@ -39,9 +39,9 @@ func NewGRPC(conn *grpc.ClientConn, silence time.Duration) *GRPC {
 }
 
 // Get makes one call.
-func (g *GRPC) Get(ctx context.Context, key string) (*datav1.Data, Call, error) {
+func (g *GRPC) Get(ctx context.Context, key string) (*datav1.Data, CallInfo, error) {
 	start := time.Now()
-	ctx, record := call.Recorded(ctx)
+	ctx, record := call.WithRecord(ctx)
 	data, err := g.get(ctx, key)
 	return data, describe(ctx, "grpc", g.target, start, record), err
 }

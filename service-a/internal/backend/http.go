@@ -29,9 +29,9 @@ func NewHTTP(client *http.Client, base url.URL) *HTTP {
 }
 
 // Get makes one call.
-func (h *HTTP) Get(ctx context.Context, key string) (*datav1.Data, Call, error) {
+func (h *HTTP) Get(ctx context.Context, key string) (*datav1.Data, CallInfo, error) {
 	start := time.Now()
-	ctx, record := call.Recorded(ctx)
+	ctx, record := call.WithRecord(ctx)
 	data, err := h.get(ctx, key)
 	return data, describe(ctx, "http", h.target, start, record), err
 }

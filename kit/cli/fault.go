@@ -1,4 +1,4 @@
-package fault
+package cli
 
 import (
 	"context"
@@ -8,32 +8,28 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"example.com/tandem/kit/fault"
 )
 
-// usageError ends a process with status 2.
-type usageError struct{ msg string }
-
-func (e usageError) Error() string { return e.msg }
-func (usageError) ExitCode() int   { return 2 }
-
-const usage = `usage: fault [JSON | off]
+const faultUsage = `usage: fault [JSON | off]
 
 JSON sets the fault of the service that runs here, off removes it, and no argument
 leaves it. The fault that is then set is printed. JSON is such as
-` + example
+` + fault.Example
 
-// Command is the subcommand fault of a service. It talks to the fault switch at
+// runFault is the subcommand fault of a service. It talks to the fault switch at
 // addr, which is on loopback and so within reach of a process in the same
 // container only; images have no curl to do it with:
 //
 //	kubectl exec POD -- /service-b fault '{"latency":"5s"}'
 //	docker compose exec service-b /service-b fault off
-func Command(ctx context.Context, addr string, args []string, out io.Writer) error {
+func runFault(ctx context.Context, addr string, args []string, out io.Writer) error {
 	method, body := http.MethodGet, ""
 	switch {
 	case len(args) == 0:
 	case len(args) > 1 || strings.HasPrefix(args[0], "-"):
-		return usageError{usage}
+		return usageError{faultUsage}
 	case args[0] == "off":
 		method = http.MethodDelete
 	default:

@@ -1,10 +1,4 @@
-// Package probe asks a service, by its name, whether it is there, and shows
-// each step. It is a subcommand of every service, because their images have
-// no shell, no curl and no grpcurl to ask with:
-//
-//	kubectl exec deploy/service-a -- /service-a probe http://service-b/health
-//	kubectl exec deploy/service-a -- /service-a probe grpc://service-b-headless:9090
-package probe
+package cli
 
 import (
 	"bytes"
@@ -29,32 +23,30 @@ import (
 	"example.com/tandem/kit/call"
 )
 
-// usageError ends a process with status 2.
-type usageError struct{ msg string }
-
-func (e usageError) Error() string { return e.msg }
-func (usageError) ExitCode() int   { return 2 }
-
-const usage = `usage: probe [-timeout 3s] URL
+const probeUsage = `usage: probe [-timeout 3s] URL
 
 URL is http://HOST[:PORT]/PATH, https://…, or grpc://HOST:PORT, which asks
 grpc.health.v1. It resolves the name, connects, asks, and shows each step.
 Ends with 0 if the answer is 2xx or SERVING, 1 if not, 2 for wrong usage.
 `
 
-// Run is the subcommand: args are what follows its name.
-func Run(ctx context.Context, args []string, out io.Writer) error {
+// runProbe is the subcommand probe: it calls a service by its name and prints each
+// step.
+//
+//	kubectl exec deploy/service-a -- /service-a probe http://service-b/health
+//	kubectl exec deploy/service-a -- /service-a probe grpc://service-b-headless:9090
+func runProbe(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("probe", flag.ContinueOnError)
 	flags.SetOutput(io.Discard) // errors are returned, and printed once
 	timeout := flags.Duration("timeout", 3*time.Second, "")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
-		_, err = io.WriteString(out, usage)
+		_, err = io.WriteString(out, probeUsage)
 		return err
 	case err != nil:
-		return usageError{"probe: " + err.Error() + "\n" + usage}
+		return usageError{"probe: " + err.Error() + "\n" + probeUsage}
 	case flags.NArg() != 1:
-		return usageError{usage}
+		return usageError{probeUsage}
 	case *timeout <= 0:
 		return usageError{"probe: -timeout: want more than 0"}
 	}

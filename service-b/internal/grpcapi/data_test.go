@@ -1,4 +1,4 @@
-package rpc_test
+package grpcapi_test
 
 import (
 	"context"
@@ -11,11 +11,11 @@ import (
 
 	datav1 "example.com/tandem/proto/data/v1"
 	"example.com/tandem/service-b/internal/domain"
-	"example.com/tandem/service-b/internal/rpc"
+	"example.com/tandem/service-b/internal/grpcapi"
 )
 
 func TestGetData(t *testing.T) {
-	service := rpc.New(domain.New(&datav1.Instance{Pod: "b-1"}, "hello"))
+	service := grpcapi.New(domain.New(&datav1.Instance{Pod: "b-1"}, "hello"))
 
 	response, err := service.GetData(t.Context(), &datav1.GetDataRequest{Key: "ada"})
 	require.NoError(t, err)

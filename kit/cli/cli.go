@@ -1,6 +1,7 @@
-// Package command holds the subcommands of a service: what it does instead of
-// serving when it is called with arguments.
-package command
+// Package cli is the command line of a service: what it does instead of serving
+// when it is started with arguments. The subcommands probe and fault are there
+// because the images have no shell, no curl and no grpcurl.
+package cli
 
 import (
 	"context"
@@ -8,9 +9,7 @@ import (
 	"io"
 
 	"example.com/tandem/kit/config"
-	"example.com/tandem/kit/fault"
 	"example.com/tandem/kit/instance"
-	"example.com/tandem/kit/probe"
 )
 
 // Run runs the subcommand in args. It returns false if args is empty: the
@@ -22,11 +21,11 @@ func Run[C any](ctx context.Context, name, about string, args []string, environ 
 	}
 	switch args[0] {
 	case "probe":
-		return true, probe.Run(ctx, args[1:], out)
+		return true, runProbe(ctx, args[1:], out)
 	case "fault":
 		cfg, err := config.Load[config.Server](environ)
 		if err == nil {
-			err = fault.Command(ctx, cfg.DebugAddr, args[1:], out)
+			err = runFault(ctx, cfg.DebugAddr, args[1:], out)
 		}
 		return true, err
 	case "--version", "-version", "version":
@@ -58,3 +57,9 @@ POD_NAME, POD_NAMESPACE, POD_IP, NODE_NAME and NODE_ZONE say where this instance
 GOGC and GOMEMLIMIT tune Go's garbage collector, as for every Go program.
 `)
 }
+
+// usageError ends a process with status 2.
+type usageError struct{ msg string }
+
+func (e usageError) Error() string { return e.msg }
+func (usageError) ExitCode() int   { return 2 }

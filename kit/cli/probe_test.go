@@ -1,4 +1,4 @@
-package probe_test
+package cli_test
 
 import (
 	"bytes"
@@ -19,11 +19,11 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
+	"example.com/tandem/kit/cli"
 	"example.com/tandem/kit/health"
 	"example.com/tandem/kit/instance"
 	"example.com/tandem/kit/kittest"
 	"example.com/tandem/kit/lifecycle"
-	"example.com/tandem/kit/probe"
 )
 
 var dns *kittest.DNS
@@ -33,10 +33,10 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreCurrent()) // the DNS server stays
 }
 
-func run(t *testing.T, args ...string) (out string, err error) {
+func probe(t *testing.T, args ...string) (out string, err error) {
 	t.Helper()
 	var buf bytes.Buffer
-	err = probe.Run(t.Context(), args, &buf)
+	_, err = cli.Run[settings](t.Context(), "service-x", "", append([]string{"probe"}, args...), nil, &buf)
 	return buf.String(), err
 }
 
@@ -100,7 +100,7 @@ func TestEachStepOfAnHTTPProbeIsShown(t *testing.T) {
 		_, _ = io.WriteString(w, r.Method+" "+r.Host+" "+r.URL.String()+" "+r.Header.Get("User-Agent")+"\n\n")
 	})
 	target := named(t, "web.probe.test", addr)
-	out, err := run(t, "http://"+target+"/health?x=1")
+	out, err := probe(t, "http://"+target+"/health?x=1")
 	require.NoError(t, err)
 	assertSteps(t, out,
 		`resolved  web\.probe\.test is 127\.0\.0\.1`+took,
@@ -116,7 +116,7 @@ func TestEachStepOfAGRPCProbeIsShown(t *testing.T) {
 	addr := serveGRPC(t, h.GRPC())
 	target := named(t, "rpc.probe.test", addr)
 
-	out, err := run(t, "grpc://"+target)
+	out, err := probe(t, "grpc://"+target)
 	require.NoError(t, err)
 	assertSteps(t, out,
 		`resolved  rpc\.probe\.test is 127\.0\.0\.1`+took,
@@ -124,8 +124,8 @@ func TestEachStepOfAGRPCProbeIsShown(t *testing.T) {
 		`answered  gRPC health SERVING`+took,
 	)
 
-	h.SetSick(true)
-	out, err = run(t, "grpc://"+target)
+	h.SetNotReady(true)
+	out, err = probe(t, "grpc://"+target)
 	require.ErrorContains(t, err, "health NOT_SERVING: want SERVING")
 	assert.Contains(t, out, "answered  gRPC health NOT_SERVING")
 	assert.Equal(t, 1, lifecycle.ExitCode(err))
@@ -154,7 +154,7 @@ func TestAProbeThatFailsSaysHowAndAfterWhichStep(t *testing.T) {
 		{"https, a server that speaks none", []string{"https://" + status(200)}, "probe: other: tls: ", []string{"resolved .*", "connected .*"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			out, err := run(t, c.args...)
+			out, err := probe(t, c.args...)
 			require.Error(t, err)
 			assert.Regexp(t, c.err, err.Error())
 			assert.Equal(t, 1, lifecycle.ExitCode(err))
@@ -185,7 +185,7 @@ func TestWrongUsageEndsWith2(t *testing.T) {
 		{"no URL at all", []string{"http://service b"}, "probe: "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			out, err := run(t, c.args...)
+			out, err := probe(t, c.args...)
 			require.ErrorContains(t, err, c.want)
 			assert.Equal(t, 2, lifecycle.ExitCode(err))
 			assert.Empty(t, out)
@@ -194,13 +194,13 @@ func TestWrongUsageEndsWith2(t *testing.T) {
 }
 
 func TestHelpIsNoError(t *testing.T) {
-	out, err := run(t, "-h")
+	out, err := probe(t, "-h")
 	require.NoError(t, err)
 	assert.True(t, strings.HasPrefix(out, "usage: probe"), out)
 }
 
-// hostile is a health service whose error carries a terminal's control sequence.
-type hostile struct {
+// hostileHealth is a health service whose error carries a terminal's control sequence.
+type hostileHealth struct {
 	grpc_health_v1.UnimplementedHealthServer
 }
 
@@ -232,10 +232,10 @@ func TestNothingThatAPeerSaysSteersTheTerminal(t *testing.T) {
 		{"a body that is no UTF-8", "http://" + body("\x9b2J"), "\uFFFD2J"},
 		{"a body's tabs and lines stay", "http://" + body("a\tb\nc"), "a\tb\nc"},
 		{"a status line", "http://" + statusLine(), `500 \x1b]0;owned\a"`},
-		{"a gRPC status", "grpc://" + serveGRPC(t, hostile{}), `\x1b]0;owned\a`},
+		{"a gRPC status", "grpc://" + serveGRPC(t, hostileHealth{}), `\x1b]0;owned\a`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			out, err := run(t, c.url)
+			out, err := probe(t, c.url)
 			if err != nil {
 				out += err.Error()
 			}
@@ -247,6 +247,6 @@ func TestNothingThatAPeerSaysSteersTheTerminal(t *testing.T) {
 	}
 }
 
-func (hostile) Check(context.Context, *grpc_health_v1.HealthCheckRequest) (*grpc_health_v1.HealthCheckResponse, error) {
+func (hostileHealth) Check(context.Context, *grpc_health_v1.HealthCheckRequest) (*grpc_health_v1.HealthCheckResponse, error) {
 	return nil, status.Error(codes.Internal, evil)
 }

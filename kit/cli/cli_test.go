@@ -1,4 +1,4 @@
-package command_test
+package cli_test
 
 import (
 	"bytes"
@@ -9,9 +9,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"example.com/tandem/kit/command"
+	"example.com/tandem/kit/cli"
 	"example.com/tandem/kit/config"
-	"example.com/tandem/kit/fault"
 	"example.com/tandem/kit/instance"
 	"example.com/tandem/kit/lifecycle"
 )
@@ -29,7 +28,7 @@ func run(t *testing.T, args ...string) (done bool, out string, err error) {
 func runIn(t *testing.T, environ map[string]string, args ...string) (done bool, out string, err error) {
 	t.Helper()
 	var buf bytes.Buffer
-	done, err = command.Run[settings](t.Context(), "service-x", "service-x does x.", args, environ, &buf)
+	done, err = cli.Run[settings](t.Context(), "service-x", "service-x does x.", args, environ, &buf)
 	return done, buf.String(), err
 }
 
@@ -78,24 +77,6 @@ func TestProbeIsASubcommand(t *testing.T) {
 	done, _, err = run(t, "probe")
 	assert.True(t, done)
 	require.ErrorContains(t, err, "usage: probe")
-	assert.Equal(t, 2, lifecycle.ExitCode(err))
-}
-
-// The subcommand fault finds the fault switch by the environment that the service
-// itself was started with.
-func TestFault_TalksToDebugAddr(t *testing.T) {
-	server := httptest.NewServer(fault.NewSwitch(true, func(bool) {}))
-	defer server.Close()
-	environ := map[string]string{"DEBUG_ADDR": server.Listener.Addr().String()}
-	done, out, err := runIn(t, environ, "fault", `{"latency":"5s"}`)
-	assert.True(t, done)
-	require.NoError(t, err)
-	assert.Contains(t, out, `"latency":"5s"`)
-
-	environ["DEBUG_ADDR"] = "example.com:80"
-	done, _, err = runIn(t, environ, "fault")
-	assert.True(t, done)
-	require.ErrorContains(t, err, "want a loopback address")
 	assert.Equal(t, 2, lifecycle.ExitCode(err))
 }
 

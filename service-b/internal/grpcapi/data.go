@@ -1,5 +1,5 @@
-// Package rpc is the gRPC side of service-b.
-package rpc
+// Package grpcapi is the gRPC side of service-b.
+package grpcapi
 
 import (
 	"context"
