@@ -8,14 +8,14 @@ import (
 	"example.com/tandem/service-a/internal/backend"
 )
 
-// clients call service-b, over each transport.
+// clients holds the clients of service-b, one for each transport.
 type clients struct {
 	http  *backend.HTTP
 	grpc  *backend.GRPC
 	close func() error
 }
 
-// newClients makes the clients. They connect with the first call.
+// newClients creates the clients. They connect at the first call.
 func newClients(cfg Config, tel *telemetry.Telemetry) (clients, error) {
 	tls, err := config.ClientTLS{
 		CAFile:     cfg.ServiceBCAFile,
@@ -45,7 +45,7 @@ func newClients(cfg Config, tel *telemetry.Telemetry) (clients, error) {
 	}, nil
 }
 
-// byTransport returns the clients by what ?via= calls them.
+// byTransport returns the clients by the values of ?via=.
 func (c clients) byTransport() map[string]backend.Backend {
 	return map[string]backend.Backend{"http": c.http, "grpc": c.grpc}
 }

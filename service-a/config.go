@@ -13,18 +13,18 @@ import (
 // Config holds the settings of the service and their defaults.
 type Config struct {
 	config.Server
-	ServiceBHTTPURL    url.URL       `env:"SERVICE_B_HTTP_URL" envDefault:"http://service-b" help:"service-b over HTTP: the name of its Service"`
-	ServiceBGRPCTarget string        `env:"SERVICE_B_GRPC_TARGET" envDefault:"dns:///service-b-headless:9090" help:"service-b over gRPC: a name that stands for its pods"`
+	ServiceBHTTPURL    url.URL       `env:"SERVICE_B_HTTP_URL" envDefault:"http://service-b" help:"URL of service-b over HTTP: the name of its Service"`
+	ServiceBGRPCTarget string        `env:"SERVICE_B_GRPC_TARGET" envDefault:"dns:///service-b-headless:9090" help:"target of service-b over gRPC: a name that resolves to its pods"`
 	CallTimeout        time.Duration `env:"CALL_TIMEOUT" envDefault:"2s" help:"deadline of one call to service-b, including its retries"`
 
-	ServiceBGRPCTLS    config.OnOff `env:"SERVICE_B_GRPC_TLS" envDefault:"off" help:"on calls service-b over gRPC with TLS; over HTTP, https:// in the URL does"`
-	ServiceBCAFile     string       `env:"SERVICE_B_CA_FILE" help:"certificates (PEM) that service-b's must descend from; by default the system's"`
-	ServiceBServerName string       `env:"SERVICE_B_SERVER_NAME" help:"name in service-b's certificate; by default the host that is called"`
-	ServiceBCertFile   string       `env:"SERVICE_B_CERT_FILE" help:"client certificate (PEM) for service-b"`
-	ServiceBKeyFile    string       `env:"SERVICE_B_KEY_FILE" help:"its key (PEM)"`
+	ServiceBGRPCTLS    config.OnOff `env:"SERVICE_B_GRPC_TLS" envDefault:"off" help:"on uses TLS over gRPC; for TLS over HTTP, set an https:// URL"`
+	ServiceBCAFile     string       `env:"SERVICE_B_CA_FILE" help:"file of CA certificates (PEM) that verify service-b's; by default the system's"`
+	ServiceBServerName string       `env:"SERVICE_B_SERVER_NAME" help:"name in service-b's certificate; by default the host of the URL or target"`
+	ServiceBCertFile   string       `env:"SERVICE_B_CERT_FILE" help:"file of the client certificate (PEM) for service-b"`
+	ServiceBKeyFile    string       `env:"SERVICE_B_KEY_FILE" help:"file of the key (PEM) of the client certificate"`
 }
 
-// Validate returns an error for every value that parses but cannot work.
+// Validate returns an error for each value that parses but is not valid.
 func (c Config) Validate() error {
 	errs := []error{c.Server.Validate(), config.Positive("CALL_TIMEOUT", c.CallTimeout)}
 	u := c.ServiceBHTTPURL

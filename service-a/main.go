@@ -1,4 +1,4 @@
-// Service-a calls service-b over HTTP and over gRPC, and shows what happened.
+// Service-a calls service-b over HTTP and gRPC and shows what happened.
 package main
 
 import (
@@ -16,11 +16,12 @@ import (
 	"example.com/tandem/kit/limiter"
 	"example.com/tandem/kit/telemetry"
 	"example.com/tandem/service-a/internal/api"
+	"example.com/tandem/service-a/internal/backend"
 )
 
 const (
 	name  = "service-a"
-	about = "service-a asks service-b over HTTP and gRPC, and shows what happened."
+	about = "service-a calls service-b over HTTP and gRPC and shows what happened."
 )
 
 func main() { lifecycle.Main(run) }
@@ -48,20 +49,20 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 	backends := serviceB.byTransport()
 
 	state := health.New(me)
-	state.Check("service-b over http", api.Check(serviceB.http))
-	state.Check("service-b over grpc", api.Check(serviceB.grpc))
+	state.Check("service-b over http", backend.HealthCheck(serviceB.http))
+	state.Check("service-b over grpc", backend.HealthCheck(serviceB.grpc))
 	state.Details = bool(cfg.HealthDetails)
 	faults := fault.NewSwitch(bool(cfg.Faults), state.SetNotReady)
 	faults.Set(cfg.Fault)
 
-	web := httpserver.New(httpserver.Options{
+	httpSrv := httpserver.New(httpserver.Options{
 		AddrVar: "HTTP_ADDR", Addr: cfg.HTTPAddr, Telemetry: tel, Health: state, Faults: faults,
 		MaxConnectionAge: cfg.MaxConnectionAge, Limiter: limiter.New(cfg.MaxInFlight, tel.Metrics),
 	})
-	web.Probes.Get("/", api.Page(me)) // load balancers probe it
-	web.API.Get("/api/data", api.Data(me, backends))
-	web.API.Get("/api/spread", api.Spread(me, backends))
-	web.Streams.Get("/api/stream", api.Stream(serviceB.grpc))
+	httpSrv.Probes.Get("/", api.Page(me)) // also the probe of load balancers
+	httpSrv.API.Get("/api/data", api.Data(me, backends))
+	httpSrv.API.Get("/api/spread", api.Spread(me, backends))
+	httpSrv.Streams.Get("/api/stream", api.Stream(serviceB.grpc))
 
 	admin := []lifecycle.Server{httpserver.NewAdmin("ADMIN_ADDR", cfg.AdminAddr, tel)}
 	if cfg.Debug() {
@@ -69,5 +70,5 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 	}
 	return lifecycle.Run(ctx, lifecycle.Options{
 		Log: tel.Log, Health: state, Admin: admin, Drain: cfg.Drain, Unknown: config.FindUnknown[Config](environ),
-	}, web)
+	}, httpSrv)
 }

@@ -15,9 +15,10 @@ import (
 	"example.com/tandem/kit/lifecycle"
 )
 
-func TestThePageSaysWhatCanBeAsked(t *testing.T) {
+// The page links to the API. It is served even if service-b has no address.
+func TestPage_LinksToTheAPI(t *testing.T) {
 	t.Parallel()
-	a := startA(t, nameOf(t), "NODE_NAME=<node>") // service-b is unknown: the page does not care
+	a := startA(t, hostOf(t), "NODE_NAME=<node>")
 	code, header, body := kittest.Get(t, a.URL+"/")
 	assert.Equal(t, http.StatusOK, code)
 	assert.Equal(t, "text/html; charset=utf-8", header.Get("Content-Type"))
@@ -29,34 +30,35 @@ func TestThePageSaysWhatCanBeAsked(t *testing.T) {
 	}
 }
 
-func TestBadInputIsRefusedAtTheDoor(t *testing.T) {
+// An invalid request gets a problem with status 4xx.
+func TestAPI_RejectsInvalidRequests(t *testing.T) {
 	t.Parallel()
-	a := startA(t, nameOf(t))
+	a := startA(t, hostOf(t))
 	for name, c := range map[string]struct {
 		method, path, body string
 		header             http.Header
 		status             int
 		detail             string
 	}{
-		"unknown via":            {path: "/api/data?via=pigeon", status: 400, detail: "want http or grpc"},
-		"empty via":              {path: "/api/data?via=", status: 400, detail: "want http or grpc"},
-		"empty key":              {path: "/api/data?key=", status: 400, detail: "1 to 64"},
-		"key of 65":              {path: "/api/data?key=" + strings.Repeat("k", 65), status: 400, detail: "65 characters"},
-		"control character":      {path: "/api/data?key=a%0d%0ab", status: 400, detail: "control character"},
-		"key that is not UTF-8":  {path: "/api/data?key=%ff", status: 400, detail: "UTF-8"},
-		"n of 0":                 {path: "/api/spread?n=0", status: 400, detail: "1 to 1000"},
-		"n of a milliard":        {path: "/api/spread?n=1000000000", status: 400, detail: "1 to 1000"},
-		"spread of a bad key":    {path: "/api/spread?key=%00", status: 400, detail: "control character"},
-		"spread via a pigeon":    {path: "/api/spread?via=pigeon", status: 400, detail: "want http or grpc"},
-		"stream of a bad key":    {path: "/api/stream?key=%00", status: 400, detail: "control character"},
-		"stream without a pause": {path: "/api/stream?interval=0s", status: 400, detail: "100ms to 1m0s"},
-		"unknown path":           {path: "/api/", status: 404, detail: "nothing is served"},
-		"wrong method":           {method: "DELETE", path: "/api/data", status: 405, detail: "this path takes GET"},
-		"unknown method":         {method: "BREW", path: "/api/data", status: 405, detail: "this path takes GET"},
-		"a body where none is":   {path: "/api/data", body: "{}", status: 400, detail: "takes no body"},
-		"a body of 2 MB":         {path: "/api/data", body: strings.Repeat("x", 2<<20), header: http.Header{"Expect": {"100-continue"}}, status: 413, detail: "exceeds"},
-		"huge headers":           {path: "/api/data", header: http.Header{"X-Big": {strings.Repeat("x", 20<<10)}}, status: 431, detail: "exceed"},
-		"a huge path":            {path: "/" + strings.Repeat("x", 20<<10), status: 431, detail: "exceed"},
+		"unknown via":           {path: "/api/data?via=other", status: 400, detail: "want http or grpc"},
+		"empty via":             {path: "/api/data?via=", status: 400, detail: "want http or grpc"},
+		"empty key":             {path: "/api/data?key=", status: 400, detail: "1 to 64"},
+		"long key":              {path: "/api/data?key=" + strings.Repeat("k", 65), status: 400, detail: "65 characters"},
+		"control character":     {path: "/api/data?key=a%0d%0ab", status: 400, detail: "control character"},
+		"invalid UTF-8":         {path: "/api/data?key=%ff", status: 400, detail: "UTF-8"},
+		"n of 0":                {path: "/api/spread?n=0", status: 400, detail: "1 to 1000"},
+		"large n":               {path: "/api/spread?n=1000000000", status: 400, detail: "1 to 1000"},
+		"spread, invalid key":   {path: "/api/spread?key=%00", status: 400, detail: "control character"},
+		"spread, unknown via":   {path: "/api/spread?via=other", status: 400, detail: "want http or grpc"},
+		"stream, invalid key":   {path: "/api/stream?key=%00", status: 400, detail: "control character"},
+		"stream, interval of 0": {path: "/api/stream?interval=0s", status: 400, detail: "100ms to 1m0s"},
+		"unknown path":          {path: "/api/", status: 404, detail: "nothing is served"},
+		"wrong method":          {method: "DELETE", path: "/api/data", status: 405, detail: "this path takes GET"},
+		"unknown method":        {method: "BREW", path: "/api/data", status: 405, detail: "this path takes GET"},
+		"body of a GET":         {path: "/api/data", body: "{}", status: 400, detail: "takes no body"},
+		"body of 2 MB":          {path: "/api/data", body: strings.Repeat("x", 2<<20), header: http.Header{"Expect": {"100-continue"}}, status: 413, detail: "exceeds"},
+		"large header":          {path: "/api/data", header: http.Header{"X-Big": {strings.Repeat("x", 20<<10)}}, status: 431, detail: "exceed"},
+		"long path":             {path: "/" + strings.Repeat("x", 20<<10), status: 431, detail: "exceed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			req, err := http.NewRequestWithContext(t.Context(), c.method, a.URL+c.path, strings.NewReader(c.body))
@@ -72,23 +74,24 @@ func TestBadInputIsRefusedAtTheDoor(t *testing.T) {
 	assert.NotContains(t, a.Log.String(), `"msg":"panic"`)
 }
 
-func TestMetricsAreWellNamedAndBounded(t *testing.T) {
+// Metric names follow the conventions, and labels hold no value from a request.
+func TestMetrics_AreNamedAndBounded(t *testing.T) {
 	t.Parallel()
 	addr := "127.0.0.1:" + kittest.FreePort()
-	a := startA(t, nameOf(t), "ADMIN_ADDR="+addr)
+	a := startA(t, hostOf(t), "ADMIN_ADDR="+addr)
 	for _, via := range transports {
-		data(t, a, "key=a-secret-key&via="+via)
+		getData(t, a, "key=a-secret-key&via="+via)
 	}
 	_, _, body := kittest.Get(t, "http://"+addr+"/metrics")
 	problems, err := promlint.New(bytes.NewReader([]byte(body))).Lint()
 	require.NoError(t, err)
 	assert.Empty(t, problems)
 	for _, metric := range []string{
-		`calls_total{outcome="dns",peer="` + nameOf(t) + `",transport="http"} 1`,
-		`calls_total{outcome="dns",peer="` + nameOf(t) + `",transport="grpc"} 1`,
-		`http_client_request_duration_seconds_count{code="0",method="GET",peer="` + nameOf(t) + `"} 1`,
+		`calls_total{outcome="dns",peer="` + hostOf(t) + `",transport="http"} 1`,
+		`calls_total{outcome="dns",peer="` + hostOf(t) + `",transport="grpc"} 1`,
+		`http_client_request_duration_seconds_count{code="0",method="GET",peer="` + hostOf(t) + `"} 1`,
 		`http_server_request_duration_seconds_count{code="503",method="GET",route="/api/data"} 2`,
-		// A name that does not exist is not retried.
+		// 1, because a call to a name that does not exist is not retried.
 		`grpc_client_handled_total{grpc_code="Unavailable",grpc_method="GetData",grpc_service="data.v1.DataService",grpc_type="unary"} 1`,
 	} {
 		assert.Contains(t, body, metric)
@@ -96,14 +99,14 @@ func TestMetricsAreWellNamedAndBounded(t *testing.T) {
 	assert.NotContains(t, body, "secret")
 }
 
-// A misspelled setting is named in the log, with the one that was meant.
+// The log names a misspelled setting, and the setting with the nearest name.
 func TestStart_WarnsOfMisspelledSettings(t *testing.T) {
 	t.Parallel()
-	a := startA(t, nameOf(t), "SERVICE_B_HTTP_URI=http://elsewhere")
+	a := startA(t, hostOf(t), "SERVICE_B_HTTP_URI=http://elsewhere")
 	assert.Contains(t, a.Log.String(), `"name":"SERVICE_B_HTTP_URI","nearest":"SERVICE_B_HTTP_URL"`)
 }
 
-func TestABadConfigurationStopsTheStart(t *testing.T) {
+func TestStart_FailsOnInvalidConfiguration(t *testing.T) {
 	t.Parallel()
 	for variable, want := range map[string]string{
 		"CALL_TIMEOUT=0s":                        `CALL_TIMEOUT="0s": want more than 0`,

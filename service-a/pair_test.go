@@ -5,11 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"hash/crc32"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,168 +18,19 @@ import (
 	"github.com/stretchr/testify/require"
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	otlp "go.opentelemetry.io/proto/otlp/trace/v1"
-	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 
 	"example.com/tandem/kit/kittest"
 )
 
-// The tests of this package run service-a in the test, and service-b as a
-// program of its own, at addresses of 127.0.0.0/8 that a DNS server on
-// loopback knows by name: what pods are in a cluster.
-
-var (
-	names    *kittest.DNS
-	serviceB string // the binary
-	// Every pod has the same ports, as behind a Service; the addresses differ.
-	httpPort, grpcPort, adminPort, debugPort = kittest.FreePort(), kittest.FreePort(), kittest.FreePort(), kittest.FreePort()
-)
-
-func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "tandem")
-	if err == nil {
-		serviceB = filepath.Join(dir, "service-b")
-		err = kittest.Build("../service-b", serviceB)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	names = kittest.UseDNS()
-	code := m.Run()
-	names.Close()
-	_ = os.RemoveAll(dir) // it lies in the system's temporary folder
-	if code == 0 {
-		if err := goleak.Find(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}
-	os.Exit(code)
-}
-
-var transports = []string{"http", "grpc"}
-
-// pod is one service-b.
-type pod struct {
-	*kittest.Process
-	name, addr string
-	environ    []string
-}
-
-func startB(t *testing.T, name, addr string, environ ...string) *pod {
-	t.Helper()
-	b := &pod{name: name, addr: addr, environ: append([]string{
-		"POD_NAME=" + name, "HTTP_ADDR=" + addr + ":" + httpPort, "GRPC_ADDR=" + addr + ":" + grpcPort, "ADMIN_ADDR=" + addr + ":" + adminPort,
-		"DEBUG_ADDR=" + addr + ":" + debugPort, "DRAIN_DELAY=500ms", "FAULTS=on",
-	}, environ...)}
-	b.start(t)
-	return b
-}
-
-func (b *pod) start(t *testing.T) {
-	t.Helper()
-	b.Process = kittest.Start(t, serviceB, b.environ...)
-	kittest.AwaitReady(t, "http://"+b.addr+":"+httpPort)
-}
-
-// stop ends it as Kubernetes does, and wants it to have lost nothing.
-func (b *pod) stop(t *testing.T) {
-	t.Helper()
-	b.Signal(t, syscall.SIGTERM)
-	require.Equal(t, 0, b.Wait(t, 30*time.Second))
-}
-
-// fault throws its fault switch.
-func (b *pod) fault(t *testing.T, fault string) {
-	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://"+b.addr+":"+debugPort+"/faults", strings.NewReader(fault))
-	require.NoError(t, err)
-	code, _, body := kittest.Do(t, req)
-	require.Equal(t, http.StatusOK, code, body)
-}
-
-// startA starts a service-a that calls name.
-func startA(t *testing.T, name string, environ ...string) *kittest.Service {
-	t.Helper()
-	env := map[string]string{
-		"POD_NAME": "a-1", "DRAIN_DELAY": "0s", "CALL_TIMEOUT": "2s",
-		"HTTP_ADDR": "127.0.0.1:" + kittest.FreePort(), "ADMIN_ADDR": "127.0.0.1:" + kittest.FreePort(),
-		"SERVICE_B_HTTP_URL": "http://" + name + ":" + httpPort, "SERVICE_B_GRPC_TARGET": "dns:///" + name + ":" + grpcPort,
-	}
-	for _, pair := range environ {
-		k, v, _ := strings.Cut(pair, "=")
-		env[k] = v
-	}
-	return kittest.Serve(t, run, env)
-}
-
-// startPair starts n service-b behind a name of the test's own, and a service-a.
-func startPair(t *testing.T, n int, environ ...string) (*kittest.Service, []*pod, string) {
-	t.Helper()
-	name := nameOf(t)
-	addrs := kittest.Loopbacks(t, n)
-	bs := make([]*pod, n)
-	for i, addr := range addrs {
-		bs[i] = startB(t, fmt.Sprintf("b-%d", i+1), addr, environ...)
-	}
-	names.Set(name, addrs...)
-	return startA(t, name), bs, name
-}
-
-// nameOf is a test's own name for service-b. (A label has 63 characters at most.)
-func nameOf(t *testing.T) string {
-	return fmt.Sprintf("service-b.%x.test", crc32.ChecksumIEEE([]byte(t.Name())))
-}
-
-// tree is the answer of /api/data, or the problem in its place.
-type tree struct {
-	ServedBy struct{ Pod string }
-	Call     struct {
-		Transport, Target, Peer, TraceID string
-		Addresses                        []string
-		Attempts                         int
-		DurationMS                       float64
-	}
-	Data struct {
-		Key, Message string
-		ServedBy     struct{ Pod string }
-	}
-	Status        int
-	Class, Detail string
-}
-
-func data(t testing.TB, a *kittest.Service, query string) (int, http.Header, tree) {
-	t.Helper()
-	code, header, body := kittest.Get(t, a.URL+"/api/data?"+query)
-	var got tree
-	require.NoError(t, json.Unmarshal([]byte(body), &got), body)
-	return code, header, got
-}
-
-// counts is the answer of /api/spread.
-type counts struct {
-	N, Attempts int
-	Pods        map[string]int
-	Errors      map[string]int
-	LatencyMS   struct{ P50, P90, P99, Max float64 }
-}
-
-func spread(t testing.TB, a *kittest.Service, via string, n int) counts {
-	t.Helper()
-	code, _, body := kittest.Get(t, fmt.Sprintf("%s/api/spread?via=%s&n=%d", a.URL, via, n))
-	require.Equal(t, http.StatusOK, code, body)
-	var got counts
-	require.NoError(t, json.Unmarshal([]byte(body), &got), body)
-	return got
-}
-
-func TestOneCallShowsHowItWent(t *testing.T) {
+// The response describes the call: name, addresses, peer, attempts, duration and
+// trace id, which the logs of both services contain.
+func TestPair_DescribesTheCall(t *testing.T) {
 	t.Parallel()
 	a, bs, name := startPair(t, 1)
 	for transport, port := range map[string]string{"http": httpPort, "grpc": grpcPort} {
 		t.Run(transport, func(t *testing.T) {
-			code, header, got := data(t, a, "key=ada&via="+transport)
+			code, header, got := getData(t, a, "key=ada&via="+transport)
 			require.Equal(t, http.StatusOK, code, got)
 			assert.Equal(t, "application/json", header.Get("Content-Type"))
 			assert.Equal(t, "a-1", got.ServedBy.Pod)
@@ -195,32 +43,68 @@ func TestOneCallShowsHowItWent(t *testing.T) {
 			assert.Equal(t, 1, got.Call.Attempts)
 			assert.Positive(t, got.Call.DurationMS)
 			assert.Len(t, got.Call.TraceID, 32)
-			assert.Contains(t, a.Log.String(), got.Call.TraceID, "log lines carry the trace id")
-			kittest.Eventually(t, func() bool { return strings.Contains(bs[0].Log.String(), got.Call.TraceID) }, "service-b's too")
+			assert.Contains(t, a.Log.String(), got.Call.TraceID, "service-a's log contains the trace id")
+			kittest.Eventually(t, func() bool { return strings.Contains(bs[0].Log.String(), got.Call.TraceID) }, "service-b's log contains the trace id")
 		})
 	}
 }
 
-// spans is a collector that keeps what it is sent.
-type spans struct {
-	collector.UnimplementedTraceServiceServer
-	mu  sync.Mutex
-	got []*otlp.ResourceSpans
+// A call through both services is one trace.
+func TestPair_CallIsOneTrace(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	collected := &spanCollector{}
+	server := grpc.NewServer()
+	collector.RegisterTraceServiceServer(server, collected)
+	go server.Serve(l) //nolint:errcheck // ends with Stop
+	t.Cleanup(server.Stop)
+	var environ []string
+	for k, v := range map[string]string{
+		"OTEL_EXPORTER_OTLP_ENDPOINT": "http://" + l.Addr().String(),
+		"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+		"OTEL_BSP_SCHEDULE_DELAY":     "100",
+	} {
+		t.Setenv(k, v) // service-a's exporter reads the process's environment, so the test is not parallel
+		environ = append(environ, k+"="+v)
+	}
+
+	name := hostOf(t)
+	addr := kittest.Loopbacks(t, 1)[0]
+	startB(t, "b-1", addr, environ...)
+	dns.Set(name, addr)
+	a := startA(t, name, environ...)
+	for transport, want := range map[string][]string{
+		"http": {"service-a: GET /api/data", "service-a: HTTP GET", "service-b: GET /api/data"},
+		"grpc": {"service-a: GET /api/data", "service-a: data.v1.DataService/GetData", "service-b: data.v1.DataService/GetData"},
+	} {
+		t.Run(transport, func(t *testing.T) {
+			_, _, got := getData(t, a, "via="+transport)
+			kittest.Eventually(t, func() bool { return len(collected.names(got.Call.TraceID)) >= len(want) }, "the collector receives all spans")
+			assert.ElementsMatch(t, want, collected.names(got.Call.TraceID))
+		})
+	}
 }
 
-func (s *spans) Export(_ context.Context, req *collector.ExportTraceServiceRequest) (*collector.ExportTraceServiceResponse, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.got = append(s.got, req.GetResourceSpans()...)
+// spanCollector is an OTLP collector that keeps all spans.
+type spanCollector struct {
+	collector.UnimplementedTraceServiceServer
+	mu    sync.Mutex
+	spans []*otlp.ResourceSpans
+}
+
+func (c *spanCollector) Export(_ context.Context, req *collector.ExportTraceServiceRequest) (*collector.ExportTraceServiceResponse, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.spans = append(c.spans, req.GetResourceSpans()...)
 	return &collector.ExportTraceServiceResponse{}, nil
 }
 
-// of returns the spans of one trace, each as "service: name".
-func (s *spans) of(traceID string) []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// names returns the names of the spans of one trace, each as "service: name".
+func (c *spanCollector) names(traceID string) []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	var out []string
-	for _, r := range s.got {
+	for _, r := range c.spans {
 		var service string
 		for _, attr := range r.GetResource().GetAttributes() {
 			if attr.GetKey() == "service.name" {
@@ -238,100 +122,71 @@ func (s *spans) of(traceID string) []string {
 	return out
 }
 
-func TestOneCallThroughBothServicesIsOneTrace(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	kept := &spans{}
-	server := grpc.NewServer()
-	collector.RegisterTraceServiceServer(server, kept)
-	go server.Serve(l) //nolint:errcheck // ends with Stop
-	t.Cleanup(server.Stop)
-	// The exporter reads the process's environment, so this cannot be parallel.
-	environ := map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://" + l.Addr().String(), "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_BSP_SCHEDULE_DELAY": "100"}
-	var pairs []string
-	for k, v := range environ {
-		t.Setenv(k, v)
-		pairs = append(pairs, k+"="+v)
-	}
-
-	name := nameOf(t)
-	addr := kittest.Loopbacks(t, 1)[0]
-	startB(t, "b-1", addr, pairs...)
-	names.Set(name, addr)
-	a := startA(t, name, pairs...)
-	for transport, want := range map[string][]string{
-		"http": {"service-a: GET /api/data", "service-a: HTTP GET", "service-b: GET /api/data"},
-		"grpc": {"service-a: GET /api/data", "service-a: data.v1.DataService/GetData", "service-b: data.v1.DataService/GetData"},
-	} {
-		t.Run(transport, func(t *testing.T) {
-			_, _, got := data(t, a, "via="+transport)
-			kittest.Eventually(t, func() bool { return len(kept.of(got.Call.TraceID)) >= len(want) }, "the spans arrive")
-			assert.ElementsMatch(t, want, kept.of(got.Call.TraceID))
-		})
-	}
-}
-
-// Calls spread over every address behind the name, call by call.
-func TestCallsSpreadOverAllInstances(t *testing.T) {
+// Calls are spread over all addresses that the name resolves to.
+func TestPair_SpreadsCallsOverInstances(t *testing.T) {
 	t.Parallel()
 	a, bs, _ := startPair(t, 3)
 	const n = 300
 	for _, via := range transports {
-		got := spread(t, a, via, n)
+		got := getSpread(t, a, via, n)
 		t.Logf("%s: %v", via, got.Pods)
 		assert.Empty(t, got.Errors)
 		for _, b := range bs {
-			// A process that has to wait for a busy machine is rightly given fewer.
+			// On a busy machine a slower process gets fewer calls, so a third of the fair
+			// share is enough.
 			assert.Greater(t, got.Pods[b.name], n/3/3, via)
 		}
 	}
 }
 
-func TestASickInstanceGetsNothingMoreAndNoCallFails(t *testing.T) {
+// An instance that is not ready gets no calls, and no call fails.
+func TestPair_AvoidsNotReadyInstance(t *testing.T) {
 	t.Parallel()
 	a, bs, _ := startPair(t, 3)
-	spread(t, a, "grpc", 30)
-	bs[0].fault(t, `{"notReady":true}`)
+	getSpread(t, a, "grpc", 30)
+	bs[0].setFault(t, `{"notReady":true}`)
 	start := time.Now()
 	kittest.Eventually(t, func() bool {
-		got := spread(t, a, "grpc", 30)
+		got := getSpread(t, a, "grpc", 30)
 		assert.Empty(t, got.Errors)
 		return got.Pods["b-1"] == 0
-	}, "calls leave the sick instance")
-	t.Logf("gone from the choice after %s", time.Since(start).Round(time.Millisecond))
-	got := spread(t, a, "grpc", 300)
+	}, "the instance gets no more calls")
+	t.Logf("the instance got no more calls after %s", time.Since(start).Round(time.Millisecond))
+	got := getSpread(t, a, "grpc", 300)
 	assert.Zero(t, got.Pods["b-1"])
 	assert.Empty(t, got.Errors)
 
-	bs[0].fault(t, `{}`)
-	kittest.Eventually(t, func() bool { return spread(t, a, "grpc", 30).Pods["b-1"] > 0 }, "and come back to one that is well")
+	bs[0].setFault(t, `{}`)
+	kittest.Eventually(t, func() bool { return getSpread(t, a, "grpc", 30).Pods["b-1"] > 0 }, "the instance gets calls again")
 }
 
-func TestANewcomerGetsItsShareOnceConnectionsHaveAged(t *testing.T) {
+// A new instance gets its share of calls when connections reach their maximum age.
+func TestPair_NewInstanceGetsItsShare(t *testing.T) {
 	t.Parallel()
 	a, bs, name := startPair(t, 2, "MAX_CONNECTION_AGE=1s")
 	for _, via := range transports {
-		spread(t, a, via, 50)
+		getSpread(t, a, via, 50)
 	}
 	third := startB(t, "b-3", kittest.Loopbacks(t, 1)[0], "MAX_CONNECTION_AGE=1s")
-	names.Set(name, bs[0].addr, bs[1].addr, third.addr)
+	dns.Set(name, bs[0].addr, bs[1].addr, third.addr)
 	start := time.Now()
 	for _, via := range transports {
-		// Of HTTP's 16 connections a third are the newcomer's; how many calls
-		// each carries is up to chance, so half a fair share is asked for.
+		// HTTP has 16 connections, a third of which go to the new instance. The number
+		// of calls on each varies, so the test wants half of the fair share.
 		share := map[string]int{"http": 50, "grpc": 75}[via]
 		assert.Eventually(t, func() bool {
-			got := spread(t, a, via, 300)
+			got := getSpread(t, a, via, 300)
 			assert.Empty(t, got.Errors, via)
 			return got.Pods["b-3"] >= share
 		}, 90*time.Second, 250*time.Millisecond, via)
-		t.Logf("%s: its share after %s", via, time.Since(start).Round(time.Millisecond))
+		t.Logf("%s: the new instance had its share after %s", via, time.Since(start).Round(time.Millisecond))
 	}
 }
 
-func TestNothingIsLostOverRestartsUnderLoad(t *testing.T) {
+// No call is lost when an instance restarts under load.
+func TestPair_LosesNoCallOnRestart(t *testing.T) {
 	t.Parallel()
-	// Young connections bring callers back to the one that was restarted.
+	// Clients return to a restarted instance when a connection reaches its maximum age.
 	a, bs, _ := startPair(t, 2, "MAX_CONNECTION_AGE=1s")
 	var calls, lost atomic.Int64
 	ctx, stop := context.WithCancel(t.Context())
@@ -339,13 +194,13 @@ func TestNothingIsLostOverRestartsUnderLoad(t *testing.T) {
 	for _, via := range transports {
 		load.Go(func() {
 			for ctx.Err() == nil {
-				got := spread(t, a, via, 20)
+				got := getSpread(t, a, via, 20)
 				calls.Add(20)
 				for class, n := range got.Errors {
 					lost.Add(int64(n))
 					assert.Failf(t, "lost", "%d over %s: %s", n, via, class)
 				}
-				time.Sleep(20 * time.Millisecond) // steady, not a flood
+				time.Sleep(20 * time.Millisecond) // a moderate load
 			}
 		})
 	}
@@ -355,9 +210,9 @@ func TestNothingIsLostOverRestartsUnderLoad(t *testing.T) {
 		drained := time.Since(begin)
 		bs[0].start(t)
 		t.Logf("drained in %s, up again after %s", drained.Round(time.Millisecond), time.Since(begin).Round(time.Millisecond))
-		// The next restart must not meet a client that has not come back yet.
+		// The next restart must hit an instance that has calls.
 		for _, via := range transports {
-			kittest.Eventually(t, func() bool { return spread(t, a, via, 20).Pods["b-1"] > 0 }, via+" reaches it again")
+			kittest.Eventually(t, func() bool { return getSpread(t, a, via, 20).Pods["b-1"] > 0 }, "calls over "+via+" reach the instance again")
 		}
 	}
 	stop()
@@ -366,26 +221,29 @@ func TestNothingIsLostOverRestartsUnderLoad(t *testing.T) {
 	assert.Greater(t, calls.Load(), int64(1000))
 }
 
-func TestWhenTheCallerLeavesServiceBStops(t *testing.T) {
+// When a client cancels its request to service-a, the call to service-b ends.
+func TestPair_CancelReachesServiceB(t *testing.T) {
 	t.Parallel()
 	a, bs, _ := startPair(t, 1)
-	bs[0].fault(t, `{"latency":"1m"}`)
-	for via, seen := range map[string]string{"http": `"status":499`, "grpc": `"code":"Canceled"`} {
-		// Only the log tells that a call has arrived, so one that left too soon
-		// to arrive is made again.
+	bs[0].setFault(t, `{"latency":"1m"}`)
+	for via, logEntry := range map[string]string{"http": `"status":499`, "grpc": `"code":"Canceled"`} {
+		// A request that was canceled before service-b was called leaves no log entry.
+		// The test then sends another.
 		kittest.Eventually(t, func() bool {
-			ctx, leave := context.WithCancel(t.Context())
-			time.AfterFunc(100*time.Millisecond, leave)
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(100*time.Millisecond, cancel)
 			req, err := http.NewRequestWithContext(ctx, http.MethodGet, a.URL+"/api/data?via="+via, nil)
 			require.NoError(t, err)
 			_, err = (&http.Transport{}).RoundTrip(req)
 			require.ErrorIs(t, err, context.Canceled)
-			return strings.Contains(bs[0].Log.String(), seen)
+			return strings.Contains(bs[0].Log.String(), logEntry)
 		}, via)
 	}
 }
 
-func TestAStreamGoesOnOnAnotherInstance(t *testing.T) {
+// A stream continues from another instance when its own is killed. While there is
+// no instance, it sends events of type problem.
+func TestPair_StreamMovesToOtherInstance(t *testing.T) {
 	t.Parallel()
 	a, bs, _ := startPair(t, 2)
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, a.URL+"/api/stream?interval=100ms&key=ada", nil)
@@ -394,11 +252,11 @@ func TestAStreamGoesOnOnAnotherInstance(t *testing.T) {
 	defer transport.CloseIdleConnections()
 	resp, err := transport.RoundTrip(req)
 	require.NoError(t, err)
-	defer resp.Body.Close() //nolint:errcheck // it has ended by then
+	defer resp.Body.Close() //nolint:errcheck // the stream has ended
 	assert.Equal(t, "text/event-stream", resp.Header.Get("Content-Type"))
 
 	events := bufio.NewScanner(resp.Body)
-	next := func(kind string) string { // data of the next event of a kind
+	next := func(kind string) string { // returns the data of the next event of that kind
 		for events.Scan() {
 			if events.Text() == "event: "+kind {
 				for events.Scan() {
@@ -408,7 +266,7 @@ func TestAStreamGoesOnOnAnotherInstance(t *testing.T) {
 				}
 			}
 		}
-		require.Fail(t, "the stream has ended", "waiting for %s", kind)
+		require.Fail(t, "the stream has ended", "before an event of type %s", kind)
 		return ""
 	}
 	var first struct {
@@ -424,11 +282,11 @@ func TestAStreamGoesOnOnAnotherInstance(t *testing.T) {
 		serving, other = other, serving
 	}
 	serving.Signal(t, syscall.SIGKILL)
-	for !strings.Contains(next("data"), other.name) { // until the other takes over
+	for !strings.Contains(next("data"), other.name) { // until the other instance serves the stream
 		continue
 	}
 
-	// Both gone: it says so, and goes on when one is back.
+	// Without any instance there are problems; when one is back, data again.
 	other.Signal(t, syscall.SIGKILL)
 	for !strings.Contains(next("problem"), `"class":"refused"`) {
 		continue
@@ -437,18 +295,19 @@ func TestAStreamGoesOnOnAnotherInstance(t *testing.T) {
 	other.start(t)
 	assert.Contains(t, next("data"), other.name)
 
-	require.NoError(t, a.Stop(), "a stream does not hold the exit")
+	require.NoError(t, a.Stop(), "an open stream does not delay the end of service-a")
 	for events.Scan() {
 		continue
 	}
-	assert.NoError(t, events.Err(), "and ends as streams do, not broken off")
+	assert.NoError(t, events.Err(), "the stream ends properly")
 }
 
-func TestASecondSignalEndsServiceBAtOnce(t *testing.T) {
+// A second SIGTERM ends service-b at once, without a drain.
+func TestServiceB_SecondSignalEndsIt(t *testing.T) {
 	t.Parallel()
 	b := startB(t, "b-1", kittest.Loopbacks(t, 1)[0], "DRAIN_DELAY=10m")
 	b.Signal(t, syscall.SIGTERM)
-	kittest.Eventually(t, func() bool { return strings.Contains(b.Log.String(), `"msg":"draining"`) }, "the first begins the drain")
+	kittest.Eventually(t, func() bool { return strings.Contains(b.Log.String(), `"msg":"draining"`) }, "the first signal starts the drain")
 	b.Signal(t, syscall.SIGTERM)
 	assert.Equal(t, -1, b.Wait(t, 20*time.Second), "ended by the signal")
 }

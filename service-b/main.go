@@ -1,4 +1,4 @@
-// Service-b answers, over HTTP and over gRPC, and says which instance did.
+// Service-b returns data over HTTP and gRPC, and says which instance served it.
 package main
 
 import (
@@ -23,7 +23,7 @@ import (
 
 const (
 	name  = "service-b"
-	about = "service-b answers over HTTP and gRPC, and says which instance did."
+	about = "service-b returns data over HTTP and gRPC, and says which instance served it."
 )
 
 func main() { lifecycle.Main(run) }
@@ -48,20 +48,20 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 	limit := limiter.New(cfg.MaxInFlight, tel.Metrics)
 	faults := fault.NewSwitch(bool(cfg.Faults), state.SetNotReady)
 	faults.Set(cfg.Fault)
-	data := domain.New(instanceMessage(me), cfg.Message)
+	data := domain.New(me, cfg.Message)
 
-	web := httpserver.New(httpserver.Options{
+	httpSrv := httpserver.New(httpserver.Options{
 		AddrVar: "HTTP_ADDR", Addr: cfg.HTTPAddr, Telemetry: tel, Health: state, Faults: faults,
 		MaxConnectionAge: cfg.MaxConnectionAge, Limiter: limit,
 	})
-	web.API.Get("/api/data", httpapi.GetData(data))
+	httpSrv.API.Get("/api/data", httpapi.GetData(data))
 
-	rpcs := grpcserver.New(grpcserver.Options{
+	grpcSrv := grpcserver.New(grpcserver.Options{
 		AddrVar: "GRPC_ADDR", Addr: cfg.GRPCAddr, Telemetry: tel, Health: state, Faults: faults,
 		MaxConnectionAge: cfg.MaxConnectionAge, Limiter: limit, Reflection: bool(cfg.Reflection),
 	})
-	defer rpcs.Stop() // ends its goroutines where a port that is taken stops the start
-	datav1.RegisterDataServiceServer(rpcs, grpcapi.New(data))
+	defer grpcSrv.Stop() // ends its goroutines if the start fails, for example on a port in use
+	datav1.RegisterDataServiceServer(grpcSrv, grpcapi.New(data))
 
 	admin := []lifecycle.Server{httpserver.NewAdmin("ADMIN_ADDR", cfg.AdminAddr, tel)}
 	if cfg.Debug() {
@@ -69,12 +69,5 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 	}
 	return lifecycle.Run(ctx, lifecycle.Options{
 		Log: tel.Log, Health: state, Admin: admin, Drain: cfg.Drain, Unknown: config.FindUnknown[Config](environ),
-	}, web, rpcs)
-}
-
-// instanceMessage says who I am in the contract's words.
-func instanceMessage(me instance.Instance) *datav1.Instance {
-	return &datav1.Instance{
-		Service: me.Service, Version: me.Version, Pod: me.Pod, Node: me.Node, Zone: me.Zone, Namespace: me.Namespace, Ip: me.IP,
-	}
+	}, httpSrv, grpcSrv)
 }

@@ -30,7 +30,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// environ is that of a service-b on free ports which drains at once.
+// environ returns the environment of a service-b that listens on free ports and
+// drains without delay.
 func environ(t *testing.T) map[string]string {
 	return map[string]string{
 		"HTTP_ADDR":   "127.0.0.1:" + kittest.FreePort(),
@@ -44,22 +45,23 @@ func environ(t *testing.T) map[string]string {
 	}
 }
 
-func client(t *testing.T, addr string) datav1.DataServiceClient {
+func newClient(t *testing.T, addr string) datav1.DataServiceClient {
 	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, conn.Close()) })
 	return datav1.NewDataServiceClient(conn)
 }
 
-// setFault sets the fault of the service whose DEBUG_ADDR is debug.
-func setFault(t *testing.T, debug, fault string) {
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://"+debug+"/faults", strings.NewReader(fault))
+// setFault sets the fault of the service that listens on debugAddr.
+func setFault(t *testing.T, debugAddr, fault string) {
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://"+debugAddr+"/faults", strings.NewReader(fault))
 	require.NoError(t, err)
 	code, _, body := kittest.Do(t, req)
 	require.Equal(t, http.StatusOK, code, body)
 }
 
-func TestBothTransportsSpeakOneContract(t *testing.T) {
+// Both transports return the same message.
+func TestTransports_ReturnSameMessage(t *testing.T) {
 	env := environ(t)
 	b := kittest.Serve(t, run, env)
 	for _, key := range []string{"", "ada", "two words & 語"} {
@@ -72,29 +74,29 @@ func TestBothTransportsSpeakOneContract(t *testing.T) {
 		assert.Equal(t, "application/json", header.Get("Content-Type"))
 		assert.Equal(t, "nosniff", header.Get("X-Content-Type-Options"))
 		overHTTP := &datav1.GetDataResponse{}
-		require.NoError(t, protojson.Unmarshal([]byte(body), overHTTP), "strictly: no field that the contract lacks")
+		require.NoError(t, protojson.Unmarshal([]byte(body), overHTTP), "an unknown field is an error")
 
-		overGRPC, err := client(t, env["GRPC_ADDR"]).GetData(t.Context(), &datav1.GetDataRequest{Key: key})
+		overGRPC, err := newClient(t, env["GRPC_ADDR"]).GetData(t.Context(), &datav1.GetDataRequest{Key: key})
 		require.NoError(t, err)
 		assert.Equal(t, "b-1", overGRPC.GetData().GetServedBy().GetPod())
 
-		overHTTP.Data.ServedAt, overGRPC.Data.ServedAt = nil, nil // the one thing that differs
+		overHTTP.Data.ServedAt, overGRPC.Data.ServedAt = nil, nil // the only difference
 		assert.True(t, proto.Equal(overHTTP, overGRPC), "HTTP: %v\ngRPC: %v", overHTTP, overGRPC)
 	}
 }
 
-func TestBadInputIsRefusedOverHTTP(t *testing.T) {
+func TestHTTP_RejectsInvalidRequests(t *testing.T) {
 	b := kittest.Serve(t, run, environ(t))
 	for name, c := range map[string]struct {
 		method, path string
 		status       int
 	}{
-		"empty key":         {"GET", "/api/data?key=", 400},
-		"key of 65":         {"GET", "/api/data?key=" + strings.Repeat("k", 65), 400},
-		"control character": {"GET", "/api/data?key=a%0Ab", 400},
-		"broken UTF-8":      {"GET", "/api/data?key=%ff", 400},
-		"unknown path":      {"GET", "/api/nothing", 404},
-		"wrong method":      {"POST", "/api/data", 405},
+		"empty key":         {path: "/api/data?key=", status: 400},
+		"long key":          {path: "/api/data?key=" + strings.Repeat("k", 65), status: 400},
+		"control character": {path: "/api/data?key=a%0Ab", status: 400},
+		"invalid UTF-8":     {path: "/api/data?key=%ff", status: 400},
+		"unknown path":      {path: "/api/nothing", status: 404},
+		"wrong method":      {method: http.MethodPost, path: "/api/data", status: 405},
 	} {
 		t.Run(name, func(t *testing.T) {
 			req, err := http.NewRequestWithContext(t.Context(), c.method, b.URL+c.path, nil)
@@ -106,10 +108,10 @@ func TestBadInputIsRefusedOverHTTP(t *testing.T) {
 	}
 }
 
-func TestBadInputIsRefusedOverGRPC(t *testing.T) {
+func TestGRPC_RejectsInvalidRequests(t *testing.T) {
 	env := environ(t)
 	kittest.Serve(t, run, env)
-	c := client(t, env["GRPC_ADDR"])
+	c := newClient(t, env["GRPC_ADDR"])
 	_, err := c.GetData(t.Context(), &datav1.GetDataRequest{Key: strings.Repeat("k", 65)})
 	assert.Equal(t, codes.InvalidArgument, status.Code(err), err)
 
@@ -121,74 +123,82 @@ func TestBadInputIsRefusedOverGRPC(t *testing.T) {
 	}
 }
 
-// A caller that leaves is seen in the log, as the end of its call, long before
-// the latency of a minute is over.
-func TestWhenTheCallerLeavesTheWorkStops(t *testing.T) {
+// A call ends when its caller cancels it. The log shows the end long before the
+// injected latency of a minute has passed.
+func TestCancel_EndsTheCall(t *testing.T) {
 	env := environ(t)
 	b := kittest.Serve(t, run, env)
 	setFault(t, env["DEBUG_ADDR"], `{"latency":"1m"}`)
-	overGRPC := client(t, env["GRPC_ADDR"])
+	overGRPC := newClient(t, env["GRPC_ADDR"])
 	for transport, c := range map[string]struct {
-		ask  func(context.Context) error
-		seen string
+		call     func(context.Context) error
+		logEntry string
 	}{
-		"grpc": {func(ctx context.Context) error {
-			_, err := overGRPC.GetData(ctx, &datav1.GetDataRequest{})
-			return err
-		}, `"code":"Canceled"`},
-		"http": {func(ctx context.Context) error {
-			req, err := http.NewRequestWithContext(ctx, http.MethodGet, b.URL+"/api/data", nil)
-			require.NoError(t, err)
-			_, err = (&http.Transport{}).RoundTrip(req)
-			return err
-		}, `"status":499`},
+		"grpc": {
+			call: func(ctx context.Context) error {
+				_, err := overGRPC.GetData(ctx, &datav1.GetDataRequest{})
+				return err
+			},
+			logEntry: `"code":"Canceled"`,
+		},
+		"http": {
+			call: func(ctx context.Context) error {
+				req, err := http.NewRequestWithContext(ctx, http.MethodGet, b.URL+"/api/data", nil)
+				require.NoError(t, err)
+				_, err = (&http.Transport{}).RoundTrip(req)
+				return err
+			},
+			logEntry: `"status":499`,
+		},
 	} {
 		t.Run(transport, func(t *testing.T) {
-			// Only the log tells that a call has arrived, so one that left too
-			// soon to arrive is made again.
+			// A call that was canceled before it reached service-b leaves no log entry.
+			// The test then calls again.
 			kittest.Eventually(t, func() bool {
-				ctx, leave := context.WithCancel(t.Context())
-				time.AfterFunc(100*time.Millisecond, leave)
-				require.Error(t, c.ask(ctx))
-				return strings.Contains(b.Log.String(), c.seen)
-			}, c.seen)
+				ctx, cancel := context.WithCancel(t.Context())
+				time.AfterFunc(100*time.Millisecond, cancel)
+				require.Error(t, c.call(ctx))
+				return strings.Contains(b.Log.String(), c.logEntry)
+			}, "the log contains "+c.logEntry)
 		})
 	}
 }
 
-// The caller's deadline ends the work on both sides.
-func TestDeadline_EndsTheWork(t *testing.T) {
+// A call ends when the deadline of its caller passes.
+func TestDeadline_EndsTheCall(t *testing.T) {
 	env := environ(t)
 	b := kittest.Serve(t, run, env)
 	setFault(t, env["DEBUG_ADDR"], `{"latency":"1m"}`)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	_, err := client(t, env["GRPC_ADDR"]).GetData(ctx, &datav1.GetDataRequest{})
+	_, err := newClient(t, env["GRPC_ADDR"]).GetData(ctx, &datav1.GetDataRequest{})
 	assert.Equal(t, codes.DeadlineExceeded, status.Code(err))
-	kittest.Eventually(t, func() bool { return strings.Contains(b.Log.String(), `"code":"DeadlineExceeded"`) }, "the log says why")
+	kittest.Eventually(t, func() bool { return strings.Contains(b.Log.String(), `"code":"DeadlineExceeded"`) }, "the log contains DeadlineExceeded")
 }
 
-func TestAStreamDoesNotHoldTheExit(t *testing.T) {
+// Open streams do not delay the end of the process.
+func TestStop_EndsStreams(t *testing.T) {
 	env := environ(t)
 	b := kittest.Serve(t, run, env)
-	stream, err := client(t, env["GRPC_ADDR"]).WatchData(t.Context(), &datav1.WatchDataRequest{Interval: durationpb.New(time.Minute)})
+	stream, err := newClient(t, env["GRPC_ADDR"]).WatchData(t.Context(), &datav1.WatchDataRequest{Interval: durationpb.New(time.Minute)})
 	require.NoError(t, err)
 	first, err := stream.Recv()
 	require.NoError(t, err)
 	assert.Equal(t, uint32(1), first.GetSequence())
 
-	require.NoError(t, b.Stop(), "calls that had to be cut off would be an error")
+	require.NoError(t, b.Stop(), "Stop returns an error if calls were cut off")
 	_, err = stream.Recv()
-	assert.Equal(t, codes.Unavailable, status.Code(err), "so that the client connects elsewhere")
+	assert.Equal(t, codes.Unavailable, status.Code(err), "the client opens a stream to another instance")
 }
 
-func TestMetricsAreWellNamedAndBounded(t *testing.T) {
+// Metric names follow the conventions, and labels hold no value from a request.
+func TestMetrics_AreNamedAndBounded(t *testing.T) {
 	env := environ(t)
 	b := kittest.Serve(t, run, env)
 	for _, path := range []string{"/api/data?key=a-secret-key", "/api/data/another/raw/path", "/health"} {
 		kittest.Get(t, b.URL+path)
 	}
-	_, err := client(t, env["GRPC_ADDR"]).GetData(t.Context(), &datav1.GetDataRequest{Key: "a-secret-key"})
+	_, err := newClient(t, env["GRPC_ADDR"]).GetData(t.Context(), &datav1.GetDataRequest{Key: "a-secret-key"})
 	require.NoError(t, err)
 
 	code, _, body := kittest.Get(t, "http://"+env["ADMIN_ADDR"]+"/metrics")
@@ -207,10 +217,10 @@ func TestMetricsAreWellNamedAndBounded(t *testing.T) {
 	}
 	assert.NotContains(t, body, "secret")
 	assert.NotContains(t, body, "another")
-	assert.NotContains(t, b.Log.String(), "secret", "queries are not logged")
+	assert.NotContains(t, b.Log.String(), "secret", "the log does not contain queries")
 }
 
-func TestABadConfigurationStopsTheStart(t *testing.T) {
+func TestStart_FailsOnInvalidConfiguration(t *testing.T) {
 	env := environ(t)
 	env["GRPC_ADDR"], env["DRAIN_DELAY"], env["MAX_IN_FLIGHT"] = "9090", "5", "0"
 	err := run(t.Context(), nil, env, &bytes.Buffer{})
@@ -227,25 +237,24 @@ func TestABadConfigurationStopsTheStart(t *testing.T) {
 	}, strings.Split(err.Error(), "\n"))
 }
 
-// FAULT is a fault that every instance has from its start, so that new pods of a
-// rollout have it too.
-func TestFault_IsSetFromTheStart(t *testing.T) {
+// FAULT sets a fault at the start, so new pods of a rollout have it too.
+func TestFault_IsSetAtStart(t *testing.T) {
 	env := environ(t)
 	env["FAULT"] = `{"errorRate":1}`
 	b := kittest.Serve(t, run, env)
 	code, _, body := kittest.Get(t, b.URL+"/api/data")
 	assert.Equal(t, http.StatusServiceUnavailable, code, body)
-	_, err := client(t, env["GRPC_ADDR"]).GetData(t.Context(), &datav1.GetDataRequest{})
+	_, err := newClient(t, env["GRPC_ADDR"]).GetData(t.Context(), &datav1.GetDataRequest{})
 	assert.Equal(t, codes.Unavailable, status.Code(err), err)
 
 	var out bytes.Buffer
-	require.NoError(t, run(t.Context(), []string{"fault", "off"}, env, &out), "the subcommand, as in a container")
+	require.NoError(t, run(t.Context(), []string{"fault", "off"}, env, &out), "the subcommand fault switches the fault off")
 	code, _, body = kittest.Get(t, b.URL+"/api/data")
 	assert.Equal(t, http.StatusOK, code, body)
 }
 
-// The port that Prometheus may reach can neither break the service nor show its
-// memory, and without FAULTS and PPROF there is no other.
+// The fault switch and pprof are served at DEBUG_ADDR, never on the port that
+// Prometheus scrapes. Without FAULTS and PPROF nothing listens at DEBUG_ADDR.
 func TestAdminPort_HasNoFaultSwitch(t *testing.T) {
 	env := environ(t)
 	env["PPROF"] = "on"
@@ -261,12 +270,12 @@ func TestAdminPort_HasNoFaultSwitch(t *testing.T) {
 	delete(env, "FAULTS")
 	kittest.Serve(t, run, env)
 	conn, err := net.Dial("tcp", env["DEBUG_ADDR"])
-	if !assert.Error(t, err, "DEBUG_ADDR is not opened") {
+	if !assert.Error(t, err, "nothing listens at DEBUG_ADDR") {
 		assert.NoError(t, conn.Close())
 	}
 }
 
-// A misspelled setting is named in the log, with the one that was meant.
+// The log names a misspelled setting, and the setting with the nearest name.
 func TestStart_WarnsOfMisspelledSettings(t *testing.T) {
 	env := environ(t)
 	env["MESAGE"] = "hi"
@@ -275,9 +284,9 @@ func TestStart_WarnsOfMisspelledSettings(t *testing.T) {
 	assert.Equal(t, 1, strings.Count(b.Log.String(), `"level":"WARN"`))
 }
 
-// By default, /health does not say where the instance runs, and gRPC does not list
-// its services; a call still says which instance served it.
-func TestDetails_AreShownOnlyIfOn(t *testing.T) {
+// By default, /health does not say where the instance runs, and gRPC reflection is
+// off. The response to a call always names the instance.
+func TestDetails_AreOffByDefault(t *testing.T) {
 	for _, on := range []string{"off", "on"} {
 		env := environ(t)
 		env["HEALTH_DETAILS"], env["REFLECTION"], env["NODE_NAME"] = on, on, "node-7"
@@ -291,7 +300,7 @@ func TestDetails_AreShownOnlyIfOn(t *testing.T) {
 		require.NoError(t, err)
 		stream, err := grpc_reflection_v1.NewServerReflectionClient(conn).ServerReflectionInfo(t.Context())
 		require.NoError(t, err)
-		_ = stream.Send(&grpc_reflection_v1.ServerReflectionRequest{ // Recv returns the error, if there is one
+		_ = stream.Send(&grpc_reflection_v1.ServerReflectionRequest{ // Recv returns the error, if any
 			MessageRequest: &grpc_reflection_v1.ServerReflectionRequest_ListServices{},
 		})
 		_, err = stream.Recv()
@@ -300,7 +309,7 @@ func TestDetails_AreShownOnlyIfOn(t *testing.T) {
 	}
 }
 
-func TestAPortThatIsTakenStopsTheStart(t *testing.T) {
+func TestStart_FailsOnPortInUse(t *testing.T) {
 	env := environ(t)
 	kittest.Serve(t, run, env)
 	other := environ(t)

@@ -3,6 +3,7 @@ package datav1
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -10,25 +11,56 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
-// The rules of data.proto that its types cannot say. Both sides hold to them
-// by calling these: service-b must, and service-a refuses sooner.
+// This file holds the rules of data.proto that protobuf types cannot express.
+// service-b checks every request. service-a checks its callers' input with the
+// same functions, so that an invalid request makes no call.
 
-// MaxKeyLength is how long a key may be, in characters.
+// MaxKeyLength is the maximum length of a key, in characters.
 const MaxKeyLength = 64
 
-// The interval of WatchData.
+// The bounds and the default of the interval of WatchData.
 const (
 	MinInterval     = 100 * time.Millisecond
 	MaxInterval     = time.Minute
 	DefaultInterval = time.Second
 )
 
-// CheckKey returns an error if a key that was given breaks its rule: 1 to 64
-// characters of UTF-8, none of them a control character.
+// Check returns an error if the key is invalid. An empty key is valid: it means
+// that the request has none.
+func (r *GetDataRequest) Check() error { return checkOptionalKey(r.GetKey()) }
+
+// Check returns the interval of the stream, or an error if the key or the
+// interval is invalid. An empty key is valid: it means that the request has none.
+func (r *WatchDataRequest) Check() (time.Duration, error) {
+	if err := checkOptionalKey(r.GetKey()); err != nil {
+		return 0, err
+	}
+	return CheckInterval(r.GetInterval())
+}
+
+// KeyFromQuery returns the value of the parameter "key", or "" if there is none.
+// It returns an error for an invalid key. Unlike a message, a query can hold an
+// empty key, which is invalid.
+func KeyFromQuery(query url.Values) (string, error) {
+	if !query.Has("key") {
+		return "", nil
+	}
+	return query.Get("key"), CheckKey(query.Get("key"))
+}
+
+func checkOptionalKey(key string) error {
+	if key == "" {
+		return nil
+	}
+	return CheckKey(key)
+}
+
+// CheckKey returns an error unless the key has 1 to MaxKeyLength characters of
+// valid UTF-8, none of them a control character.
 func CheckKey(key string) error {
 	switch n := utf8.RuneCountInString(key); {
 	case n == 0:
-		return fmt.Errorf("key is empty: leave it out, or give 1 to %d characters", MaxKeyLength)
+		return fmt.Errorf("key is empty: omit it, or use 1 to %d characters", MaxKeyLength)
 	case n > MaxKeyLength:
 		return fmt.Errorf("key has %d characters: want 1 to %d", n, MaxKeyLength)
 	case !utf8.ValidString(key):
@@ -36,26 +68,14 @@ func CheckKey(key string) error {
 	}
 	for _, r := range key {
 		if unicode.IsControl(r) {
-			return fmt.Errorf("key holds the control character %U", r)
+			return fmt.Errorf("key contains the control character %U", r)
 		}
 	}
 	return nil
 }
 
-// Check returns an error if the request breaks a rule; a key may be left out.
-func (r *GetDataRequest) Check() error { return checkOptional(r.GetKey()) }
-
-// Check returns the interval to keep to, or an error if the request breaks a
-// rule; key and interval may be left out.
-func (r *WatchDataRequest) Check() (time.Duration, error) {
-	if err := checkOptional(r.GetKey()); err != nil {
-		return 0, err
-	}
-	return CheckInterval(r.GetInterval())
-}
-
-// CheckInterval returns the interval of WatchData that d stands for: nil is
-// the default. It returns an error for one that is out of bounds.
+// CheckInterval returns d as a time.Duration, or DefaultInterval if d is nil. It
+// returns an error if d is malformed, or outside MinInterval and MaxInterval.
 func CheckInterval(d *durationpb.Duration) (time.Duration, error) {
 	if d == nil {
 		return DefaultInterval, nil
@@ -67,11 +87,4 @@ func CheckInterval(d *durationpb.Duration) (time.Duration, error) {
 		return 0, fmt.Errorf("interval is %s: want %s to %s", i, MinInterval, MaxInterval)
 	}
 	return d.AsDuration(), nil
-}
-
-func checkOptional(key string) error {
-	if key == "" {
-		return nil
-	}
-	return CheckKey(key)
 }

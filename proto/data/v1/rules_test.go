@@ -1,6 +1,7 @@
 package datav1_test
 
 import (
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -15,18 +16,18 @@ import (
 
 func TestCheckKey(t *testing.T) {
 	for name, c := range map[string]struct{ key, err string }{
-		"one character":      {"k", ""},
-		"64 characters":      {strings.Repeat("k", 64), ""},
-		"64 that are wide":   {strings.Repeat("語", 64), ""},
-		"space and quotes":   {`a "b" c`, ""},
-		"empty":              {"", "key is empty: leave it out, or give 1 to 64 characters"},
-		"65 characters":      {strings.Repeat("k", 65), "key has 65 characters: want 1 to 64"},
-		"a newline":          {"a\nb", "key holds the control character U+000A"},
-		"NUL":                {"\x00", "key holds the control character U+0000"},
-		"an escape":          {"a\x1b[2J", "key holds the control character U+001B"},
-		"a C1 control":       {"a\u0085b", "key holds the control character U+0085"},
-		"broken UTF-8":       {"a\xff", "key is not valid UTF-8"},
-		"long, broken UTF-8": {strings.Repeat("\xff", 65), "key has 65 characters: want 1 to 64"},
+		"one character":          {key: "k"},
+		"64 characters":          {key: strings.Repeat("k", 64)},
+		"64 wide characters":     {key: strings.Repeat("語", 64)},
+		"space and quotes":       {key: `a "b" c`},
+		"empty":                  {key: "", err: "key is empty: omit it, or use 1 to 64 characters"},
+		"65 characters":          {key: strings.Repeat("k", 65), err: "key has 65 characters: want 1 to 64"},
+		"newline":                {key: "a\nb", err: "key contains the control character U+000A"},
+		"NUL":                    {key: "\x00", err: "key contains the control character U+0000"},
+		"escape":                 {key: "a\x1b[2J", err: "key contains the control character U+001B"},
+		"C1 control":             {key: "a\u0085b", err: "key contains the control character U+0085"},
+		"invalid UTF-8":          {key: "a\xff", err: "key is not valid UTF-8"},
+		"long and invalid UTF-8": {key: strings.Repeat("\xff", 65), err: "key has 65 characters: want 1 to 64"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := datav1.CheckKey(c.key); c.err == "" {
@@ -38,7 +39,7 @@ func TestCheckKey(t *testing.T) {
 	}
 }
 
-func TestARequestMayLeaveItsKeyOut(t *testing.T) {
+func TestCheck_KeyIsOptional(t *testing.T) {
 	require.NoError(t, (&datav1.GetDataRequest{}).Check())
 	require.Error(t, (&datav1.GetDataRequest{Key: "\n"}).Check())
 	_, err := (&datav1.WatchDataRequest{}).Check()
@@ -47,20 +48,34 @@ func TestARequestMayLeaveItsKeyOut(t *testing.T) {
 	require.Error(t, err)
 }
 
+func TestKeyFromQuery(t *testing.T) {
+	for query, want := range map[string]string{"": "", "other=1": "", "key=ada": "ada", "key=a&key=b": "a"} {
+		values, err := url.ParseQuery(query)
+		require.NoError(t, err)
+		key, err := datav1.KeyFromQuery(values)
+		require.NoError(t, err, query)
+		assert.Equal(t, want, key, query)
+	}
+	for _, key := range []string{"", "a\nb", "\xff"} {
+		_, err := datav1.KeyFromQuery(url.Values{"key": {key}})
+		require.Error(t, err, "%q", key)
+	}
+}
+
 func TestCheckInterval(t *testing.T) {
 	for name, c := range map[string]struct {
 		given *durationpb.Duration
 		want  time.Duration
 		err   string
 	}{
-		"left out":  {nil, time.Second, ""},
-		"shortest":  {durationpb.New(100 * time.Millisecond), 100 * time.Millisecond, ""},
-		"longest":   {durationpb.New(time.Minute), time.Minute, ""},
-		"too short": {durationpb.New(99 * time.Millisecond), 0, "interval is 99ms: want 100ms to 1m0s"},
-		"too long":  {durationpb.New(time.Minute + 1), 0, "interval is 1m0.000000001s: want 100ms to 1m0s"},
-		"zero":      {durationpb.New(0), 0, "interval is 0s: want 100ms to 1m0s"},
-		"negative":  {durationpb.New(-time.Second), 0, "interval is -1s: want 100ms to 1m0s"},
-		"malformed": {&durationpb.Duration{Seconds: 1, Nanos: -1}, 0, "interval: "},
+		"not set":   {given: nil, want: time.Second},
+		"shortest":  {given: durationpb.New(100 * time.Millisecond), want: 100 * time.Millisecond},
+		"longest":   {given: durationpb.New(time.Minute), want: time.Minute},
+		"too short": {given: durationpb.New(99 * time.Millisecond), err: "interval is 99ms: want 100ms to 1m0s"},
+		"too long":  {given: durationpb.New(time.Minute + 1), err: "interval is 1m0.000000001s: want 100ms to 1m0s"},
+		"zero":      {given: durationpb.New(0), err: "interval is 0s: want 100ms to 1m0s"},
+		"negative":  {given: durationpb.New(-time.Second), err: "interval is -1s: want 100ms to 1m0s"},
+		"malformed": {given: &durationpb.Duration{Seconds: 1, Nanos: -1}, err: "interval: "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := datav1.CheckInterval(c.given)
@@ -74,7 +89,7 @@ func TestCheckInterval(t *testing.T) {
 	}
 }
 
-// A key that passes can be sent by either transport and written to any log.
+// A valid key can be sent over either transport and written to any log.
 func FuzzCheckKey(f *testing.F) {
 	for _, seed := range []string{"", "k", "a\nb", "\xff", strings.Repeat("語", 65), "a\u0085"} {
 		f.Add(seed)

@@ -1,7 +1,10 @@
+// Package api holds the handlers of service-a: one call to service-b (data.go),
+// many calls (spread.go), a stream (stream.go) and the page. A handler parses its
+// query (query.go), calls package backend, and writes JSON, server-sent events
+// or application/problem+json.
 package api
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -15,42 +18,42 @@ import (
 	"example.com/tandem/service-a/internal/backend"
 )
 
-// answer is the tree of one call: who asked, how it went, what came back.
-type answer struct {
-	ServedBy instance.Instance `json:"servedBy"`
+// dataResponse is the response of /api/data.
+type dataResponse struct {
+	ServedBy instance.Instance `json:"servedBy"` // this instance of service-a
 	Call     backend.CallInfo  `json:"call"`
-	Data     json.RawMessage   `json:"data"`
+	Data     json.RawMessage   `json:"data"` // from service-b
 }
 
-// Data is GET /api/data?via=http|grpc&key=: it asks service-b once.
+// Data handles GET /api/data?via=http|grpc&key=: it calls service-b once.
 func Data(me instance.Instance, backends map[string]backend.Backend) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		q, err := questionOf(r.URL.Query(), backends)
+		params, err := parseParams(r.URL.Query(), backends)
 		if err != nil {
 			problem.Error(w, http.StatusBadRequest, err.Error())
 			return
 		}
-		data, how, err := q.backend.Get(r.Context(), q.key)
+		data, info, err := params.backend.Get(r.Context(), params.key)
 		if err != nil {
-			problem.Write(w, problemOf(err, how))
+			problem.Write(w, callProblem(err, info))
 			return
 		}
-		writeJSON(w, answer{ServedBy: me, Call: how, Data: message(data)})
+		writeJSON(w, dataResponse{ServedBy: me, Call: info, Data: protoJSON(data)})
 	}
 }
 
-// problemOf is how a call that failed is reported.
-func problemOf(err error, how backend.CallInfo) problem.Problem {
+// callProblem describes a failed call as a problem.
+func callProblem(err error, info backend.CallInfo) problem.Problem {
 	if invalid, ok := errors.AsType[*backend.InvalidError](err); ok {
-		return problem.Problem{Status: http.StatusBadRequest, Detail: invalid.Detail, Call: how}
+		return problem.Problem{Status: http.StatusBadRequest, Detail: invalid.Detail, Call: info}
 	}
 	class := call.ClassOf(err)
 	p := problem.Problem{
 		Status:  class.HTTPStatus(),
-		Detail:  "service-b over " + how.Transport + ": " + err.Error(),
+		Detail:  "service-b over " + info.Transport + ": " + err.Error(),
 		Class:   string(class),
-		TraceID: how.TraceID,
-		Call:    how,
+		TraceID: info.TraceID,
+		Call:    info,
 	}
 	if p.Status == call.StatusCanceled {
 		p.Title = "Client Closed Request"
@@ -61,27 +64,19 @@ func problemOf(err error, how backend.CallInfo) problem.Problem {
 	return p
 }
 
-// message is the JSON mapping of a message, as service-b itself answers it.
-func message(m proto.Message) json.RawMessage {
+// protoJSON returns the JSON mapping of a message, as service-b writes it.
+func protoJSON(m proto.Message) json.RawMessage {
 	body, err := protojson.Marshal(m)
 	if err != nil {
-		return json.RawMessage("null") // only a string that is not UTF-8 cannot be mapped, and decoding refuses those
+		return json.RawMessage("null") // only for a string of invalid UTF-8, which decoding rejects
 	}
 	return body
 }
 
 func writeJSON(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store") // it says how this one call went
+	w.Header().Set("Cache-Control", "no-store") // the response describes this call only
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
-	_ = enc.Encode(v) // the caller may have left
-}
-
-// Check asks whether service-b answers, for /health.
-func Check(b backend.Backend) func(context.Context) error {
-	return func(ctx context.Context) error {
-		_, _, err := b.Get(ctx, "")
-		return err
-	}
+	_ = enc.Encode(v) // fails only if the client has disconnected
 }

@@ -13,23 +13,22 @@ import (
 //go:embed page.html
 var pageHTML string
 
-// Page is GET /: what can be asked here. Azure's load balancer asks it too,
-// and wants 200, whatever has become of service-b.
+// Page handles GET /: it lists links to the API. Azure's load balancer probes this
+// path and wants status 200, even if service-b is down.
 func Page(me instance.Instance) http.HandlerFunc {
-	// No html/template for four words: it calls methods by name, for which the
-	// linker must keep every method of the whole binary, 2.5 MB of them.
-	where := strings.Join(filled(me.Pod, me.Namespace, me.Node, me.Zone, "version "+me.Version), " · ")
+	// html/template calls methods by name, so the linker would keep every method of
+	// the binary, which adds 2.5 MB.
+	where := strings.Join(nonEmpty(me.Pod, me.Namespace, me.Node, me.Zone, "version "+me.Version), " · ")
 	page := []byte(strings.NewReplacer("{{service}}", html.EscapeString(me.Service), "{{where}}", html.EscapeString(where)).Replace(pageHTML))
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		// The page is plain: it runs no script and loads nothing.
+		// The page runs no script and loads nothing.
 		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'")
 		w.Header().Set("Cache-Control", "no-store")
-		_, _ = w.Write(page) // the caller may have left
+		_, _ = w.Write(page) // fails only if the client has disconnected
 	}
 }
 
-// filled is what is not empty.
-func filled(words ...string) []string {
+func nonEmpty(words ...string) []string {
 	return slices.DeleteFunc(words, func(w string) bool { return w == "" })
 }

@@ -1,4 +1,3 @@
-// Package api is what service-a serves.
 package api
 
 import (
@@ -13,29 +12,24 @@ import (
 	"example.com/tandem/service-a/internal/backend"
 )
 
-// MaxSpread is the most calls that one /api/spread makes.
-const MaxSpread = 1000
-
-const defaultSpread = 100
-
-// question is what one call or many ask.
-type question struct {
+// params are the parameters of a call to service-b.
+type params struct {
 	backend  backend.Backend
 	via, key string
 }
 
-// questionOf reads ?via= and ?key=.
-func questionOf(query url.Values, backends map[string]backend.Backend) (question, error) {
-	b, via, err := viaOf(query, backends)
+// parseParams parses ?via= and ?key=.
+func parseParams(query url.Values, backends map[string]backend.Backend) (params, error) {
+	b, via, err := parseVia(query, backends)
 	if err != nil {
-		return question{}, err
+		return params{}, err
 	}
-	key, err := keyOf(query)
-	return question{b, via, key}, err
+	key, err := datav1.KeyFromQuery(query)
+	return params{b, via, key}, err
 }
 
-// viaOf picks the backend that ?via= names; http if it is left out.
-func viaOf(query url.Values, backends map[string]backend.Backend) (backend.Backend, string, error) {
+// parseVia returns the backend that ?via= names; the default is http.
+func parseVia(query url.Values, backends map[string]backend.Backend) (backend.Backend, string, error) {
 	via := "http"
 	if query.Has("via") {
 		via = query.Get("via")
@@ -47,29 +41,24 @@ func viaOf(query url.Values, backends map[string]backend.Backend) (backend.Backe
 	return b, via, nil
 }
 
-// keyOf reads ?key=, which may be left out but not be empty.
-func keyOf(query url.Values) (string, error) {
-	if !query.Has("key") {
-		return "", nil
-	}
-	return query.Get("key"), datav1.CheckKey(query.Get("key"))
-}
+// The maximum and the default number of calls of one /api/spread.
+const maxCount, defaultCount = 1000, 100
 
-// countOf reads ?n=, 100 if it is left out.
-func countOf(query url.Values) (int, error) {
+// parseCount parses ?n=, the number of calls of /api/spread.
+func parseCount(query url.Values) (int, error) {
 	if !query.Has("n") {
-		return defaultSpread, nil
+		return defaultCount, nil
 	}
 	n, err := strconv.Atoi(query.Get("n"))
-	if err != nil || n < 1 || n > MaxSpread {
-		return 0, fmt.Errorf("n is %.20q: want a whole number, 1 to %d", query.Get("n"), MaxSpread)
+	if err != nil || n < 1 || n > maxCount {
+		return 0, fmt.Errorf("n is %.20q: want a whole number, 1 to %d", query.Get("n"), maxCount)
 	}
 	return n, nil
 }
 
-// intervalOf reads ?interval=, such as 500ms; the contract's default if it is
-// left out.
-func intervalOf(query url.Values) (time.Duration, error) {
+// parseInterval parses ?interval=, such as 500ms; the default is that of the
+// contract.
+func parseInterval(query url.Values) (time.Duration, error) {
 	if !query.Has("interval") {
 		return datav1.DefaultInterval, nil
 	}

@@ -13,42 +13,42 @@ import (
 	"example.com/tandem/service-a/internal/backend"
 )
 
-var named = map[string]backend.Backend{"http": &backend.HTTP{}, "grpc": &backend.GRPC{}}
+var backends = map[string]backend.Backend{"http": &backend.HTTP{}, "grpc": &backend.GRPC{}}
 
-func TestViaOf(t *testing.T) {
+func TestParseVia(t *testing.T) {
 	for query, want := range map[string]string{"": "http", "via=http": "http", "via=grpc": "grpc", "via=grpc&via=http": "grpc"} {
-		b, via, err := viaOf(values(t, query), named)
+		b, via, err := parseVia(values(t, query), backends)
 		require.NoError(t, err, query)
 		assert.Equal(t, want, via)
-		assert.Same(t, named[want], b)
+		assert.Same(t, backends[want], b)
 	}
-	for _, query := range []string{"via=", "via=HTTP", "via=carrier-pigeon", "via=%00", "via=" + strings.Repeat("x", 1000)} {
-		_, _, err := viaOf(values(t, query), named)
+	for _, query := range []string{"via=", "via=HTTP", "via=other", "via=%00", "via=" + strings.Repeat("x", 1000)} {
+		_, _, err := parseVia(values(t, query), backends)
 		require.ErrorContains(t, err, "want http or grpc", query)
-		assert.Less(t, len(err.Error()), 120, "what was given is cut short")
+		assert.Less(t, len(err.Error()), 120, "the error shortens a long value")
 	}
 }
 
-func TestCountOf(t *testing.T) {
+func TestParseCount(t *testing.T) {
 	for query, want := range map[string]int{"": 100, "n=1": 1, "n=1000": 1000} {
-		n, err := countOf(values(t, query))
+		n, err := parseCount(values(t, query))
 		require.NoError(t, err, query)
 		assert.Equal(t, want, n)
 	}
 	for _, query := range []string{"n=", "n=0", "n=-1", "n=1001", "n=1000000000", "n=1e3", "n=99999999999999999999", "n=three"} {
-		_, err := countOf(values(t, query))
+		_, err := parseCount(values(t, query))
 		require.ErrorContains(t, err, "want a whole number, 1 to 1000", query)
 	}
 }
 
-func TestIntervalOf(t *testing.T) {
+func TestParseInterval(t *testing.T) {
 	for query, want := range map[string]time.Duration{"": time.Second, "interval=100ms": 100 * time.Millisecond, "interval=1m": time.Minute} {
-		d, err := intervalOf(values(t, query))
+		d, err := parseInterval(values(t, query))
 		require.NoError(t, err, query)
 		assert.Equal(t, want, d)
 	}
 	for _, query := range []string{"interval=", "interval=5", "interval=1ns", "interval=-1s", "interval=61s", "interval=9999999h"} {
-		_, err := intervalOf(values(t, query))
+		_, err := parseInterval(values(t, query))
 		require.ErrorContains(t, err, "interval is", query)
 	}
 }
@@ -59,23 +59,23 @@ func values(t *testing.T, query string) url.Values {
 	return v
 }
 
-// What passes keeps the contract, whatever the query was.
+// Every query parses to values that the contract permits, or to an error.
 func FuzzQuery(f *testing.F) {
 	for _, seed := range []string{"", "via=grpc&n=3&key=ada&interval=1s", "n=0", "key=%ff", "interval=1e9h", "via=%00", "n=٣"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, query string) {
-		v, _ := url.ParseQuery(query) // as net/http takes it: what it cannot parse is left out
-		if b, via, err := viaOf(v, named); err == nil {
-			assert.Same(t, named[via], b)
+		v, _ := url.ParseQuery(query) // net/http also ignores pairs that do not parse
+		if b, via, err := parseVia(v, backends); err == nil {
+			assert.Same(t, backends[via], b)
 		}
-		if n, err := countOf(v); err == nil {
-			assert.True(t, n >= 1 && n <= MaxSpread, n)
+		if n, err := parseCount(v); err == nil {
+			assert.True(t, n >= 1 && n <= maxCount, n)
 		}
-		if key, err := keyOf(v); err == nil && key != "" {
+		if key, err := datav1.KeyFromQuery(v); err == nil && key != "" {
 			assert.NoError(t, datav1.CheckKey(key))
 		}
-		if d, err := intervalOf(v); err == nil {
+		if d, err := parseInterval(v); err == nil {
 			assert.True(t, d >= datav1.MinInterval && d <= datav1.MaxInterval, d)
 		}
 	})

@@ -17,28 +17,28 @@ import (
 )
 
 const (
-	// spreadConcurrency is how many calls of one spread are under way at once.
+	// spreadConcurrency is the maximum number of calls in flight.
 	spreadConcurrency = 16
-	// spreadTimeout bounds a whole spread: below the server's time-outs, so
-	// that the counts still arrive when service-b does not answer.
+	// spreadTimeout bounds all calls of a request. It is shorter than the server's
+	// timeouts, so the response is written even if service-b never responds.
 	spreadTimeout = 10 * time.Second
 )
 
-// spread says how many calls each pod answered, how fast, and what failed.
-type spread struct {
-	ServedBy    instance.Instance  `json:"servedBy"`
+// spreadResponse is the response of /api/spread.
+type spreadResponse struct {
+	ServedBy    instance.Instance  `json:"servedBy"` // this instance of service-a
 	Via         string             `json:"via"`
 	N           int                `json:"n"`
 	Concurrency int                `json:"concurrency"`
 	DurationMS  float64            `json:"durationMs"`
-	Attempts    int                `json:"attempts"`
-	Pods        map[string]int     `json:"pods"`
-	Errors      map[call.Class]int `json:"errors"`
+	Attempts    int                `json:"attempts"` // of all calls
+	Pods        map[string]int     `json:"pods"`     // successful calls by pod of service-b
+	Errors      map[call.Class]int `json:"errors"`   // failed calls by class
 	LatencyMS   latency            `json:"latencyMs"`
-	Addresses   []string           `json:"addresses"`
+	Addresses   []string           `json:"addresses"` // that service-b's name resolved to
 }
 
-// latency of the calls that were answered, in milliseconds.
+// latency holds percentiles of the successful calls, in milliseconds.
 type latency struct {
 	P50 float64 `json:"p50"`
 	P90 float64 `json:"p90"`
@@ -46,57 +46,59 @@ type latency struct {
 	Max float64 `json:"max"`
 }
 
-// Spread is GET /api/spread?via=http|grpc&n=1..1000&key=: it asks service-b n
-// times. It answers 200 whatever became of the calls: they are the answer.
+// Spread handles GET /api/spread?via=http|grpc&n=1..1000&key=: it calls service-b
+// n times. The status is 200 even if calls fail: the response counts them.
 func Spread(me instance.Instance, backends map[string]backend.Backend) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		q, err := questionOf(r.URL.Query(), backends)
+		params, err := parseParams(r.URL.Query(), backends)
 		if err != nil {
 			problem.Error(w, http.StatusBadRequest, err.Error())
 			return
 		}
-		n, err := countOf(r.URL.Query())
+		n, err := parseCount(r.URL.Query())
 		if err != nil {
 			problem.Error(w, http.StatusBadRequest, err.Error())
 			return
 		}
-		result := ask(r.Context(), q, n)
-		result.ServedBy, result.Via = me, q.via
-		writeJSON(w, result)
+		response := callMany(r.Context(), params, n)
+		response.ServedBy, response.Via = me, params.via
+		writeJSON(w, response)
 	}
 }
 
-// ask makes n calls, a bounded number at once.
-func ask(ctx context.Context, q question, n int) spread {
+// callMany makes n calls, at most spreadConcurrency at a time.
+func callMany(ctx context.Context, params params, n int) spreadResponse {
 	ctx, cancel := context.WithTimeout(ctx, spreadTimeout)
 	defer cancel()
-	result := spread{N: n, Concurrency: min(n, spreadConcurrency), Pods: map[string]int{}, Errors: map[call.Class]int{}, Addresses: []string{}}
+	response := spreadResponse{
+		N: n, Concurrency: min(n, spreadConcurrency), Pods: map[string]int{}, Errors: map[call.Class]int{}, Addresses: []string{},
+	}
 	var mu sync.Mutex
 	var times []float64
 
 	start := time.Now()
 	var group errgroup.Group
-	group.SetLimit(result.Concurrency)
+	group.SetLimit(response.Concurrency)
 	for range n {
 		group.Go(func() error {
-			data, how, err := q.backend.Get(ctx, q.key)
+			data, info, err := params.backend.Get(ctx, params.key)
 			mu.Lock()
 			defer mu.Unlock()
-			result.Attempts += how.Attempts
-			result.Addresses = how.Addresses
+			response.Attempts += info.Attempts
+			response.Addresses = info.Addresses
 			if err != nil {
-				result.Errors[call.ClassOf(err)]++
+				response.Errors[call.ClassOf(err)]++
 				return nil
 			}
-			result.Pods[data.GetServedBy().GetPod()]++
-			times = append(times, how.DurationMS)
+			response.Pods[data.GetServedBy().GetPod()]++
+			times = append(times, info.DurationMS)
 			return nil
 		})
 	}
-	_ = group.Wait() // failures are counted, not returned
-	result.DurationMS = float64(time.Since(start).Microseconds()) / 1000
-	result.LatencyMS = percentiles(times)
-	return result
+	_ = group.Wait() // failed calls are counted, not returned
+	response.DurationMS = float64(time.Since(start).Microseconds()) / 1000
+	response.LatencyMS = percentiles(times)
+	return response
 }
 
 func percentiles(times []float64) latency {
@@ -104,7 +106,7 @@ func percentiles(times []float64) latency {
 		return latency{}
 	}
 	slices.Sort(times)
-	// The nearest rank: the smallest time that at least this share did not exceed.
+	// The nearest-rank method: the smallest time that this share of the calls did not exceed.
 	rank := func(share float64) float64 { return times[int(math.Ceil(share*float64(len(times))))-1] }
 	return latency{P50: rank(0.50), P90: rank(0.90), P99: rank(0.99), Max: times[len(times)-1]}
 }

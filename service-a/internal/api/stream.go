@@ -8,50 +8,53 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"example.com/tandem/kit/problem"
+	datav1 "example.com/tandem/proto/data/v1"
 	"example.com/tandem/service-a/internal/backend"
 )
 
-// streamWriteTimeout is how long a client may take to take one event.
+// streamWriteTimeout bounds the write of one event to the client.
 const streamWriteTimeout = 10 * time.Second
 
-// Stream is GET /api/stream?key=&interval=: server-sent events, relayed from
-// service-b's gRPC stream. When an instance leaves, another takes over; while
-// there is none, events of type problem say so.
+// Stream handles GET /api/stream?key=&interval=: it relays service-b's gRPC stream
+// as server-sent events. When an instance of service-b ends its stream, events
+// continue from another instance. A failure to open a stream is an event of type
+// problem.
 func Stream(b backend.Watcher) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		query := r.URL.Query()
-		key, err := keyOf(query)
+		key, err := datav1.KeyFromQuery(query)
 		if err != nil {
 			problem.Error(w, http.StatusBadRequest, err.Error())
 			return
 		}
-		interval, err := intervalOf(query)
+		interval, err := parseInterval(query)
 		if err != nil {
 			problem.Error(w, http.StatusBadRequest, err.Error())
 			return
 		}
 		w.Header().Set("Content-Type", "text/event-stream")
 		w.Header().Set("Cache-Control", "no-store")
-		w.Header().Set("X-Accel-Buffering", "no") // ingresses made of nginx would hold events back
+		w.Header().Set("X-Accel-Buffering", "no") // nginx ingresses would buffer events
 		events := eventWriter{w, http.NewResponseController(w)}
-		// When we drain, the browser is to be back, elsewhere, in a second.
+		// When this instance drains, browsers reconnect to another after 1000 ms.
 		if events.send("retry: 1000\n\n") != nil {
 			return
 		}
-		how := backend.CallInfo{Transport: "grpc", TraceID: trace.SpanContextFromContext(r.Context()).TraceID().String()}
+		info := backend.CallInfo{Transport: "grpc", TraceID: trace.SpanContextFromContext(r.Context()).TraceID().String()}
 		for m, err := range b.Watch(r.Context(), key, interval) {
 			if err != nil {
-				err = events.send(fmt.Sprintf("event: problem\ndata: %s\n", problemOf(err, how).JSON()))
+				err = events.send(fmt.Sprintf("event: problem\ndata: %s\n", callProblem(err, info).JSON()))
 			} else {
-				err = events.send(fmt.Sprintf("event: data\nid: %d\ndata: %s\n\n", m.GetSequence(), message(m)))
+				err = events.send(fmt.Sprintf("event: data\nid: %d\ndata: %s\n\n", m.GetSequence(), protoJSON(m)))
 			}
 			if err != nil {
-				return // the client has left
+				return // the client has disconnected
 			}
 		}
 	}
 }
 
+// eventWriter sends events, each within streamWriteTimeout.
 type eventWriter struct {
 	w    http.ResponseWriter
 	conn *http.ResponseController

@@ -1,5 +1,6 @@
-// Package backend calls service-b: one interface, and one implementation for
-// each transport, to be read side by side.
+// Package backend calls service-b. Backend is the interface; HTTP and GRPC are
+// its two implementations, in http.go and grpc.go, to be compared side by side.
+// Deadlines, retries and metrics are in kit's clients, not here.
 package backend
 
 import (
@@ -14,14 +15,15 @@ import (
 	datav1 "example.com/tandem/proto/data/v1"
 )
 
-// Backend calls service-b. An error is an *InvalidError if service-b refused
-// the request as such; call.ClassOf tells the class of any other.
+// Backend calls service-b.
 type Backend interface {
-	// Get makes one call. The Call is valid even if there is an error.
+	// Get makes one call. It returns an *InvalidError if service-b rejects the
+	// request as invalid; call.ClassOf classifies every other error. The CallInfo
+	// is valid even if there is an error.
 	Get(ctx context.Context, key string) (*datav1.Data, CallInfo, error)
 }
 
-// Watcher opens streams of service-b, which only gRPC has.
+// Watcher opens streams of service-b. Only GRPC implements it.
 type Watcher interface {
 	// Watch yields the messages of service-b, one for each interval, until ctx
 	// ends. A stream that breaks is opened again after a backoff, and its sequence
@@ -31,39 +33,23 @@ type Watcher interface {
 	Watch(ctx context.Context, key string, interval time.Duration) iter.Seq2[*datav1.WatchDataResponse, error]
 }
 
-// InvalidError is a request that service-b refused because it breaks a rule.
-type InvalidError struct{ Detail string }
-
-func (e *InvalidError) Error() string { return e.Detail }
-
-var errEmpty = errors.New("the response holds no data, or does not say who served it")
-
-// dataOf returns the data of a response, or errEmpty if the response does not
-// name the pod that served it.
-func dataOf(response *datav1.GetDataResponse) (*datav1.Data, error) {
-	if response.GetData().GetServedBy().GetPod() == "" {
-		return nil, errEmpty
-	}
-	return response.GetData(), nil
-}
-
-// CallInfo says how one call went.
+// CallInfo describes one call, including its retries.
 type CallInfo struct {
-	Transport string `json:"transport"`
-	// Target is the name that was called, as configured.
+	Transport string `json:"transport"` // http or grpc
+	// Target is the configured name of service-b.
 	Target string `json:"target"`
-	// Addresses that the name stood for.
+	// Addresses are the addresses that the target resolved to, as host:port.
 	Addresses []string `json:"addresses"`
-	// Peer is the address that answered: a pod's, or a Service's.
+	// Peer is the address that responded: a pod's, or a Service's.
 	Peer       string  `json:"peer,omitempty"`
 	Attempts   int     `json:"attempts"`
 	DurationMS float64 `json:"durationMs"`
 	TraceID    string  `json:"traceId,omitempty"`
 }
 
-// describe makes a Call of what a client noted.
-func describe(ctx context.Context, transport, target string, start time.Time, r *call.Record) CallInfo {
-	c := CallInfo{
+// newCallInfo describes a call that began at start, from the client's record.
+func newCallInfo(ctx context.Context, transport, target string, start time.Time, r *call.Record) CallInfo {
+	info := CallInfo{
 		Transport:  transport,
 		Target:     target,
 		Addresses:  append([]string{}, r.Addresses...), // [] in JSON, never null
@@ -72,7 +58,30 @@ func describe(ctx context.Context, transport, target string, start time.Time, r 
 		DurationMS: float64(time.Since(start).Microseconds()) / 1000,
 	}
 	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
-		c.TraceID = span.TraceID().String()
+		info.TraceID = span.TraceID().String()
 	}
-	return c
+	return info
+}
+
+// dataOf returns the data of a response, or errNoData.
+func dataOf(response *datav1.GetDataResponse) (*datav1.Data, error) {
+	if response.GetData().GetServedBy().GetPod() == "" {
+		return nil, errNoData
+	}
+	return response.GetData(), nil
+}
+
+var errNoData = errors.New("service-b's response does not name the pod that served it")
+
+// InvalidError reports a request that service-b rejected as invalid.
+type InvalidError struct{ Detail string }
+
+func (e *InvalidError) Error() string { return e.Detail }
+
+// HealthCheck returns a check for /health that makes one call.
+func HealthCheck(b Backend) func(context.Context) error {
+	return func(ctx context.Context) error {
+		_, _, err := b.Get(ctx, "")
+		return err
+	}
 }

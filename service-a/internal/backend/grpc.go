@@ -17,107 +17,109 @@ import (
 )
 
 const (
-	// baseReopen and maxReopen bound the wait before a stream is opened again.
-	baseReopen, maxReopen = 250 * time.Millisecond, 10 * time.Second
-	// stableAfter is how long a stream must have lived for the wait to start
-	// from baseReopen again. One that breaks sooner, even after its first
-	// message, counts as another failure in a row.
+	// reopenBase and reopenMax bound the backoff before a stream is opened again.
+	reopenBase, reopenMax = 250 * time.Millisecond, 10 * time.Second
+	// stableAfter is the age at which a stream that breaks resets the backoff to
+	// reopenBase. A younger stream that breaks, even after its first message,
+	// counts as another failure in a row.
 	stableAfter = 10 * time.Second
 )
 
 // GRPC calls service-b over gRPC.
 type GRPC struct {
-	client  datav1.DataServiceClient
-	target  string
-	silence time.Duration
+	client     datav1.DataServiceClient
+	target     string
+	maxSilence time.Duration
 }
 
-// NewGRPC makes a Backend of a connection (kit's grpcclient). A stream is taken
-// to be broken when a message is late by more than silence.
-func NewGRPC(conn *grpc.ClientConn, silence time.Duration) *GRPC {
-	return &GRPC{client: datav1.NewDataServiceClient(conn), target: conn.Target(), silence: silence}
+// NewGRPC returns a Backend and Watcher that calls service-b over a connection of
+// kit's grpcclient. A stream counts as broken when a message is late by more than
+// maxSilence.
+func NewGRPC(conn *grpc.ClientConn, maxSilence time.Duration) *GRPC {
+	return &GRPC{client: datav1.NewDataServiceClient(conn), target: conn.Target(), maxSilence: maxSilence}
 }
 
-// Get makes one call.
+// Get implements Backend.
 func (g *GRPC) Get(ctx context.Context, key string) (*datav1.Data, CallInfo, error) {
 	start := time.Now()
 	ctx, record := call.WithRecord(ctx)
 	data, err := g.get(ctx, key)
-	return data, describe(ctx, "grpc", g.target, start, record), err
+	return data, newCallInfo(ctx, "grpc", g.target, start, record), err
 }
 
 func (g *GRPC) get(ctx context.Context, key string) (*datav1.Data, error) {
 	response, err := g.client.GetData(ctx, &datav1.GetDataRequest{Key: key})
 	if err != nil {
-		return nil, refusal(err)
+		return nil, withInvalid(err)
 	}
 	return dataOf(response)
 }
 
-// refusal returns an *InvalidError if service-b found fault with the request.
-func refusal(err error) error {
-	if s := call.StatusOf(err); s.Code() == codes.InvalidArgument {
-		return &InvalidError{s.Message()}
-	}
-	return err
-}
-
-// Watch implements Watcher. Servers end streams when they drain and when a
+// Watch implements Watcher. A server ends its streams when it drains and when a
 // connection reaches its maximum age, so a broken stream is normal.
 func (g *GRPC) Watch(ctx context.Context, key string, interval time.Duration) iter.Seq2[*datav1.WatchDataResponse, error] {
-	request := &datav1.WatchDataRequest{Key: key, Interval: durationpb.New(interval)}
+	req := &datav1.WatchDataRequest{Key: key, Interval: durationpb.New(interval)}
 	return func(yield func(*datav1.WatchDataResponse, error) bool) {
 		for failures := 1; ; failures++ {
-			start, served := time.Now(), false
-			err := g.watchOnce(ctx, request, func(m *datav1.WatchDataResponse) bool {
-				served = true
+			start, received := time.Now(), false
+			err := g.watchStream(ctx, req, func(m *datav1.WatchDataResponse) bool {
+				received = true
 				return yield(m, nil)
 			})
 			if err == nil || ctx.Err() != nil {
 				return
 			}
-			permanent := call.ClassOf(err) == call.Other // a retry would fail alike
-			if permanent || !served {
+			permanent := call.ClassOf(err) == call.Other // a retry would fail in the same way
+			if permanent || !received {
 				if !yield(nil, err) || permanent {
 					return
 				}
 			}
-			if served && time.Since(start) >= stableAfter {
+			if received && time.Since(start) >= stableAfter {
 				failures = 1
 			}
-			if !retry.Sleep(ctx, retry.Backoff(failures, baseReopen, maxReopen)) {
+			if !retry.Sleep(ctx, retry.Backoff(failures, reopenBase, reopenMax)) {
 				return
 			}
 		}
 	}
 }
 
-// watchOnce reads one stream until it breaks, or until yield wants no more,
-// and then returns nil.
-func (g *GRPC) watchOnce(ctx context.Context, request *datav1.WatchDataRequest, yield func(*datav1.WatchDataResponse) bool) error {
+// watchStream reads one stream. It returns the error that ended the stream, or
+// nil if yield returned false.
+func (g *GRPC) watchStream(ctx context.Context, req *datav1.WatchDataRequest, yield func(*datav1.WatchDataResponse) bool) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	// Silence cancels the stream. The cause makes its class that of a deadline.
-	limit := request.GetInterval().AsDuration() + g.silence
+	// A silent stream is canceled. With this cause, the error has class timeout.
+	limit := req.GetInterval().AsDuration() + g.maxSilence
 	silence := time.AfterFunc(limit, func() { cancel(context.DeadlineExceeded) })
 	defer silence.Stop()
 
-	stream, err := g.client.WatchData(ctx, request)
+	stream, err := g.client.WatchData(ctx, req)
 	if err != nil {
-		return refusal(err)
+		return withInvalid(err)
 	}
 	for {
 		message, err := stream.Recv()
-		silence.Stop() // while the reader takes its time
+		silence.Stop() // the time that yield takes does not count
 		if errors.Is(err, io.EOF) {
 			return &call.Error{Class: call.Unavailable, Err: errors.New("service-b ended the stream")}
 		}
 		if err != nil {
-			return refusal(err)
+			return withInvalid(err)
 		}
 		if !yield(message) {
 			return nil
 		}
 		silence.Reset(limit)
 	}
+}
+
+// withInvalid returns an *InvalidError if service-b rejected the request as
+// invalid, and err otherwise.
+func withInvalid(err error) error {
+	if s := call.StatusOf(err); s.Code() == codes.InvalidArgument {
+		return &InvalidError{s.Message()}
+	}
+	return err
 }

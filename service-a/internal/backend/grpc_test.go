@@ -22,11 +22,14 @@ import (
 	datav1 "example.com/tandem/proto/data/v1"
 )
 
-// fakeB is a service-b whose stream does what the test wants. It counts streams.
+// serverStream is the server's side of a stream of WatchData.
+type serverStream = grpc.ServerStreamingServer[datav1.WatchDataResponse]
+
+// fakeB is a service-b whose methods the test provides. It counts streams.
 type fakeB struct {
 	datav1.UnimplementedDataServiceServer
 	get     func(context.Context) (*datav1.GetDataResponse, error)
-	watch   func(n int64, out grpc.ServerStreamingServer[datav1.WatchDataResponse]) error
+	watch   func(serverStream) error
 	streams atomic.Int64
 }
 
@@ -34,12 +37,13 @@ func (b *fakeB) GetData(ctx context.Context, _ *datav1.GetDataRequest) (*datav1.
 	return b.get(ctx)
 }
 
-func (b *fakeB) WatchData(_ *datav1.WatchDataRequest, out grpc.ServerStreamingServer[datav1.WatchDataResponse]) error {
-	return b.watch(b.streams.Add(1), out)
+func (b *fakeB) WatchData(_ *datav1.WatchDataRequest, stream serverStream) error {
+	b.streams.Add(1)
+	return b.watch(stream)
 }
 
-// call starts the service, and returns a backend that calls it.
-func (b *fakeB) call(t *testing.T, silence time.Duration) *GRPC {
+// start starts b, and returns a backend that calls it.
+func (b *fakeB) start(t *testing.T, maxSilence time.Duration) *GRPC {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -52,22 +56,22 @@ func (b *fakeB) call(t *testing.T, silence time.Duration) *GRPC {
 		server.Stop()
 		assert.NoError(t, <-done)
 	})
-	return newGRPC(t, "dns:///"+l.Addr().String(), silence)
+	return newGRPC(t, "dns:///"+l.Addr().String(), maxSilence)
 }
 
-func newGRPC(t *testing.T, target string, silence time.Duration) *GRPC {
+func newGRPC(t *testing.T, target string, maxSilence time.Duration) *GRPC {
 	t.Helper()
 	conn, err := grpcclient.New(target, grpcclient.Options{Timeout: 2 * time.Second, Telemetry: kittest.Telemetry(t, io.Discard)})
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, conn.Close()) })
-	return NewGRPC(conn, silence)
+	return NewGRPC(conn, maxSilence)
 }
 
-func send(out grpc.ServerStreamingServer[datav1.WatchDataResponse]) error {
-	return out.Send(&datav1.WatchDataResponse{Sequence: 1})
+func send(stream serverStream) error {
+	return stream.Send(&datav1.WatchDataResponse{Sequence: 1})
 }
 
-// watchFor reads a stream for a while, and returns its messages and errors.
+// watchFor watches for the duration d, and returns the messages and errors.
 func watchFor(t *testing.T, g *GRPC, d time.Duration) (messages int, errs []error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), d)
@@ -82,42 +86,42 @@ func watchFor(t *testing.T, g *GRPC, d time.Duration) (messages int, errs []erro
 	return messages, errs
 }
 
-// A stream that breaks after its first message is opened again after a pause
-// that grows, as is one that never had a message.
+// A broken stream is opened again after a growing backoff, whether or not it had
+// a message.
 func TestWatch_BacksOff(t *testing.T) {
-	for name, first := range map[string]bool{"after the first message": true, "before it": false} {
+	for name, sendFirst := range map[string]bool{"breaks after a message": true, "breaks before a message": false} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := &fakeB{watch: func(_ int64, out grpc.ServerStreamingServer[datav1.WatchDataResponse]) error {
-				if first {
-					if err := send(out); err != nil {
+			b := &fakeB{watch: func(stream serverStream) error {
+				if sendFirst {
+					if err := send(stream); err != nil {
 						return err
 					}
 				}
 				return status.Error(codes.Unavailable, "broken")
 			}}
-			watchFor(t, b.call(t, time.Second), 3*time.Second)
-			assert.Greater(t, b.streams.Load(), int64(1), "it is opened again")
-			assert.Less(t, b.streams.Load(), int64(30), "with pauses up to 0.25, 0.5, 1 and 2 s")
+			watchFor(t, b.start(t, time.Second), 3*time.Second)
+			assert.Greater(t, b.streams.Load(), int64(1), "the stream is opened again")
+			assert.Less(t, b.streams.Load(), int64(30), "the backoff is at most 0.25, 0.5, 1 and 2 s")
 		})
 	}
 }
 
-// An error that no retry can mend ends the stream, with its class.
+// A permanent error ends the sequence.
 func TestWatch_EndsOnFinalErrors(t *testing.T) {
 	for code, invalid := range map[codes.Code]bool{codes.InvalidArgument: true, codes.Unimplemented: false, codes.PermissionDenied: false} {
 		t.Run(code.String(), func(t *testing.T) {
 			t.Parallel()
-			b := &fakeB{watch: func(int64, grpc.ServerStreamingServer[datav1.WatchDataResponse]) error {
+			b := &fakeB{watch: func(serverStream) error {
 				return status.Error(code, "key is too long")
 			}}
-			_, errs := watchFor(t, b.call(t, time.Second), 20*time.Second)
+			_, errs := watchFor(t, b.start(t, time.Second), 20*time.Second)
 			require.Len(t, errs, 1)
 			assert.EqualValues(t, 1, b.streams.Load())
-			var refused *InvalidError
+			var invalidErr *InvalidError
 			if invalid {
-				require.ErrorAs(t, errs[0], &refused)
-				assert.Equal(t, "key is too long", refused.Detail, "the server's words, without gRPC's around them")
+				require.ErrorAs(t, errs[0], &invalidErr)
+				assert.Equal(t, "key is too long", invalidErr.Detail, "the server's message, without the prefix of gRPC")
 			} else {
 				assert.Equal(t, call.Other, call.ClassOf(errs[0]))
 			}
@@ -125,15 +129,15 @@ func TestWatch_EndsOnFinalErrors(t *testing.T) {
 	}
 }
 
-// A stream whose service-b falls silent has class timeout; where DNS does not
-// respond, dns.
+// A silent stream has class timeout. If DNS has no address for the name, the class
+// is dns.
 func TestWatch_ClassifiesSilence(t *testing.T) {
 	t.Parallel()
-	b := &fakeB{watch: func(_ int64, out grpc.ServerStreamingServer[datav1.WatchDataResponse]) error {
-		<-out.Context().Done()
+	b := &fakeB{watch: func(stream serverStream) error {
+		<-stream.Context().Done()
 		return nil
 	}}
-	_, errs := watchFor(t, b.call(t, 200*time.Millisecond), 2*time.Second)
+	_, errs := watchFor(t, b.start(t, 200*time.Millisecond), 2*time.Second)
 	require.NotEmpty(t, errs)
 	assert.Equal(t, call.Timeout, call.ClassOf(errs[0]), "%v", errs[0])
 
@@ -143,38 +147,38 @@ func TestWatch_ClassifiesSilence(t *testing.T) {
 	assert.Equal(t, call.DNS, call.ClassOf(errs[0]), "%v", errs[0])
 }
 
-// A slow reader is not taken for a silent service-b.
+// The time that the reader takes does not count as silence of service-b.
 func TestWatch_WaitsForSlowReader(t *testing.T) {
 	t.Parallel()
-	b := &fakeB{watch: func(_ int64, out grpc.ServerStreamingServer[datav1.WatchDataResponse]) error {
+	b := &fakeB{watch: func(stream serverStream) error {
 		for range 3 {
-			if err := send(out); err != nil {
+			if err := send(stream); err != nil {
 				return err
 			}
 		}
-		<-out.Context().Done()
+		<-stream.Context().Done()
 		return nil
 	}}
-	g := b.call(t, 100*time.Millisecond)
+	g := b.start(t, 100*time.Millisecond)
 	messages := 0
 	for _, err := range g.Watch(t.Context(), "", datav1.MinInterval) {
 		require.NoError(t, err)
 		if messages++; messages == 3 {
 			break
 		}
-		time.Sleep(time.Second) // longer than service-b may be silent
+		time.Sleep(time.Second) // longer than the limit of 200 ms
 	}
-	assert.EqualValues(t, 1, b.streams.Load(), "one stream served all")
+	assert.EqualValues(t, 1, b.streams.Load(), "no stream was opened again")
 }
 
-// The detail of a refused request is the server's message alone.
-func TestGet_RefusalIsServersMessage(t *testing.T) {
+// The detail of an InvalidError is the server's message, without the prefix of gRPC.
+func TestGet_ReturnsServersDetail(t *testing.T) {
 	t.Parallel()
 	b := &fakeB{get: func(context.Context) (*datav1.GetDataResponse, error) {
 		return nil, status.Error(codes.InvalidArgument, "key is too long")
 	}}
-	_, _, err := b.call(t, time.Second).Get(t.Context(), "k")
-	var refused *InvalidError
-	require.ErrorAs(t, err, &refused)
-	assert.Equal(t, "key is too long", refused.Detail)
+	_, _, err := b.start(t, time.Second).Get(t.Context(), "k")
+	var invalidErr *InvalidError
+	require.ErrorAs(t, err, &invalidErr)
+	assert.Equal(t, "key is too long", invalidErr.Detail)
 }

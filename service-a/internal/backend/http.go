@@ -23,17 +23,18 @@ type HTTP struct {
 	url    url.URL
 }
 
-// NewHTTP makes a Backend of a client (kit's httpclient) and service-b's URL.
+// NewHTTP returns a Backend that calls service-b at base with a client of kit's
+// httpclient.
 func NewHTTP(client *http.Client, base url.URL) *HTTP {
 	return &HTTP{client: client, target: base.String(), url: *base.JoinPath("api", "data")}
 }
 
-// Get makes one call.
+// Get implements Backend.
 func (h *HTTP) Get(ctx context.Context, key string) (*datav1.Data, CallInfo, error) {
 	start := time.Now()
 	ctx, record := call.WithRecord(ctx)
 	data, err := h.get(ctx, key)
-	return data, describe(ctx, "http", h.target, start, record), err
+	return data, newCallInfo(ctx, "http", h.target, start, record), err
 }
 
 func (h *HTTP) get(ctx context.Context, key string) (*datav1.Data, error) {
@@ -50,7 +51,7 @@ func (h *HTTP) get(ctx context.Context, key string) (*datav1.Data, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close() //nolint:errcheck // the client has read it whole
+	defer resp.Body.Close() //nolint:errcheck // the client has read the whole body
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
 		return nil, err
@@ -58,28 +59,28 @@ func (h *HTTP) get(ctx context.Context, key string) (*datav1.Data, error) {
 	return decode(resp.StatusCode, resp.Header.Get("Content-Type"), body)
 }
 
-// decode returns the data of a response, which may come from a proxy instead of
-// service-b.
+// decode returns the data of a response. The response may come from a proxy
+// instead of service-b.
 func decode(status int, contentType string, body []byte) (*datav1.Data, error) {
-	mediaType, _, _ := mime.ParseMediaType(contentType) // "" is refused below
+	mediaType, _, _ := mime.ParseMediaType(contentType) // "" if it is malformed
 	switch {
 	case status == http.StatusBadRequest && mediaType == "application/problem+json":
 		var p struct{ Detail string }
 		if err := json.Unmarshal(body, &p); err != nil || p.Detail == "" {
-			p.Detail = "service-b refused the request without a word"
+			p.Detail = "service-b rejected the request without a detail"
 		}
 		return nil, &InvalidError{p.Detail}
 	case status >= 500:
-		return nil, &call.Error{Class: call.ClassOfStatus(status), Err: fmt.Errorf("service-b answered status %d", status)}
+		return nil, &call.Error{Class: call.ClassOfStatus(status), Err: fmt.Errorf("service-b responded with status %d", status)}
 	case status != http.StatusOK:
-		return nil, fmt.Errorf("service-b answered status %d: want 200", status)
+		return nil, fmt.Errorf("service-b responded with status %d: want 200", status)
 	case mediaType != "application/json":
-		return nil, fmt.Errorf("service-b answered %q: want application/json", contentType)
+		return nil, fmt.Errorf("service-b responded with content type %q: want application/json", contentType)
 	}
 	var response datav1.GetDataResponse
-	// A newer service-b may say more than we know of.
+	// A newer service-b may send fields that this version does not have.
 	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(body, &response); err != nil {
-		return nil, fmt.Errorf("service-b's answer makes no sense: %w", err)
+		return nil, fmt.Errorf("decode service-b's response: %w", err)
 	}
 	return dataOf(&response)
 }

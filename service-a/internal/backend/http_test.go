@@ -12,40 +12,41 @@ import (
 const (
 	jsonType    = "application/json"
 	problemType = "application/problem+json"
+	decodeErr   = "decode service-b's response"
 	good        = `{"data":{"message":"hello","servedBy":{"pod":"b-1"}}}`
 )
 
 func TestDecode(t *testing.T) {
 	for name, c := range map[string]struct {
-		status      int
-		contentType string
-		body        string
-		err         string // of what is said; empty for none
-		class       call.Class
+		status int
+		mime   string // content type
+		body   string
+		err    string // what the error contains; empty if there is none
+		class  call.Class
 	}{
-		"an answer":               {200, jsonType, good, "", call.OK},
-		"with a charset":          {200, jsonType + "; charset=utf-8", good, "", call.OK},
-		"of a newer service-b":    {200, jsonType, `{"data":{"servedBy":{"pod":"b-1","rack":7}},"more":[1]}`, "", call.OK},
-		"that is HTML":            {200, "text/html", "<html>", `"text/html": want application/json`, call.Other},
-		"of no type":              {200, "", good, `"": want application/json`, call.Other},
-		"that is garbage":         {200, jsonType, "\x00\xff{", "makes no sense", call.Other},
-		"that is cut off":         {200, jsonType, good[:20], "makes no sense", call.Other},
-		"that is empty":           {200, jsonType, "", "makes no sense", call.Other},
-		"that says nothing":       {200, jsonType, "{}", "holds no data", call.Other},
-		"of nobody":               {200, jsonType, `{"data":{"message":"hello"}}`, "does not say who served it", call.Other},
-		"another shape":           {200, jsonType, `{"data":"hello"}`, "makes no sense", call.Other},
-		"another page":            {404, problemType, "{}", "status 404: want 200", call.Other},
-		"a redirect":              {302, jsonType, good, "status 302: want 200", call.Other},
-		"an internal error":       {500, problemType, "{}", "status 500", call.Other},
-		"overload":                {503, problemType, "{}", "status 503", call.Unavailable},
-		"a proxy's bad gateway":   {502, "text/html", "", "status 502", call.Unavailable},
-		"a proxy's time-out":      {504, "text/html", "", "status 504", call.Timeout},
-		"a refusal":               {400, problemType, `{"detail":"key is too long"}`, "key is too long", call.Other},
-		"a refusal without words": {400, problemType, "{", "refused the request without a word", call.Other},
-		"a proxy's refusal":       {400, "text/html", "", "status 400: want 200", call.Other},
+		"valid":                  {status: 200, mime: jsonType, body: good, class: call.OK},
+		"charset":                {status: 200, mime: jsonType + "; charset=utf-8", body: good, class: call.OK},
+		"newer service-b":        {status: 200, mime: jsonType, body: `{"data":{"servedBy":{"pod":"b-1","rack":7}},"more":[1]}`, class: call.OK},
+		"HTML":                   {status: 200, mime: "text/html", body: "<html>", err: `"text/html": want application/json`, class: call.Other},
+		"no content type":        {status: 200, mime: "", body: good, err: `"": want application/json`, class: call.Other},
+		"garbage":                {status: 200, mime: jsonType, body: "\x00\xff{", err: decodeErr, class: call.Other},
+		"truncated":              {status: 200, mime: jsonType, body: good[:20], err: decodeErr, class: call.Other},
+		"empty body":             {status: 200, mime: jsonType, body: "", err: decodeErr, class: call.Other},
+		"empty object":           {status: 200, mime: jsonType, body: "{}", err: "does not name the pod", class: call.Other},
+		"no pod":                 {status: 200, mime: jsonType, body: `{"data":{"message":"hello"}}`, err: "does not name the pod", class: call.Other},
+		"wrong type":             {status: 200, mime: jsonType, body: `{"data":"hello"}`, err: decodeErr, class: call.Other},
+		"not found":              {status: 404, mime: problemType, body: "{}", err: "status 404: want 200", class: call.Other},
+		"redirect":               {status: 302, mime: jsonType, body: good, err: "status 302: want 200", class: call.Other},
+		"internal error":         {status: 500, mime: problemType, body: "{}", err: "status 500", class: call.Other},
+		"overload":               {status: 503, mime: problemType, body: "{}", err: "status 503", class: call.Unavailable},
+		"bad gateway of a proxy": {status: 502, mime: "text/html", body: "", err: "status 502", class: call.Unavailable},
+		"timeout of a proxy":     {status: 504, mime: "text/html", body: "", err: "status 504", class: call.Timeout},
+		"invalid request":        {status: 400, mime: problemType, body: `{"detail":"key is too long"}`, err: "key is too long", class: call.Other},
+		"invalid, no detail":     {status: 400, mime: problemType, body: "{", err: "without a detail", class: call.Other},
+		"bad request of a proxy": {status: 400, mime: "text/html", body: "", err: "status 400: want 200", class: call.Other},
 	} {
 		t.Run(name, func(t *testing.T) {
-			data, err := decode(c.status, c.contentType, []byte(c.body))
+			data, err := decode(c.status, c.mime, []byte(c.body))
 			assert.Equal(t, c.class, call.ClassOf(err))
 			if c.err == "" {
 				require.NoError(t, err)
@@ -58,10 +59,10 @@ func TestDecode(t *testing.T) {
 	}
 	var invalid *InvalidError
 	_, err := decode(400, problemType, []byte(`{"detail":"no"}`))
-	require.ErrorAs(t, err, &invalid, "the caller's mistake, not service-b's")
+	require.ErrorAs(t, err, &invalid)
 }
 
-// Whatever comes back, it is an answer of someone or an error.
+// Every response decodes to data that names a pod, or to an error.
 func FuzzDecode(f *testing.F) {
 	f.Add(200, jsonType, []byte(good))
 	f.Add(200, jsonType, []byte(`{"data":{"servedAt":"2026-13-99T00:00:00Z","servedBy":{"pod":"b"}}}`))

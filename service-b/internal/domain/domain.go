@@ -1,5 +1,6 @@
-// Package domain is what service-b knows and does. It knows the contract's
-// messages, but not how they travel.
+// Package domain holds what service-b does, independent of the transport: it
+// takes and returns the contract's messages. Packages httpapi and grpcapi serve
+// it over HTTP and gRPC. Nothing about a transport belongs here.
 package domain
 
 import (
@@ -10,30 +11,25 @@ import (
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"example.com/tandem/kit/instance"
 	datav1 "example.com/tandem/proto/data/v1"
 )
 
-// Domain hands out data in the name of one instance.
+// Domain returns data on behalf of one instance.
 type Domain struct {
-	me      *datav1.Instance
-	message string
+	message  string
+	servedBy *datav1.Instance
 }
 
-// New makes the domain of an instance; message is what its data says.
-func New(me *datav1.Instance, message string) *Domain {
-	return &Domain{me: me, message: message}
+// New returns the domain of the instance me. Data contains message.
+func New(me instance.Instance, message string) *Domain {
+	return &Domain{message: message, servedBy: &datav1.Instance{
+		Service: me.Service, Version: me.Version, Pod: me.Pod, Node: me.Node, Zone: me.Zone, Namespace: me.Namespace, Ip: me.IP,
+	}}
 }
 
-// InvalidError is a request that breaks a rule of the contract.
-type InvalidError struct{ Err error }
-
-func (e *InvalidError) Error() string { return e.Err.Error() }
-
-// Unwrap returns the rule that was broken.
-func (e *InvalidError) Unwrap() error { return e.Err }
-
-// Get returns the data of a key. It returns an *InvalidError if the request
-// breaks a rule, or ctx's error if no one waits for the answer any more.
+// Get returns the data of a key. It returns an *InvalidError if the request is
+// invalid, and ctx's error if ctx has ended.
 func (d *Domain) Get(ctx context.Context, req *datav1.GetDataRequest) (*datav1.Data, error) {
 	if err := req.Check(); err != nil {
 		return nil, &InvalidError{err}
@@ -44,8 +40,8 @@ func (d *Domain) Get(ctx context.Context, req *datav1.GetDataRequest) (*datav1.D
 	return d.data(req.GetKey()), nil
 }
 
-// Watch yields the data of a key at once and then once an interval, until ctx
-// ends. It returns an *InvalidError if the request breaks a rule.
+// Watch yields the data of a key at once and then once for each interval, until
+// ctx ends. It returns an *InvalidError if the request is invalid.
 func (d *Domain) Watch(ctx context.Context, req *datav1.WatchDataRequest) (iter.Seq[*datav1.WatchDataResponse], error) {
 	interval, err := req.Check()
 	if err != nil {
@@ -72,5 +68,13 @@ func (d *Domain) data(key string) *datav1.Data {
 	if key != "" {
 		message = fmt.Sprintf("%s, %s", d.message, key)
 	}
-	return &datav1.Data{Key: key, Message: message, ServedBy: d.me, ServedAt: timestamppb.Now()}
+	return &datav1.Data{Key: key, Message: message, ServedBy: d.servedBy, ServedAt: timestamppb.Now()}
 }
+
+// InvalidError reports a request that breaks a rule of the contract.
+type InvalidError struct{ Err error }
+
+func (e *InvalidError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the error that names the broken rule.
+func (e *InvalidError) Unwrap() error { return e.Err }

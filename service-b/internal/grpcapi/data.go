@@ -1,4 +1,5 @@
-// Package grpcapi is the gRPC side of service-b.
+// Package grpcapi serves package domain over gRPC. It converts errors to gRPC
+// statuses, and decides nothing else.
 package grpcapi
 
 import (
@@ -13,40 +14,41 @@ import (
 	"example.com/tandem/service-b/internal/domain"
 )
 
-// Data is data.v1.DataService.
-type Data struct {
+// DataService implements data.v1.DataService.
+type DataService struct {
 	datav1.UnimplementedDataServiceServer
 	domain *domain.Domain
 }
 
-// New makes the service over a domain.
-func New(d *domain.Domain) *Data { return &Data{domain: d} }
+// New returns a DataService that calls d.
+func New(d *domain.Domain) *DataService { return &DataService{domain: d} }
 
-// GetData answers once.
-func (s *Data) GetData(ctx context.Context, req *datav1.GetDataRequest) (*datav1.GetDataResponse, error) {
+// GetData returns the data of a key.
+func (s *DataService) GetData(ctx context.Context, req *datav1.GetDataRequest) (*datav1.GetDataResponse, error) {
 	data, err := s.domain.Get(ctx, req)
 	if err != nil {
-		return nil, statusOf(err)
+		return nil, statusError(err)
 	}
 	return &datav1.GetDataResponse{Data: data}, nil
 }
 
-// WatchData answers once an interval until the client leaves or the server drains.
-func (s *Data) WatchData(req *datav1.WatchDataRequest, out grpc.ServerStreamingServer[datav1.WatchDataResponse]) error {
-	watch, err := s.domain.Watch(out.Context(), req)
+// WatchData sends one message for each interval until the client cancels the
+// stream or the server drains.
+func (s *DataService) WatchData(req *datav1.WatchDataRequest, stream grpc.ServerStreamingServer[datav1.WatchDataResponse]) error {
+	responses, err := s.domain.Watch(stream.Context(), req)
 	if err != nil {
-		return statusOf(err)
+		return statusError(err)
 	}
-	for response := range watch {
-		if err := out.Send(response); err != nil {
+	for response := range responses {
+		if err := stream.Send(response); err != nil {
 			return err
 		}
 	}
-	return status.FromContextError(out.Context().Err()).Err()
+	return status.FromContextError(stream.Context().Err()).Err()
 }
 
-// statusOf returns the gRPC status of a domain error.
-func statusOf(err error) error {
+// statusError converts an error of package domain to one with a gRPC status.
+func statusError(err error) error {
 	if _, ok := errors.AsType[*domain.InvalidError](err); ok {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}

@@ -1,10 +1,10 @@
-// Package httpapi is the HTTP side of service-b.
+// Package httpapi serves package domain over HTTP. It parses queries, writes
+// JSON, and converts errors to application/problem+json; it decides nothing else.
 package httpapi
 
 import (
 	"errors"
 	"net/http"
-	"net/url"
 
 	"google.golang.org/protobuf/encoding/protojson"
 
@@ -14,18 +14,18 @@ import (
 	"example.com/tandem/service-b/internal/domain"
 )
 
-// GetData is GET /api/data?key=: the JSON mapping of what gRPC's GetData
-// returns, so that there is one contract, whichever way it is spoken.
+// GetData handles GET /api/data?key=. Its response is the JSON mapping of the
+// GetDataResponse that gRPC returns, so both transports have one contract.
 func GetData(d *domain.Domain) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		key, err := keyOf(r.URL.Query())
+		key, err := datav1.KeyFromQuery(r.URL.Query())
 		if err != nil {
 			problem.Error(w, http.StatusBadRequest, err.Error())
 			return
 		}
 		data, err := d.Get(r.Context(), &datav1.GetDataRequest{Key: key})
 		if err != nil {
-			problem.Error(w, statusOf(err), err.Error())
+			problem.Error(w, httpStatus(err), err.Error())
 			return
 		}
 		body, err := protojson.Marshal(&datav1.GetDataResponse{Data: data})
@@ -34,22 +34,13 @@ func GetData(d *domain.Domain) http.HandlerFunc {
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Cache-Control", "no-store") // it says who served this call
-		_, _ = w.Write(body)                        // the caller may have left
+		w.Header().Set("Cache-Control", "no-store") // the response names the instance that served this call
+		_, _ = w.Write(body)                        // fails only if the client has disconnected
 	}
 }
 
-// keyOf reads the key from a query. One that is there but empty is a mistake,
-// which a message could not tell from one that is left out.
-func keyOf(query url.Values) (string, error) {
-	if !query.Has("key") {
-		return "", nil
-	}
-	return query.Get("key"), datav1.CheckKey(query.Get("key"))
-}
-
-// statusOf returns the HTTP status of a domain error.
-func statusOf(err error) int {
+// httpStatus returns the HTTP status of an error of package domain.
+func httpStatus(err error) int {
 	if _, ok := errors.AsType[*domain.InvalidError](err); ok {
 		return http.StatusBadRequest
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"example.com/tandem/kit/instance"
 	datav1 "example.com/tandem/proto/data/v1"
 	"example.com/tandem/service-b/internal/domain"
 	"example.com/tandem/service-b/internal/httpapi"
@@ -19,12 +20,18 @@ func get(t testing.TB, query string) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
 	r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/api/data", nil)
 	r.URL.RawQuery = query
-	httpapi.GetData(domain.New(&datav1.Instance{Pod: "b-1"}, "hello"))(w, r)
+	httpapi.GetData(domain.New(instance.Instance{Pod: "b-1"}, "hello"))(w, r)
 	return w
 }
 
-func TestTheAnswerIsTheJSONOfTheMessage(t *testing.T) {
-	for query, message := range map[string]string{"": "hello", "key=ada": "hello, ada", "key=%22%3Cb%3E": `hello, "<b>`, "other=1": "hello"} {
+// The response is the JSON mapping of GetDataResponse.
+func TestGetData_RespondsWithJSONMapping(t *testing.T) {
+	for query, message := range map[string]string{
+		"":               "hello",
+		"key=ada":        "hello, ada",
+		"key=%22%3Cb%3E": `hello, "<b>`,
+		"other=1":        "hello",
+	} {
 		w := get(t, query)
 		require.Equal(t, http.StatusOK, w.Code, w.Body)
 		assert.Equal(t, "application/json", w.Header().Get("Content-Type"))
@@ -35,7 +42,7 @@ func TestTheAnswerIsTheJSONOfTheMessage(t *testing.T) {
 	}
 }
 
-// Whatever the query, the answer is one that can be read, or a 400 that says why.
+// Every query gets a valid GetDataResponse or a problem with status 400.
 func FuzzGetData(f *testing.F) {
 	for _, seed := range []string{"", "key=", "key=ada", "key=%ff", "key=%00", "key=a&key=", "%zz", "key=%E2%80%A8", ";"} {
 		f.Add(seed)
