@@ -72,16 +72,15 @@ func (t *target) roundTrip(ctx context.Context, req *http.Request, a *attempt) (
 		next = t.unpooled
 	}
 	to := &route{addr: a.addr, preferReuse: a.n > 1 && a.alone}
-	defer to.done.Store(true)
+	defer to.given.Add(1)
 	var discarded bool // the connection that net/http took was closed unused
 	ctx = context.WithValue(ctx, routeKey{}, to)
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GetConn: func(string) { to.done.Store(false) }, // called again if a reused connection proves closed
-		GotConn: func(got httptrace.GotConnInfo) {
-			a.conn.release() // the connection that proved closed
+		GotConn: func(got httptrace.GotConnInfo) { // called again if the connection proves closed
+			to.given.Add(1)
+			a.conn.release()
 			a.peer, a.conn = a.addr, connOf(got.Conn)
 			discarded = a.conn.acquire(to.preferReuse && got.Reused)
-			to.done.Store(!discarded)
 			if discarded {
 				_ = a.conn.Close() // it may be closed already
 			}

@@ -14,8 +14,8 @@ import (
 // outlive its attempt.
 type route struct {
 	addr        string
-	preferReuse bool        // see reuseHeadStart
-	done        atomic.Bool // the attempt has a connection, or has ended
+	preferReuse bool         // see reuseHeadStart
+	given       atomic.Int32 // connections that the attempt was given so far; one more once it has ended
 }
 
 type routeKey struct{}
@@ -35,16 +35,25 @@ func (t addressed) RoundTrip(req *http.Request) (*http.Response, error) {
 	return t.next.RoundTrip(req)
 }
 
-// dial opens a connection to an IP address.
+// dial opens a connection to an IP address. For a retry that prefers a reused
+// connection it first waits, and it returns context.Canceled if the attempt was
+// given another connection meanwhile. (If net/http pooled the new connection, other
+// retries would be given it and discard it, and their own dials would do the same to
+// further retries: all of them could go on like that until their deadlines.)
 func dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	if to, ok := ctx.Value(routeKey{}).(*route); ok && to.preferReuse {
-		if !retry.Sleep(ctx, reuseHeadStart) || to.done.Load() {
-			return nil, context.Canceled // the attempt has another connection
-		}
+	to := ctx.Value(routeKey{}).(*route)
+	given := to.given.Load()
+	obsolete := func() bool { return to.preferReuse && to.given.Load() != given }
+	if to.preferReuse && !retry.Sleep(ctx, reuseHeadStart) || obsolete() {
+		return nil, context.Canceled
 	}
 	c, err := (&net.Dialer{Timeout: dialTimeout, KeepAlive: tcpKeepAlive}).DialContext(ctx, network, addr)
 	if err != nil {
 		return nil, err
+	}
+	if obsolete() {
+		_ = c.Close() // never used
+		return nil, context.Canceled
 	}
 	return &conn{Conn: c}, nil
 }

@@ -158,30 +158,40 @@ func TestResolverInTroubleIsAskedAgainAndAnUnknownNameIsNot(t *testing.T) {
 	assert.Equal(t, 3, r.Attempts)
 }
 
-func TestOutageIsNotMadeWorse(t *testing.T) {
-	const calls = 1000
-	count := func(t *testing.T, url string, class call.Class, status int) int64 {
-		client := newClient(t, httpclient.Options{})
-		var attempts atomic.Int64
-		together(calls, 10, func(int) {
-			r := get(t, client, url)
-			attempts.Add(int64(r.Attempts))
-			assert.Equal(t, class, r.class, "%v", r.err)
-			assert.Equal(t, status, r.status)
+// While every call fails, the budget limits attempts to 1.1 for each call, and no
+// retry waits for a connection until its deadline.
+func TestBudget_LimitsRetriesInOutage(t *testing.T) {
+	for name, tt := range map[string]struct {
+		class  call.Class
+		status int
+	}{
+		"503":     {class: call.OK, status: http.StatusServiceUnavailable},
+		"refused": {class: call.Refused},
+	} {
+		t.Run(name, func(t *testing.T) {
+			const calls = 1000
+			host, port := unused(t)
+			url, requests := "http://"+join(host, port), new(atomic.Int64)
+			if tt.status != 0 {
+				url, requests = serve(t, func(_ int, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(tt.status) })
+			}
+			client := newClient(t, httpclient.Options{})
+			var attempts atomic.Int64
+			together(calls, 10, func(int) {
+				start := time.Now()
+				r := get(t, client, url)
+				assert.Less(t, time.Since(start), aWhile)
+				attempts.Add(int64(r.Attempts))
+				assert.Equal(t, tt.class, r.class, "%v", r.err)
+				assert.Equal(t, tt.status, r.status)
+			})
+			assert.LessOrEqual(t, attempts.Load(), int64(calls*1.1))
+			assert.Greater(t, attempts.Load(), int64(calls), "calls are retried until the budget is spent")
+			if tt.status != 0 {
+				assert.Equal(t, requests.Load(), attempts.Load())
+			}
 		})
-		assert.LessOrEqual(t, attempts.Load(), int64(calls*1.1))
-		assert.Greater(t, attempts.Load(), int64(calls), "until the budget is spent there are retries")
-		return attempts.Load()
 	}
-	t.Run("503", func(t *testing.T) {
-		url, requests := serve(t, func(_ int, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
-		attempts := count(t, url, call.OK, http.StatusServiceUnavailable)
-		assert.Equal(t, requests.Load(), attempts)
-	})
-	t.Run("refused", func(t *testing.T) {
-		host, port := unused(t)
-		count(t, "http://"+join(host, port), call.Refused, 0)
-	})
 }
 
 func TestBudgetIsEarnedBySuccessAlone(t *testing.T) {
