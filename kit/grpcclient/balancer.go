@@ -12,37 +12,36 @@ import (
 // policyName is the name of the balancing policy in the service config.
 const policyName = "round_robin_with_ejection"
 
-// policy is round_robin with the choice of package endpoint. Plain round_robin
-// gives a pod that hangs, or whose node has vanished, its full share until its
-// health says otherwise or keepalive finds its connection dead, after 15 s.
-// gRPC's own outlier_detection comes with xDS only.
+// policy is round_robin, except that package endpoint chooses the endpoint of
+// each attempt. Plain round_robin gives a pod that hangs, or whose node has
+// vanished, its full share until its health changes or keepalive closes the
+// connection after 15 s. gRPC's own outlier_detection needs xDS.
 type policy struct{}
 
 // gRPC has one registry of policies for the process, which may be changed during
-// initialization only. This policy keeps no state: each connection has its own.
+// initialization only. The policy holds no state: Build creates that of a client.
 func init() { balancer.Register(policy{}) } //nolint:gochecknoinits // see above
 
 // Name returns the name in the service config.
 func (policy) Name() string { return policyName }
 
-// Build returns a round_robin, which keeps its connections, health checks and
-// reconnects, and replaces its picker.
+// Build returns a round_robin balancer whose picker is replaced. Connections,
+// health checks and reconnects remain round_robin's.
 func (policy) Build(cc balancer.ClientConn, o balancer.BuildOptions) balancer.Balancer {
 	b := &pickerReplacer{ClientConn: cc, endpoints: endpoint.NewSet(addrOf)}
 	return balancer.Get(roundrobin.Name).Build(b, o)
 }
 
-// pickerReplacer stands between round_robin and its connection.
+// pickerReplacer is the ClientConn that round_robin updates. It passes every
+// update on to gRPC's ClientConn, with a picker of this package.
 type pickerReplacer struct {
 	balancer.ClientConn
 	endpoints *endpoint.Set[endpointsharding.ChildState]
 }
 
-func addrOf(child endpointsharding.ChildState) string { return child.Endpoint.Addresses[0].Addr }
-
 // UpdateState is called with the state of every endpoint, one call at a time.
-// The failures of an endpoint are kept while DNS lists it, even while it is
-// disconnected: a new connection does not cure a pod that hangs.
+// The failures of an endpoint are kept while DNS lists its address, even while it
+// is disconnected: a pod that hangs may still hang after a reconnect.
 func (b *pickerReplacer) UpdateState(state balancer.State) {
 	var ready []endpointsharding.ChildState
 	var known []string
@@ -52,9 +51,9 @@ func (b *pickerReplacer) UpdateState(state balancer.State) {
 		switch child.State.ConnectivityState {
 		case connectivity.Ready:
 			ready = append(ready, child)
-		case connectivity.Connecting, connectivity.Idle: // round_robin connects what is idle
+		case connectivity.Connecting, connectivity.Idle: // round_robin connects idle endpoints
 			connecting++
-		default: // it could not connect, or its health is NOT_SERVING
+		default: // the connection failed, or the server's health is NOT_SERVING
 		}
 	}
 	b.endpoints.Expect(connecting)
@@ -65,23 +64,4 @@ func (b *pickerReplacer) UpdateState(state balancer.State) {
 	b.ClientConn.UpdateState(state)
 }
 
-type picker struct {
-	endpoints *endpoint.Set[endpointsharding.ChildState]
-}
-
-// Pick chooses the endpoint of an attempt.
-func (p picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
-	a := attemptOf(info.Ctx)
-	child, picked, ok := p.endpoints.Pick(a.avoid, a.stream)
-	if !ok { // all that are not ejected reconnect: gRPC waits for the next picker
-		return balancer.PickResult{}, balancer.ErrNoSubConnAvailable
-	}
-	result, err := child.State.Picker.Pick(info)
-	if err != nil {
-		picked.End(endpoint.Ignored)
-		return result, err
-	}
-	a.begin(picked)
-	result.Done = a.done // the child, a pick_first, has none
-	return result, nil
-}
+func addrOf(child endpointsharding.ChildState) string { return child.Endpoint.Addresses[0].Addr }

@@ -2,9 +2,22 @@
 // its name: balanced over every address behind the name, with a deadline,
 // retries of idempotent methods within a budget, trace context and metrics.
 //
-// Use it for services that are reached by DNS. Do not use it with xDS, sockets
-// of the file system, or a service config of your own: New refuses those targets,
-// and replaces that config.
+// Use it for services that are reached by DNS. Do not use it with xDS, Unix
+// sockets, or a service config of your own: New refuses such targets, and
+// replaces that config.
+//
+// A unary call passes through the files in this order:
+//
+//	client.go      New makes the connection, and sets up the interceptors
+//	call.go        unary: sets the deadline; package retry makes up to three attempts
+//	idempotent.go  decides whether the method may be retried
+//	picker.go      Pick: gRPC calls it for each attempt to choose the endpoint
+//	outcome.go     what the status means for a retry, and for the endpoint
+//	connstate.go   classify: why no server was reached, as a call.Class
+//	call.go        unary: fills in call.Record: the server's address, the attempts
+//
+// stream.go does the same for streams. Skip on a first reading: balancer.go, which
+// gives gRPC the picker, resolver.go, which keeps the addresses current, and trace.go.
 package grpcclient
 
 import (
@@ -19,7 +32,7 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
-	_ "google.golang.org/grpc/health" // without it healthCheckConfig is ignored
+	_ "google.golang.org/grpc/health" // healthCheckConfig needs this import
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/resolver"
 
@@ -34,35 +47,35 @@ const (
 	// pingTimeout how long the response may take. A dead peer is detected after
 	// pingEvery + pingTimeout.
 	pingEvery, pingTimeout = 10 * time.Second, 5 * time.Second
-	// connectTimeout of one address, TLS and HTTP/2 handshake included.
+	// connectTimeout is for one address, including the TLS and HTTP/2 handshakes.
 	connectTimeout = time.Second
-	// maxBackoff between attempts to connect. gRPC's own, 2 minutes, would keep
-	// calls failing for as long after a server is back.
+	// maxBackoff is the longest pause between dials. gRPC's default of 2 minutes
+	// would let calls fail for as long after a server is back.
 	maxBackoff = 2 * time.Second
 )
 
-// Options of New. Timeout and Telemetry are required.
+// Options holds the settings of New. Timeout and Telemetry are required.
 type Options struct {
 	// Timeout of one unary call, including its retries.
 	Timeout time.Duration
-	// MaxResponse is the largest message taken, in bytes; 0 is 1 MiB.
+	// MaxResponse is the largest message accepted, in bytes; 0 means 1 MiB.
 	MaxResponse int
-	// TLS encrypts the connections; nil is plaintext, as between pods of a
-	// cluster or under a mesh. ServerName is the target's host where it is empty.
+	// TLS encrypts the connections; nil means plaintext, as between pods of a
+	// cluster or in a mesh. An empty ServerName means the target's host.
 	TLS       *tls.Config
 	Telemetry *telemetry.Telemetry
 }
 
 // New makes a client for a target such as dns:///service-b-headless:9090. It
-// does nothing until the first call; an error is one of the target's form.
+// returns an error if the target is malformed; it connects on the first call.
 //
-// To balance, the name must stand for the pods themselves: a headless Service.
-// Behind a ClusterIP there is one address, one connection and so one pod.
+// For calls to be balanced, the name must resolve to the pods: use a headless
+// Service. A ClusterIP is one address, so one connection and one pod.
 //
 // Methods are retried if their .proto says that they are idempotent (option
-// idempotency_level). Streams are not: only their reader knows where they broke.
+// idempotency_level). Streams are not retried.
 //
-// Failed calls return a *call.Error, of which status.Code works too.
+// Failed calls return a *call.Error; status.Code works on it.
 func New(target string, o Options) (*grpc.ClientConn, error) {
 	if o.MaxResponse == 0 {
 		o.MaxResponse = 1 << 20
@@ -72,14 +85,14 @@ func New(target string, o Options) (*grpc.ClientConn, error) {
 		transport = credentials.NewTLS(o.TLS)
 	}
 	metrics := call.Register(o.Telemetry.Metrics, middleware.NewClientMetrics(middleware.WithClientHandlingTimeHistogram()))
-	state := &state{}
-	calls := &interceptors{state: state, timeout: o.Timeout, calls: call.NewCounter(o.Telemetry.Metrics), budget: retry.NewBudget()}
+	state := &connState{}
+	perCall := &interceptors{timeout: o.Timeout, conn: state, budget: retry.NewBudget(), calls: call.NewCounter(o.Telemetry.Metrics)}
 
-	conn, err := grpc.NewClient(target, append(traced(o.Telemetry),
+	conn, err := grpc.NewClient(target, append(traceOptions(o.Telemetry),
 		grpc.WithTransportCredentials(transport),
 		grpc.WithResolvers(builder{state}),
 		grpc.WithContextDialer(state.dial),
-		grpc.WithDisableServiceConfig(), // saves a TXT query for each lookup
+		grpc.WithDisableServiceConfig(), // saves a TXT query in each lookup
 		grpc.WithDefaultServiceConfig(serviceConfig),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			MinConnectTimeout: connectTimeout,
@@ -87,27 +100,28 @@ func New(target string, o Options) (*grpc.ClientConn, error) {
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingEvery, Timeout: pingTimeout, PermitWithoutStream: true}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(o.MaxResponse)),
-		grpc.WithChainUnaryInterceptor(calls.unary, metrics.UnaryClientInterceptor()),
-		grpc.WithChainStreamInterceptor(calls.stream, metrics.StreamClientInterceptor()),
+		grpc.WithChainUnaryInterceptor(perCall.unary, metrics.UnaryClientInterceptor()),
+		grpc.WithChainStreamInterceptor(perCall.stream, metrics.StreamClientInterceptor()),
 	)...)
 	if err != nil {
 		return nil, fmt.Errorf("target %q: %w", target, err)
 	}
-	// gRPC takes targets that cannot work here, and fails at the first call.
+	// gRPC accepts targets that builder cannot resolve, and fails on the first call.
 	u, err := url.Parse(conn.CanonicalTarget())
 	if err == nil {
 		var port string
-		if calls.peer, port, err = hostPort(resolver.Target{URL: *u}); err == nil {
-			state.name = lookup.New(calls.peer, port, nil)
+		if perCall.host, port, err = hostPort(resolver.Target{URL: *u}); err == nil {
+			state.name = lookup.New(perCall.host, port, nil)
 			return conn, nil
 		}
 	}
 	return nil, fmt.Errorf("target %q: %w", target, errors.Join(err, conn.Close()))
 }
 
-// serviceConfig is how to balance, in the JSON that gRPC takes
-// (grpc/service_config.proto). Clients watch each server's health, and send it
-// nothing while it is NOT_SERVING. (pick_first, gRPC's default policy, does not.)
+// serviceConfig selects the balancing policy, in the JSON form of
+// grpc/service_config.proto. With it the client watches the health of each server,
+// and sends no calls to a server that is NOT_SERVING. (pick_first, gRPC's default
+// policy, ignores health.)
 const serviceConfig = `{
 	"loadBalancingConfig": [{"` + policyName + `": {}}],
 	"healthCheckConfig": {"serviceName": ""}

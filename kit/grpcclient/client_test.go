@@ -25,13 +25,18 @@ import (
 	"example.com/tandem/kit/kittest"
 )
 
-func TestTargetThatIsNoTargetIsAnErrorThatNamesIt(t *testing.T) {
+// The error about a malformed target contains the target.
+func TestNew_MalformedTarget(t *testing.T) {
 	_, err := grpcclient.New("dns:///%zz", grpcclient.Options{Telemetry: kittest.Telemetry(t, io.Discard)})
 	require.ErrorContains(t, err, `"dns:///%zz"`)
 }
 
-func TestTargetThatOurResolverCannotUseIsAnErrorAtTheStart(t *testing.T) {
-	for _, target := range []string{"dns:///no-port.test", "no-port.test", "dns:///no-port.test:", "dns:///:9090", "dns://10.0.0.10/server.test:9090", "unix:///tmp/server.sock", "unix-abstract:server", "xds:///server.test", "passthrough:///server.test:9090"} {
+// A target that the resolver of this package does not support is an error of New.
+func TestNew_UnsupportedTarget(t *testing.T) {
+	for _, target := range []string{
+		"dns:///no-port.test", "no-port.test", "dns:///no-port.test:", "dns:///:9090", "dns://10.0.0.10/server.test:9090",
+		"unix:///tmp/server.sock", "unix-abstract:server", "xds:///server.test", "passthrough:///server.test:9090",
+	} {
 		_, err := grpcclient.New(target, grpcclient.Options{Telemetry: kittest.Telemetry(t, io.Discard)})
 		require.ErrorContains(t, err, "want dns:///HOST:PORT", target)
 	}
@@ -42,15 +47,17 @@ func TestTargetThatOurResolverCannotUseIsAnErrorAtTheStart(t *testing.T) {
 	}
 }
 
-// gRPC's own resolver would wait up to 2 minutes, more with every failure: ten
-// lookups would take it many minutes.
-func TestUnknownNameIsLookedUpAgainAndAgain(t *testing.T) {
+// An unknown name is looked up every few seconds. gRPC's own resolver waits longer
+// after each failure, up to 2 minutes: ten lookups would take many minutes.
+func TestResolver_RetriesUnknownName(t *testing.T) {
 	t.Parallel()
 	newClient(t, "dns:///again.test:1", grpcclient.Options{}).Connect()
 	assert.Eventually(t, func() bool { return names.Queries("again.test") >= 10 }, 90*time.Second, 100*time.Millisecond)
 }
 
-func TestRecordSaysWhatHappened(t *testing.T) {
+// The Record of a call has the addresses of the name, the address of the server and
+// the number of attempts.
+func TestRecord_AddressesPeerAttempts(t *testing.T) {
 	host, port := unused(t)
 	start(t, join(host, port), 0, echo.Echo{})
 	names.Set("record.test", host)
@@ -59,7 +66,8 @@ func TestRecordSaysWhatHappened(t *testing.T) {
 	assert.Equal(t, call.Record{Addresses: []string{join(host, port)}, Peer: join(host, port), Attempts: 1}, r.Record)
 }
 
-func TestUnknownNameIsDNSAndWorksOnceItExists(t *testing.T) {
+// Calls to an unknown name fail with class dns, and succeed once the name exists.
+func TestClient_UnknownName(t *testing.T) {
 	target := local(t, echo.Echo{})
 	port := target[strings.LastIndex(target, ":")+1:]
 	conn := newClient(t, "dns:///late.test:"+port, grpcclient.Options{})
@@ -74,10 +82,11 @@ func TestUnknownNameIsDNSAndWorksOnceItExists(t *testing.T) {
 
 	names.Set("late.test", "127.0.0.1")
 	t.Cleanup(func() { names.Set("late.test") })
-	kittest.Eventually(t, func() bool { return say(t.Context(), conn).err == nil }, "it works")
+	awaitSuccess(t, conn)
 }
 
-func TestResolverInTroubleIsDNSAndWorksOnceItIsNot(t *testing.T) {
+// While DNS fails, calls fail with class dns. They succeed once DNS responds.
+func TestClient_DNSFailure(t *testing.T) {
 	target := local(t, echo.Echo{})
 	port := target[strings.LastIndex(target, ":")+1:]
 	names.Set("trouble.test", "127.0.0.1")
@@ -89,10 +98,12 @@ func TestResolverInTroubleIsDNSAndWorksOnceItIsNot(t *testing.T) {
 	require.ErrorContains(t, r.err, "server misbehaving")
 
 	names.Break(false)
-	kittest.Eventually(t, func() bool { return say(t.Context(), conn).err == nil }, "it works")
+	awaitSuccess(t, conn)
 }
 
-func TestServerThatIsDownIsRefusedAndWorksOnceItIsBack(t *testing.T) {
+// While a server is down, calls fail with class refused. They succeed once it is
+// back.
+func TestClient_ServerDown(t *testing.T) {
 	host, port := unused(t)
 	names.Set("back.test", host)
 	conn := newClient(t, "dns:///back.test:"+port, grpcclient.Options{})
@@ -101,7 +112,7 @@ func TestServerThatIsDownIsRefusedAndWorksOnceItIsBack(t *testing.T) {
 			r := say(t.Context(), conn)
 			require.Error(t, r.err)
 			return r.class == call.Refused
-		}, "refused")
+		}, "the class is refused")
 		r := say(t.Context(), conn)
 		assert.Equal(t, []string{join(host, port)}, r.Addresses)
 		assert.Empty(t, r.Peer)
@@ -109,31 +120,34 @@ func TestServerThatIsDownIsRefusedAndWorksOnceItIsBack(t *testing.T) {
 		assert.Equal(t, call.Refused, call.ClassOf(err), "a stream")
 
 		s := start(t, join(host, port), 0, echo.Echo{})
-		kittest.Eventually(t, func() bool { return say(t.Context(), conn).err == nil }, "it works")
+		awaitSuccess(t, conn)
 		s.stop()
 	}
 }
 
-// A process that stands still, say: its kernel takes connections, and nobody
-// speaks. That is given up long before a deadline of this length.
-func TestServerThatNeverGreetsIsUnavailableAndWorksOnceItDoes(t *testing.T) {
+// A process that is stopped accepts connections, but sends no HTTP/2 handshake. A
+// call fails with class unavailable long before a deadline of 20 s, and calls
+// succeed once a server responds.
+func TestClient_NoHandshake(t *testing.T) {
 	t.Parallel()
 	host, port := unused(t)
 	mute, err := net.Listen("tcp", join(host, port))
 	require.NoError(t, err)
-	defer mute.Close() //nolint:errcheck // it is closed below
+	defer mute.Close() //nolint:errcheck // closed again below
 	conn := newClient(t, "dns:///"+join(host, port), grpcclient.Options{Timeout: 20 * time.Second})
 	r := say(t.Context(), conn)
 	assert.Equal(t, call.Unavailable, r.class, "%v", r.err)
 	require.NoError(t, mute.Close())
 	start(t, join(host, port), 0, echo.Echo{})
-	kittest.Eventually(t, func() bool { return say(t.Context(), conn).err == nil }, "works")
+	awaitSuccess(t, conn)
 }
 
-func TestHandlerThatHangsIsATimeoutAndTheNextCallWorks(t *testing.T) {
+// A call to a handler that ignores its deadline fails with class timeout, and later
+// calls succeed.
+func TestClient_HungHandler(t *testing.T) {
 	release := make(chan struct{})
 	conn := newClient(t, local(t, echo.Echo{Say: func(context.Context, string) (string, error) {
-		<-release // and minds no deadline
+		<-release // ignores the deadline
 		return "", nil
 	}}), grpcclient.Options{Timeout: 200 * time.Millisecond})
 	begin := time.Now()
@@ -142,10 +156,11 @@ func TestHandlerThatHangsIsATimeoutAndTheNextCallWorks(t *testing.T) {
 	assert.Equal(t, codes.DeadlineExceeded, status.Code(r.err))
 	assert.Less(t, time.Since(begin), aWhile)
 	close(release)
-	kittest.Eventually(t, func() bool { return say(t.Context(), conn).err == nil }, "it works")
+	awaitSuccess(t, conn)
 }
 
-func TestShorterDeadlineOfTheCallerWins(t *testing.T) {
+// A call ends at the deadline of its context if that is sooner than the timeout.
+func TestClient_CallerDeadline(t *testing.T) {
 	conn := newClient(t, local(t, echo.Echo{Say: func(ctx context.Context, _ string) (string, error) {
 		<-ctx.Done()
 		return "", ctx.Err()
@@ -157,8 +172,10 @@ func TestShorterDeadlineOfTheCallerWins(t *testing.T) {
 	assert.Less(t, time.Since(begin), aWhile)
 }
 
-func TestServerThatStopsMidCallIsUnavailableAndWorksOnceItIsBack(t *testing.T) {
-	for name, ask := range map[string]func(*testing.T, *grpc.ClientConn) error{
+// A call fails with class unavailable if the server stops during the call. Later calls
+// succeed once the server is back.
+func TestClient_ServerStopsMidCall(t *testing.T) {
+	for name, makeCall := range map[string]func(*testing.T, *grpc.ClientConn) error{
 		"unary": func(t *testing.T, conn *grpc.ClientConn) error { return do(t.Context(), conn, echo.Write).err },
 		"stream": func(t *testing.T, conn *grpc.ClientConn) error {
 			stream, err := echo.Open(t.Context(), conn)
@@ -184,17 +201,19 @@ func TestServerThatStopsMidCallIsUnavailableAndWorksOnceItIsBack(t *testing.T) {
 				<-began
 				s.stop()
 			}()
-			err := ask(t, conn)
+			err := makeCall(t, conn)
 			assert.Equal(t, call.Unavailable, call.ClassOf(err), "%v", err)
 			assert.Equal(t, codes.Unavailable, status.Code(err))
 
 			start(t, join(host, port), 0, echo.Echo{})
-			kittest.Eventually(t, func() bool { return say(t.Context(), conn).err == nil }, "it works")
+			awaitSuccess(t, conn)
 		})
 	}
 }
 
-func TestAnswerThatIsTooLargeIsOtherAndTheNextCallWorks(t *testing.T) {
+// A response larger than MaxResponse fails the call with class other, and not the
+// next call.
+func TestClient_ResponseTooLarge(t *testing.T) {
 	var size int
 	conn := newClient(t, local(t, echo.Echo{Say: func(context.Context, string) (string, error) {
 		return strings.Repeat("x", size), nil
@@ -209,7 +228,8 @@ func TestAnswerThatIsTooLargeIsOtherAndTheNextCallWorks(t *testing.T) {
 	assert.Len(t, r.text, size)
 }
 
-func TestCallerThatLeavesIsCanceledAndTheNextCallWorks(t *testing.T) {
+// A call whose context is canceled has class canceled, and the next call succeeds.
+func TestClient_CallerCancels(t *testing.T) {
 	began := make(chan struct{}, 1)
 	var wait sync.Once
 	conn := newClient(t, local(t, echo.Echo{Say: func(ctx context.Context, _ string) (string, error) {
@@ -219,16 +239,17 @@ func TestCallerThatLeavesIsCanceledAndTheNextCallWorks(t *testing.T) {
 		})
 		return "", nil
 	}}), grpcclient.Options{})
-	ctx, leave := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
 		<-began
-		leave()
+		cancel()
 	}()
 	assert.Equal(t, call.Canceled, say(ctx, conn).class)
 	assert.NoError(t, say(t.Context(), conn).err)
 }
 
-func TestStreamsAreCountedOnceByHowTheyEnd(t *testing.T) {
+// A stream is counted as one call, by how it ended.
+func TestStream_CountedOnceByOutcome(t *testing.T) {
 	tel := kittest.Telemetry(t, io.Discard)
 	end := make(chan error, 1)
 	target := local(t, echo.Echo{Watch: func(ss grpc.ServerStream) error {
@@ -256,7 +277,7 @@ func TestStreamsAreCountedOnceByHowTheyEnd(t *testing.T) {
 	assert.Equal(t, codes.Unavailable, status.Code(err))
 	require.ErrorContains(t, err, "draining")
 
-	// A stream from the client has one answer, and no io.EOF after it.
+	// A client stream has one response, and no io.EOF after it.
 	put, err := conn.NewStream(t.Context(), &grpc.StreamDesc{ClientStreams: true}, echo.Put)
 	require.NoError(t, err)
 	require.NoError(t, put.SendMsg(wrapperspb.String("last")))
@@ -270,7 +291,8 @@ func TestStreamsAreCountedOnceByHowTheyEnd(t *testing.T) {
 	assert.Contains(t, text, `calls_total{outcome="unavailable",peer="127.0.0.1",transport="grpc"} 1`+"\n")
 }
 
-// A stream whose reader leaves without reading its end counts once, as canceled.
+// A stream whose context is canceled before RecvMsg returned an error is counted once,
+// as canceled.
 func TestStream_CountsAbandoned(t *testing.T) {
 	tel := kittest.Telemetry(t, io.Discard)
 	conn := newClient(t, local(t, echo.Echo{Watch: func(ss grpc.ServerStream) error {
@@ -278,23 +300,23 @@ func TestStream_CountsAbandoned(t *testing.T) {
 		<-ss.Context().Done()
 		return err
 	}}), grpcclient.Options{Telemetry: tel})
-	ctx, leave := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(t.Context())
 	stream, err := echo.Open(ctx, conn)
 	require.NoError(t, err)
 	_, err = stream.Recv()
 	require.NoError(t, err)
-	leave()
+	cancel()
 	kittest.Eventually(t, func() bool {
 		return strings.Contains(kittest.Scrape(t, tel), `calls_total{outcome="canceled",peer="127.0.0.1",transport="grpc"} 1`+"\n")
-	}, "it is not counted")
+	}, "the stream is counted")
 	_, err = stream.Recv()
 	assert.Equal(t, call.Canceled, call.ClassOf(err))
-	assert.Contains(t, kittest.Scrape(t, tel), `calls_total{outcome="canceled",peer="127.0.0.1",transport="grpc"} 1`+"\n", "counted twice")
+	assert.Contains(t, kittest.Scrape(t, tel), `calls_total{outcome="canceled",peer="127.0.0.1",transport="grpc"} 1`+"\n", "the stream is counted once")
 }
 
-// The addresses of a name that is gone are dropped: an address may be another
-// pod's by then.
-func TestClient_DropsAddressesOfNameThatIsGone(t *testing.T) {
+// The addresses of a name that no longer exists are dropped: another pod may have an
+// address by then.
+func TestResolver_DropsAddressesOfLostName(t *testing.T) {
 	t.Parallel()
 	host, port := unused(t)
 	p := start(t, join(host, port), 0, echo.Echo{})
@@ -303,15 +325,15 @@ func TestClient_DropsAddressesOfNameThatIsGone(t *testing.T) {
 	require.NoError(t, say(t.Context(), conn).err)
 	names.Set("vanished.test")
 	p.stop()
-	kittest.Eventually(t, func() bool { return len(say(t.Context(), conn).Addresses) == 0 }, "its address is kept")
+	kittest.Eventually(t, func() bool { return len(say(t.Context(), conn).Addresses) == 0 }, "the address is dropped")
 
-	start(t, join(host, port), 0, echo.Echo{}) // a stranger
+	start(t, join(host, port), 0, echo.Echo{}) // another pod
 	for until := time.Now().Add(3 * time.Second); time.Now().Before(until); time.Sleep(100 * time.Millisecond) {
 		require.Equal(t, call.DNS, say(t.Context(), conn).class)
 	}
 }
 
-// A stream that is given up for silence counts as a timeout.
+// A stream that its reader cancels for silence is counted as a timeout.
 func TestStream_CountsSilenceAsTimeout(t *testing.T) {
 	tel := kittest.Telemetry(t, io.Discard)
 	conn := newClient(t, local(t, echo.Echo{Watch: func(ss grpc.ServerStream) error {
@@ -331,9 +353,9 @@ func TestStream_CountsSilenceAsTimeout(t *testing.T) {
 	assert.Contains(t, kittest.Scrape(t, tel), `calls_total{outcome="timeout",peer="127.0.0.1",transport="grpc"} 50`+"\n")
 }
 
-// A stream that is given up for silence while DNS does not respond has class
-// dns, not canceled.
-func TestStream_SilentDNSIsDNS(t *testing.T) {
+// A stream that its reader cancels for silence while DNS fails has class dns, not
+// canceled.
+func TestStream_CanceledWhileDNSFails(t *testing.T) {
 	names.Break(true)
 	defer names.Break(false)
 	conn := newClient(t, "dns:///silent-stream.test:9090", grpcclient.Options{})
@@ -344,10 +366,11 @@ func TestStream_SilentDNSIsDNS(t *testing.T) {
 	assert.Equal(t, call.DNS, call.ClassOf(err), "%v", err)
 }
 
-func TestMetricsCountCallsByOutcomeAndMethod(t *testing.T) {
+// Calls are counted by outcome and by method, in the same metrics for all clients.
+func TestMetrics_ByOutcomeAndMethod(t *testing.T) {
 	tel := kittest.Telemetry(t, io.Discard)
 	target := local(t, echo.Echo{})
-	for range 2 { // two clients share their metrics
+	for range 2 {
 		require.NoError(t, say(t.Context(), newClient(t, target, grpcclient.Options{Telemetry: tel})).err)
 	}
 	require.Error(t, say(t.Context(), newClient(t, "dns:///metrics.test:1", grpcclient.Options{Telemetry: tel})).err)
@@ -362,7 +385,9 @@ func TestMetricsCountCallsByOutcomeAndMethod(t *testing.T) {
 	}
 }
 
-func TestTraceGoesOnAtTheServer(t *testing.T) {
+// The server is given the trace of the caller. Each call is a span; health checks are
+// not.
+func TestTrace_ContinuesAtServer(t *testing.T) {
 	spans := tracetest.NewInMemoryExporter()
 	provider := sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans))
 	tel := kittest.Telemetry(t, io.Discard)
@@ -379,6 +404,6 @@ func TestTraceGoesOnAtTheServer(t *testing.T) {
 	assert.Equal(t, parent.SpanContext().TraceID(), got.TraceID())
 	assert.NotEqual(t, parent.SpanContext().SpanID(), got.SpanID())
 	assert.True(t, got.IsSampled())
-	require.Len(t, spans.GetSpans(), 1, "the call, and none of the health checks")
+	require.Len(t, spans.GetSpans(), 1, "only the call is a span")
 	assert.Equal(t, parent.SpanContext().SpanID(), spans.GetSpans()[0].Parent.SpanID())
 }

@@ -29,10 +29,10 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreCurrent()) // the DNS server stays
 }
 
-// aWhile is far more than anything here takes.
+// aWhile is far more than any call in these tests takes.
 const aWhile = 20 * time.Second
 
-// newClient makes a client; what o leaves out does not matter to the test.
+// newClient makes a client with defaults for the required options.
 func newClient(t *testing.T, target string, o grpcclient.Options) *grpc.ClientConn {
 	t.Helper()
 	if o.Telemetry == nil {
@@ -55,6 +55,7 @@ type result struct {
 	class call.Class
 }
 
+// say calls the idempotent method.
 func say(ctx context.Context, conn *grpc.ClientConn) result { return do(ctx, conn, echo.Say) }
 
 func do(ctx context.Context, conn *grpc.ClientConn, method string) result {
@@ -67,11 +68,11 @@ func do(ctx context.Context, conn *grpc.ClientConn, method string) result {
 type pod struct {
 	*grpcserver.Server
 	health *health.Health
-	stop   func() // at once
+	stop   func() // ends calls in flight
 }
 
-// start starts package grpcserver's server at an address. It stops when stop
-// is called, or at the end of the test.
+// start starts a server of package grpcserver at an address. It runs until stop is
+// called or the test ends.
 func start(t *testing.T, addr string, maxAge time.Duration, service echo.Echo) pod {
 	t.Helper()
 	h := health.New(instance.Instance{})
@@ -92,13 +93,13 @@ func start(t *testing.T, addr string, maxAge time.Duration, service echo.Echo) p
 	return pod{s, h, stop}
 }
 
-// local starts a server at any address, and returns a target for it.
+// local starts a server on a free port and returns its target.
 func local(t *testing.T, service echo.Echo) string {
 	t.Helper()
 	return "dns:///" + start(t, "127.0.0.1:0", 0, service).Addr().String()
 }
 
-// unused is an address at which nothing listens.
+// unused returns an address at which nothing listens.
 func unused(t *testing.T) (host, port string) {
 	t.Helper()
 	return kittest.Loopbacks(t, 1)[0], kittest.FreePort()
@@ -106,8 +107,8 @@ func unused(t *testing.T) (host, port string) {
 
 func join(host, port string) string { return net.JoinHostPort(host, port) }
 
-// round makes n calls, which must not fail, and counts them by host.
-func round(t *testing.T, conn *grpc.ClientConn, n int) map[string]int {
+// countByHost makes n calls and counts them by host. No call may fail.
+func countByHost(t *testing.T, conn *grpc.ClientConn, n int) map[string]int {
 	t.Helper()
 	by := map[string]int{}
 	for range n {
@@ -118,4 +119,16 @@ func round(t *testing.T, conn *grpc.ClientConn, n int) map[string]int {
 		by[host]++
 	}
 	return by
+}
+
+// awaitPods waits until the client has connected to n pods.
+func awaitPods(t *testing.T, conn *grpc.ClientConn, n int) {
+	t.Helper()
+	kittest.Eventually(t, func() bool { return len(countByHost(t, conn, 10)) == n }, "calls reach all pods")
+}
+
+// awaitSuccess waits until a call succeeds.
+func awaitSuccess(t *testing.T, conn *grpc.ClientConn) {
+	t.Helper()
+	kittest.Eventually(t, func() bool { return say(t.Context(), conn).err == nil }, "a call succeeds")
 }

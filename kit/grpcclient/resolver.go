@@ -12,29 +12,29 @@ import (
 	"example.com/tandem/kit/internal/lookup"
 )
 
-// lookupAfterFailure is the pause between lookups that fail. gRPC's own resolver
-// waits 30 s after a success, and up to 2 minutes after failures: for as long, a
-// service that is back would not be found.
+// lookupAfterFailure is the pause after a failed lookup, before jitter. gRPC's
+// own resolver waits 30 s after a success and up to 2 minutes after failures, so
+// a service that is back would not be found for as long.
 const lookupAfterFailure = 2 * time.Second
 
-// scheme is that of gRPC's own resolver, which ours replaces.
+// scheme is that of gRPC's own resolver, which this one replaces.
 const scheme = "dns"
 
-// hostPort returns the name and the port of a target.
+// hostPort returns the host and the port of a target.
 func hostPort(target resolver.Target) (host, port string, err error) {
 	host, port, err = net.SplitHostPort(target.Endpoint())
 	if err == nil {
 		_, err = strconv.ParseUint(port, 10, 16)
 	}
-	// An authority would name a DNS server; the system's is used.
+	// The URL's host would name a DNS server. Only the system's is supported.
 	if target.URL.Scheme != scheme || target.URL.Host != "" || err != nil || host == "" {
 		return "", "", errors.New("want dns:///HOST:PORT")
 	}
 	return host, port, nil
 }
 
-// builder makes the resolver of one client.
-type builder struct{ state *state }
+// builder creates the resolver of one client.
+type builder struct{ conn *connState }
 
 // Scheme returns dns.
 func (builder) Scheme() string { return scheme }
@@ -42,35 +42,35 @@ func (builder) Scheme() string { return scheme }
 // Build starts to resolve the client's target.
 func (b builder) Build(_ resolver.Target, cc resolver.ClientConn, _ resolver.BuildOptions) (resolver.Resolver, error) {
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &nameResolver{name: b.state.name, cc: cc, wanted: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{})}
+	r := &nameResolver{name: b.conn.name, cc: cc, requested: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{})}
 	go r.run(ctx)
 	return r, nil
 }
 
 // nameResolver passes the addresses of a name on to a gRPC client.
 type nameResolver struct {
-	name   *lookup.Name
-	cc     resolver.ClientConn
-	wanted chan struct{}
-	cancel context.CancelFunc
-	done   chan struct{}
+	name      *lookup.Name
+	cc        resolver.ClientConn
+	requested chan struct{} // holds a value after ResolveNow
+	cancel    context.CancelFunc
+	done      chan struct{}
 }
 
 func (r *nameResolver) run(ctx context.Context) {
 	defer close(r.done)
 	for {
-		wanted, pause := r.wanted, lookup.Jitter(lookup.RefreshEvery)
+		requested, pause := r.requested, lookup.Jitter(lookup.RefreshEvery)
 		if err := r.name.Lookup(ctx); err != nil {
 			if addrs, _ := r.name.Known(); addrs == nil {
-				r.update() // the name is gone, and its addresses may be somebody else's by now
+				r.update() // drops the addresses of a name that no longer exists: other pods may have them by now
 			}
-			r.cc.ReportError(err) // which leaves the addresses that gRPC has
-			wanted, pause = nil, lookup.Jitter(lookupAfterFailure)
+			r.cc.ReportError(err) // gRPC keeps its addresses
+			requested, pause = nil, lookup.Jitter(lookupAfterFailure)
 		} else {
 			r.update()
 		}
 		select {
-		case <-wanted:
+		case <-requested:
 		case <-time.After(pause):
 		case <-ctx.Done():
 			return
@@ -84,20 +84,19 @@ func (r *nameResolver) update() {
 	for _, addr := range addrs {
 		state.Endpoints = append(state.Endpoints, resolver.Endpoint{Addresses: []resolver.Address{{Addr: addr}}})
 	}
-	// Its error asks for another lookup soon, which comes in any case.
-	_ = r.cc.UpdateState(state)
+	_ = r.cc.UpdateState(state) // an error requests another lookup, which run makes anyway
 }
 
-// ResolveNow asks for a lookup; it does not wait for it. gRPC calls it whenever
-// a connection ends.
+// ResolveNow requests a lookup and returns at once. gRPC calls it whenever a
+// connection ends.
 func (r *nameResolver) ResolveNow(resolver.ResolveNowOptions) {
 	select {
-	case r.wanted <- struct{}{}:
-	default: // it is wanted already
+	case r.requested <- struct{}{}:
+	default: // already requested
 	}
 }
 
-// Close ends the resolver, and waits until it has ended.
+// Close stops the resolver, and returns when it has stopped.
 func (r *nameResolver) Close() {
 	r.cancel()
 	<-r.done

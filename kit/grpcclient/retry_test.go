@@ -23,7 +23,7 @@ import (
 	"example.com/tandem/kit/kittest"
 )
 
-// failing answers the first n calls with a code.
+// failing is a service whose first n calls fail with a code.
 func failing(n int64, code codes.Code) (service echo.Echo, calls *atomic.Int64) {
 	calls = new(atomic.Int64)
 	return echo.Echo{Say: func(context.Context, string) (string, error) {
@@ -34,8 +34,8 @@ func failing(n int64, code codes.Code) (service echo.Echo, calls *atomic.Int64) 
 	}}, calls
 }
 
-// A method is retried if its .proto says that it is idempotent, where a retry
-// can help: three attempts in all.
+// A method is retried if its .proto says that it is idempotent and a retry may
+// succeed. There are at most three attempts.
 func TestRetry_OnlyIdempotentMethods(t *testing.T) {
 	for name, tt := range map[string]struct {
 		method   string
@@ -68,11 +68,11 @@ func TestRetry_OnlyIdempotentMethods(t *testing.T) {
 			method: echo.Say, failures: 1, code: codes.InvalidArgument,
 			attempts: 1, class: call.Other,
 		},
-		"deadline of the server": {
+		"deadline exceeded in the server": {
 			method: echo.Say, failures: 1, code: codes.DeadlineExceeded,
 			attempts: 2, class: call.OK,
 		},
-		"quota, or too large": {
+		"quota or message size": {
 			method: echo.Say, failures: 1, code: codes.ResourceExhausted,
 			attempts: 1, class: call.Other,
 		},
@@ -90,19 +90,20 @@ func TestRetry_OnlyIdempotentMethods(t *testing.T) {
 				require.ErrorContains(t, r.err, "not now")
 			}
 			assert.Contains(t, kittest.Scrape(t, tel),
-				`calls_total{outcome="`+string(tt.class)+`",peer="127.0.0.1",transport="grpc"} 1`+"\n", "one call, however many attempts")
+				`calls_total{outcome="`+string(tt.class)+`",peer="127.0.0.1",transport="grpc"} 1`+"\n", "all attempts are one call")
 		})
 	}
 }
 
-func TestOutageIsNotMadeWorse(t *testing.T) {
+// While every call fails, the budget limits attempts to 1.1 for each call.
+func TestBudget_LimitsRetriesInOutage(t *testing.T) {
 	const calls = 1000
 	for name, tt := range map[string]struct {
 		class  call.Class
 		listen bool
 	}{
-		"answering UNAVAILABLE": {call.Unavailable, true},
-		"refused":               {call.Refused, false},
+		"unavailable": {class: call.Unavailable, listen: true},
+		"refused":     {class: call.Refused},
 	} {
 		t.Run(name, func(t *testing.T) {
 			host, port := unused(t)
@@ -118,7 +119,7 @@ func TestOutageIsNotMadeWorse(t *testing.T) {
 				attempts += r.Attempts
 			}
 			assert.LessOrEqual(t, attempts, calls*11/10)
-			assert.Greater(t, attempts, calls, "until the budget is spent there are retries")
+			assert.Greater(t, attempts, calls, "calls are retried until the budget is spent")
 			if tt.listen {
 				assert.EqualValues(t, served.Load(), attempts)
 			}
@@ -126,7 +127,8 @@ func TestOutageIsNotMadeWorse(t *testing.T) {
 	}
 }
 
-func TestBudgetIsEarnedAgainBySuccesses(t *testing.T) {
+// Once the budget is spent, successful calls refill it.
+func TestBudget_RefilledBySuccesses(t *testing.T) {
 	var failing atomic.Bool
 	conn := newClient(t, local(t, echo.Echo{Say: func(context.Context, string) (string, error) {
 		if failing.Load() {
@@ -141,13 +143,13 @@ func TestBudgetIsEarnedAgainBySuccesses(t *testing.T) {
 		}
 		return last
 	}
-	assert.Equal(t, 1, attempts(true, 20), "spent")
+	assert.Equal(t, 1, attempts(true, 20), "the budget is spent")
 	assert.Equal(t, 1, attempts(false, 100))
-	assert.Equal(t, 3, attempts(true, 1), "earned")
+	assert.Equal(t, 3, attempts(true, 1), "the budget is refilled")
 }
 
-// hanging is a pod that answers after a while, and notes when each call to it
-// was over.
+// hanging is a service that responds after d. It sends the duration of each call to
+// took.
 func hanging(d time.Duration) (service echo.Echo, took chan time.Duration) {
 	took = make(chan time.Duration, 1000)
 	return echo.Echo{Say: func(ctx context.Context, _ string) (string, error) {
@@ -162,7 +164,9 @@ func hanging(d time.Duration) (service echo.Echo, took chan time.Duration) {
 	}}, took
 }
 
-func TestSilentPodCostsHalfTheTimeAndAnotherIsAsked(t *testing.T) {
+// An attempt at a silent pod ends after half of the time, and the retry goes to another
+// pod. Both attempts are one call in the metrics.
+func TestRetry_SilentPodTakesHalfTheTime(t *testing.T) {
 	port, hosts := kittest.FreePort(), kittest.Loopbacks(t, 2)
 	start(t, join(hosts[0], port), 0, echo.Echo{})
 	names.Set("silent.test", hosts...)
@@ -181,9 +185,9 @@ func TestSilentPodCostsHalfTheTimeAndAnotherIsAsked(t *testing.T) {
 		assert.Less(t, time.Since(begin), 2*time.Second)
 		calls++
 		return r.Attempts > 1
-	}, "the silent one is asked")
+	}, "a call reaches the silent pod")
 	assert.Equal(t, call.Record{Addresses: r.Addresses, Peer: join(hosts[0], port), Attempts: 2}, r.Record)
-	assert.InDelta(t, time.Second, <-took, float64(200*time.Millisecond), "it was given half, and then told to stop")
+	assert.InDelta(t, time.Second, <-took, float64(200*time.Millisecond), "the attempt at the silent pod is canceled after half of the time")
 
 	text := kittest.Scrape(t, tel)
 	for _, line := range []string{
@@ -191,12 +195,12 @@ func TestSilentPodCostsHalfTheTimeAndAnotherIsAsked(t *testing.T) {
 		fmt.Sprintf(`grpc_client_handled_total{grpc_code="OK",grpc_method="Say",grpc_service="kit.test.Echo",grpc_type="unary"} %d`, calls),
 		`grpc_client_handled_total{grpc_code="DeadlineExceeded",grpc_method="Say",grpc_service="kit.test.Echo",grpc_type="unary"} 1`,
 	} {
-		assert.Contains(t, text, line+"\n", "one call, two attempts")
+		assert.Contains(t, text, line+"\n")
 	}
 }
 
-// Each of them was given half of its time for the sake of another attempt.
-func TestAllThatWereUnderWayToAPodThatFellSilentAreAskedAgain(t *testing.T) {
+// If a pod becomes silent, the budget suffices to retry every call that was in flight.
+func TestRetry_CoversCallsInFlight(t *testing.T) {
 	const calls = 30
 	var n atomic.Int64
 	together := make(chan struct{})
@@ -205,7 +209,7 @@ func TestAllThatWereUnderWayToAPodThatFellSilentAreAskedAgain(t *testing.T) {
 		case i < calls:
 			<-together
 		case i == calls:
-			close(together) // that many were in flight, and succeed
+			close(together) // so many succeed while in flight
 		case i <= 2*calls:
 			<-ctx.Done()
 			return "", ctx.Err()
@@ -228,9 +232,8 @@ func TestAllThatWereUnderWayToAPodThatFellSilentAreAskedAgain(t *testing.T) {
 	assert.EqualValues(t, 3*calls, n.Load())
 }
 
-// What fails at once and what is silent are repeated alike: there is one count
-// of attempts, and one budget.
-func TestThreeAttemptsAreAllHoweverTheyFail(t *testing.T) {
+// There are three attempts in all, whether they fail at once or time out.
+func TestRetry_ThreeAttemptsInAll(t *testing.T) {
 	var n atomic.Int64
 	conn := newClient(t, local(t, echo.Echo{Say: func(ctx context.Context, _ string) (string, error) {
 		if n.Add(1)%2 == 1 {
@@ -245,7 +248,9 @@ func TestThreeAttemptsAreAllHoweverTheyFail(t *testing.T) {
 	assert.EqualValues(t, 3, n.Load())
 }
 
-func TestWhereAllAreSilentTheDeadlineHolds(t *testing.T) {
+// If every attempt is silent, the call ends at its deadline. The first two attempts
+// get half of the remaining time each, and the last attempt gets the rest.
+func TestRetry_AllSilentEndsAtDeadline(t *testing.T) {
 	service, took := hanging(time.Minute)
 	conn := newClient(t, local(t, service), grpcclient.Options{Timeout: 2 * time.Second})
 	begin := time.Now()
@@ -258,7 +263,8 @@ func TestWhereAllAreSilentTheDeadlineHolds(t *testing.T) {
 	}
 }
 
-func TestCallerThatLeavesIsNotAskedForAgain(t *testing.T) {
+// A call that its caller canceled is not retried.
+func TestRetry_NoneAfterCancel(t *testing.T) {
 	service, took := hanging(time.Minute)
 	conn := newClient(t, local(t, service), grpcclient.Options{Timeout: 2 * time.Second})
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
@@ -270,7 +276,8 @@ func TestCallerThatLeavesIsNotAskedForAgain(t *testing.T) {
 	assert.Less(t, <-took, aWhile)
 }
 
-func TestWhatIsNotSafeToRepeatHasAllTheTime(t *testing.T) {
+// A call that is not idempotent gets all of the time for its only attempt.
+func TestRetry_NotIdempotentHasAllTheTime(t *testing.T) {
 	service, _ := hanging(time.Second)
 	conn := newClient(t, local(t, service), grpcclient.Options{Timeout: 1500 * time.Millisecond})
 	r := do(t.Context(), conn, echo.Write)
@@ -278,16 +285,17 @@ func TestWhatIsNotSafeToRepeatHasAllTheTime(t *testing.T) {
 	assert.Equal(t, 1, r.Attempts)
 }
 
-// What half of the time would cut off is answered by all of it; that must not
-// earn the next call a half.
-func TestBackendThatIsSlowThroughoutIsAnsweredOnceTheBudgetIsSpent(t *testing.T) {
+// If every call needs more than half of its time, calls succeed once the budget is
+// spent, because they then get all of the time. Their success does not refill the
+// budget.
+func TestBudget_SlowBackendGetsAllTheTime(t *testing.T) {
 	service, _ := hanging(1600 * time.Millisecond)
 	conn := newClient(t, local(t, service), grpcclient.Options{Timeout: 2400 * time.Millisecond})
 	failures := 0
 	for say(t.Context(), conn).err != nil {
 		failures++
 	}
-	assert.LessOrEqual(t, failures, 7, "two retries each, of ten and what time returns")
+	assert.LessOrEqual(t, failures, 7, "two retries for each call, of the ten in the budget and those that return over time")
 	for range 2 {
 		var all sync.WaitGroup
 		for range 50 {
@@ -310,11 +318,11 @@ func TestRetry_ServersDeadlineUsesBudget(t *testing.T) {
 	for range calls {
 		assert.Equal(t, call.Timeout, say(t.Context(), conn).class)
 	}
-	assert.LessOrEqual(t, served.Load(), int64(calls*115/100), "ten retries at first, and then hardly any")
+	assert.LessOrEqual(t, served.Load(), int64(calls*115/100), "ten retries, and few after that")
 }
 
-// A server that says when it wants to be called again is not called sooner; if
-// that is after the deadline, not at all.
+// A retry waits as long as the server's RetryInfo says. If the wait would end after the
+// deadline, there is no retry.
 func TestRetry_HonoursRetryInfo(t *testing.T) {
 	for name, tt := range map[string]struct {
 		code     codes.Code
@@ -334,7 +342,7 @@ func TestRetry_HonoursRetryInfo(t *testing.T) {
 			code: codes.Unavailable, delay: time.Hour,
 			timeout: time.Minute, attempts: 1,
 		},
-		"as long as there is": {
+		"longest duration": {
 			code: codes.Unavailable, delay: math.MaxInt64,
 			timeout: time.Minute, attempts: 1,
 		},
@@ -362,8 +370,8 @@ func TestRetry_HonoursRetryInfo(t *testing.T) {
 	}
 }
 
-// An address that accepts and never responds costs calls that are not idempotent
-// a handful, however many are made.
+// An address that accepts calls and never responds fails few calls that are not
+// idempotent: those that are pending until it is avoided.
 func TestRetry_HungAddressCostsFewWrites(t *testing.T) {
 	t.Parallel()
 	port, hosts := kittest.FreePort(), kittest.Loopbacks(t, 3)
@@ -380,7 +388,7 @@ func TestRetry_HungAddressCostsFewWrites(t *testing.T) {
 	}
 	names.Set("hung.test", hosts...)
 	conn := newClient(t, "dns:///hung.test:"+port, grpcclient.Options{Timeout: 2 * time.Second})
-	kittest.Eventually(t, func() bool { return len(round(t, conn, 10)) == 3 }, "all three are connected to")
+	awaitPods(t, conn, 3)
 
 	hung.Store(true)
 	const callers = 20
@@ -398,16 +406,16 @@ func TestRetry_HungAddressCostsFewWrites(t *testing.T) {
 		})
 	}
 	all.Wait()
-	assert.LessOrEqual(t, failed.Load(), int64(callers), "of %d: those in flight when it hung", calls.Load())
-	assert.Greater(t, calls.Load(), int64(500), "the callers are not held up")
+	assert.LessOrEqual(t, failed.Load(), int64(callers), "of %d calls: those in flight when the address hung", calls.Load())
+	assert.Greater(t, calls.Load(), int64(500), "other calls are not delayed")
 }
 
-// What may be retried comes from the contract, and from nothing else.
-func TestIdempotent_ComesFromTheContract(t *testing.T) {
+// Only the idempotency_level in the .proto makes a method retryable.
+func TestIdempotent_ReadsContract(t *testing.T) {
 	service, calls := failing(1, codes.Unavailable)
 	conn := newClient(t, local(t, service), grpcclient.Options{})
 	require.Error(t, do(t.Context(), conn, echo.Write).err)
 	assert.EqualValues(t, 1, calls.Load())
 	_, err := echo.Call(t.Context(), conn, "/kit.test.Nobody/Knows", "")
-	assert.Equal(t, codes.Unimplemented, status.Code(err), "a method without a contract")
+	assert.Equal(t, codes.Unimplemented, status.Code(err), "the method is in no .proto")
 }

@@ -53,11 +53,11 @@ func TestClient_VerifiesTLS(t *testing.T) {
 			target: "dns:///secure.test:" + port, ok: true,
 			tls: config.ClientTLS{CAFile: ca.File, CertFile: cert, KeyFile: key},
 		},
-		"another name": {
+		"wrong name": {
 			target: "dns:///other.test:" + port,
 			tls:    config.ClientTLS{CAFile: ca.File, CertFile: cert, KeyFile: key},
 		},
-		"another name, as configured": {
+		"wrong name, ServerName set": {
 			target: "dns:///other.test:" + port, ok: true,
 			tls: config.ClientTLS{CAFile: ca.File, CertFile: cert, KeyFile: key, ServerName: "secure.test"},
 		},

@@ -12,42 +12,43 @@ import (
 	"example.com/tandem/kit/telemetry"
 )
 
-// traced makes each attempt a span, or only tells the server the caller's.
-func traced(t *telemetry.Telemetry) []grpc.DialOption {
+// traceOptions make each attempt a span if spans are exported. Otherwise they
+// only send the caller's trace context to the server.
+func traceOptions(t *telemetry.Telemetry) []grpc.DialOption {
 	if t.Traces == nil {
-		return []grpc.DialOption{grpc.WithChainUnaryInterceptor(tellUnary), grpc.WithChainStreamInterceptor(tellStream)}
+		return []grpc.DialOption{grpc.WithChainUnaryInterceptor(injectUnary), grpc.WithChainStreamInterceptor(injectStream)}
 	}
 	return []grpc.DialOption{grpc.WithStatsHandler(otelgrpc.NewClientHandler(
 		otelgrpc.WithTracerProvider(t.Traces),
 		otelgrpc.WithPropagators(telemetry.Propagator),
-		otelgrpc.WithMeterProvider(noop.NewMeterProvider()), // metrics are Prometheus's
+		otelgrpc.WithMeterProvider(noop.NewMeterProvider()), // the metrics are Prometheus's
 		otelgrpc.WithFilter(filters.Not(filters.HealthCheck())),
 	))}
 }
 
-func tellUnary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	return invoke(tell(ctx), method, req, reply, cc, opts...)
+func injectUnary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	return invoke(inject(ctx), method, req, reply, cc, opts...)
 }
 
-func tellStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-	return open(tell(ctx), desc, cc, method, opts...)
+func injectStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	return open(inject(ctx), desc, cc, method, opts...)
 }
 
-// tell puts the trace that a call belongs to into its metadata.
-func tell(ctx context.Context) context.Context {
-	headers := outgoing{}
-	telemetry.Propagator.Inject(ctx, &headers)
-	return metadata.AppendToOutgoingContext(ctx, headers...)
+// inject adds the trace context of ctx to its outgoing metadata.
+func inject(ctx context.Context) context.Context {
+	var carrier pairs
+	telemetry.Propagator.Inject(ctx, &carrier)
+	return metadata.AppendToOutgoingContext(ctx, carrier...)
 }
 
-// outgoing is names and values in turn, as the propagator writes headers.
-type outgoing []string
+// pairs is a write-only carrier: each key is followed by its value.
+type pairs []string
 
-// Set adds a header.
-func (o *outgoing) Set(name, value string) { *o = append(*o, name, value) }
+// Set adds a key and its value.
+func (p *pairs) Set(key, value string) { *p = append(*p, key, value) }
 
-// Get is empty, as is Keys: they are for readers.
-func (*outgoing) Get(string) string { return "" }
+// Get returns nothing: only readers of trace context call it.
+func (*pairs) Get(string) string { return "" }
 
-// Keys is empty.
-func (*outgoing) Keys() []string { return nil }
+// Keys returns nothing: only readers of trace context call it.
+func (*pairs) Keys() []string { return nil }

@@ -23,27 +23,28 @@ import (
 	"example.com/tandem/kit/kittest"
 )
 
-// aWhile is far more than anything here takes, and far less than the time-out
-// that would end a call which should have ended otherwise.
+// aWhile is far more than any call in these tests takes, and far less than the default
+// timeout of newClient, which would end a call that hangs.
 const aWhile = 20 * time.Second
 
-// hang answers nothing for as long as its client stays.
+// hang sends nothing until the client cancels its request.
 func hang(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 
-func TestNoServerHoldsACallBeyondItsDeadline(t *testing.T) {
-	silent, err := net.Listen("tcp", "127.0.0.1:0") // connections open, and no one ever reads
+// A call ends at its deadline, whatever the server does.
+func TestClient_DeadlineEndsHungCall(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // accepts connections and reads nothing
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, silent.Close()) })
 
-	for name, answer := range map[string]http.HandlerFunc{
-		"no connection is accepted": nil,
-		"no answer":                 hang,
+	for name, handler := range map[string]http.HandlerFunc{
+		"not accepted": nil,
+		"no response":  hang,
 		"no body": func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Length", "2")
 			_ = http.NewResponseController(w).Flush()
 			hang(w, r)
 		},
-		"no end of the body": func(w http.ResponseWriter, r *http.Request) {
+		"endless body": func(w http.ResponseWriter, r *http.Request) {
 			for r.Context().Err() == nil {
 				_, _ = io.WriteString(w, ".")
 				_ = http.NewResponseController(w).Flush()
@@ -54,8 +55,8 @@ func TestNoServerHoldsACallBeyondItsDeadline(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			url := "http://" + silent.Addr().String()
-			if answer != nil {
-				url, _ = serve(t, func(_ int, w http.ResponseWriter, r *http.Request) { answer(w, r) })
+			if handler != nil {
+				url, _ = serve(t, func(_ int, w http.ResponseWriter, r *http.Request) { handler(w, r) })
 			}
 			start := time.Now()
 			r := get(t, newClient(t, httpclient.Options{Timeout: 200 * time.Millisecond}), url)
@@ -65,7 +66,8 @@ func TestNoServerHoldsACallBeyondItsDeadline(t *testing.T) {
 	}
 }
 
-func TestShorterDeadlineOfTheCallerWins(t *testing.T) {
+// A call ends at the deadline of its context if that is sooner than the timeout.
+func TestClient_CallerDeadline(t *testing.T) {
 	url, _ := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) { hang(w, r) })
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
@@ -75,50 +77,53 @@ func TestShorterDeadlineOfTheCallerWins(t *testing.T) {
 	assert.Less(t, time.Since(start), aWhile)
 }
 
-func TestCallerThatLeavesEndsTheRequestAtTheServer(t *testing.T) {
+// Canceling a call ends the request in the server, and the call is not retried.
+func TestClient_CancelEndsServerRequest(t *testing.T) {
 	began, ended := make(chan struct{}), make(chan struct{})
 	url, requests := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
 		close(began)
 		hang(w, r)
 		close(ended)
 	})
-	ctx, leave := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
 		<-began
-		leave()
+		cancel()
 	}()
 	r := do(newClient(t, httpclient.Options{}), request(t, ctx, http.MethodGet, url, nil))
 	assert.Equal(t, call.Canceled, r.class, "%v", r.err)
 	select {
 	case <-ended:
 	case <-time.After(aWhile):
-		assert.Fail(t, "the server's request goes on")
+		assert.Fail(t, "the request in the server did not end")
 	}
 	assert.EqualValues(t, 1, requests.Load())
 }
 
-func TestAnswerBeyondTheLimitIsNotRead(t *testing.T) {
+// A response larger than MaxResponse fails the call, which is not retried. The next
+// call succeeds.
+func TestClient_ResponseTooLarge(t *testing.T) {
 	const limit = 1 << 20 // the default
-	for name, answer := range map[string]http.HandlerFunc{
-		"as it announces": func(w http.ResponseWriter, r *http.Request) {
+	for name, handler := range map[string]http.HandlerFunc{
+		"by Content-Length": func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Length", "10485760")
 			_ = http.NewResponseController(w).Flush()
-			hang(w, r) // whoever waits for the body waits for ever
+			hang(w, r) // a client that reads the body hangs
 		},
-		"as it turns out": func(w http.ResponseWriter, r *http.Request) {
-			for r.Context().Err() == nil { // whoever reads it all reads for ever
+		"without end": func(w http.ResponseWriter, r *http.Request) {
+			for r.Context().Err() == nil {
 				_, _ = w.Write(make([]byte, 64<<10))
 			}
 		},
 		"by one byte": func(w http.ResponseWriter, _ *http.Request) {
-			_ = http.NewResponseController(w).Flush() // so that its length is not announced
+			_ = http.NewResponseController(w).Flush() // sends the header without Content-Length
 			_, _ = w.Write(make([]byte, limit+1))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			url, _ := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
 				if n == 1 {
-					answer(w, r)
+					handler(w, r)
 				} else {
 					ok(w, r)
 				}
@@ -127,19 +132,20 @@ func TestAnswerBeyondTheLimitIsNotRead(t *testing.T) {
 			r := get(t, client, url)
 			require.ErrorIs(t, r.err, httpclient.ErrTooLarge)
 			assert.Equal(t, call.Other, r.class)
-			assert.Equal(t, 1, r.Attempts, "it would be as large again")
+			assert.Equal(t, 1, r.Attempts, "not retried")
 
 			assert.Equal(t, "ok", get(t, client, url).body, "the next call")
 		})
 	}
 }
 
-func TestAnswerWithinTheLimitIsWhole(t *testing.T) {
+// A response as large as MaxResponse is returned whole.
+func TestClient_ResponseAtLimit(t *testing.T) {
 	const limit = 1000
-	for name, announced := range map[string]bool{"length announced": true, "length not announced": false} {
+	for name, hasLength := range map[string]bool{"Content-Length": true, "no Content-Length": false} {
 		t.Run(name, func(t *testing.T) {
 			url, _ := serve(t, func(_ int, w http.ResponseWriter, _ *http.Request) {
-				if !announced {
+				if !hasLength {
 					_ = http.NewResponseController(w).Flush()
 				}
 				_, _ = io.WriteString(w, strings.Repeat("x", limit))
@@ -151,14 +157,16 @@ func TestAnswerWithinTheLimitIsWhole(t *testing.T) {
 	}
 }
 
-func TestHeadOfALargeAnswerIsNotTooLarge(t *testing.T) {
+// The Content-Length of a response to HEAD is not compared with MaxResponse.
+func TestClient_HeadOfLargeResponse(t *testing.T) {
 	url, _ := serve(t, func(_ int, w http.ResponseWriter, _ *http.Request) { w.Header().Set("Content-Length", "10485760") })
 	r := do(newClient(t, httpclient.Options{}), request(t, t.Context(), http.MethodHead, url, nil))
 	require.NoError(t, r.err)
 	assert.Equal(t, http.StatusOK, r.status)
 }
 
-func TestRedirectsAreNotFollowed(t *testing.T) {
+// A redirect is returned, not followed.
+func TestClient_DoesNotFollowRedirects(t *testing.T) {
 	url, requests := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "/elsewhere", http.StatusFound)
 	})
@@ -168,7 +176,20 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 	assert.EqualValues(t, 1, requests.Load())
 }
 
-func TestRecordSaysWhatHappened(t *testing.T) {
+// A response that switches protocols fails the call at once: its body is the
+// connection, which no deadline ends.
+func TestClient_RefusesSwitchedProtocols(t *testing.T) {
+	url, _ := serve(t, func(_ int, w http.ResponseWriter, _ *http.Request) {
+		breakOff("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n", false)(w, nil)
+	})
+	r := get(t, newClient(t, httpclient.Options{}), url)
+	assert.ErrorContains(t, r.err, "switches protocols")
+	assert.Equal(t, 1, r.Attempts)
+}
+
+// The Record of a call has the addresses of the name, the address of the server and
+// the number of attempts.
+func TestRecord_AddressesPeerAttempts(t *testing.T) {
 	port := kittest.FreePort()
 	hosts := kittest.Loopbacks(t, 2)
 	for _, host := range hosts {
@@ -178,7 +199,7 @@ func TestRecordSaysWhatHappened(t *testing.T) {
 	}
 	names.Set("record.test", hosts...)
 	client := newClient(t, httpclient.Options{})
-	for range 2 { // on a new connection, and on one that is kept
+	for range 2 { // on a new connection, and on a reused one
 		r := get(t, client, "http://record.test:"+port)
 		require.NoError(t, r.err)
 		assert.ElementsMatch(t, []string{join(hosts[0], port), join(hosts[1], port)}, r.Addresses)
@@ -193,10 +214,12 @@ func TestRecordSaysWhatHappened(t *testing.T) {
 	assert.Empty(t, r.Peer)
 }
 
-func TestPeerIsThatOfTheLastAttempt(t *testing.T) {
+// The Record's Peer is that of the last attempt: empty if it reached no server, even
+// though an earlier attempt did.
+func TestRecord_PeerOfLastAttempt(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	go func() { // answers once, and is down from then on
+	go func() { // responds once, and refuses later connections
 		conn, err := l.Accept()
 		if assert.NoError(t, err) {
 			assert.NoError(t, l.Close())
@@ -211,14 +234,15 @@ func TestPeerIsThatOfTheLastAttempt(t *testing.T) {
 	assert.Empty(t, r.Peer)
 }
 
-func TestMetricsCountCallsByOutcomeAndTimeAttempts(t *testing.T) {
+// Calls are counted by outcome; attempts are timed by status.
+func TestMetrics_CallsAndAttempts(t *testing.T) {
 	tel := kittest.Telemetry(t, io.Discard)
 	client := newClient(t, httpclient.Options{Telemetry: tel})
 	url, _ := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
 		switch n {
 		case 1:
 			ok(w, r)
-		case 2: // and 3 repeats it
+		case 2: // request 3 is the retry
 			w.WriteHeader(http.StatusServiceUnavailable)
 		case 4:
 			w.WriteHeader(http.StatusInternalServerError)
@@ -243,7 +267,8 @@ func TestMetricsCountCallsByOutcomeAndTimeAttempts(t *testing.T) {
 	}
 }
 
-func TestTwoClientsShareTheirMetrics(t *testing.T) {
+// All clients count in the same metrics.
+func TestMetrics_SharedByClients(t *testing.T) {
 	tel := kittest.Telemetry(t, io.Discard)
 	url, _ := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) { ok(w, r) })
 	for range 2 {
@@ -254,7 +279,8 @@ func TestTwoClientsShareTheirMetrics(t *testing.T) {
 	assert.Contains(t, text, `http_client_request_duration_seconds_count{code="200",method="GET",peer="127.0.0.1"} 2`+"\n")
 }
 
-func TestTraceGoesOnAtTheServerWithASpanForEachAttempt(t *testing.T) {
+// Each attempt is a span, and the parent of the server's span.
+func TestTrace_SpanForEachAttempt(t *testing.T) {
 	spans := tracetest.NewInMemoryExporter()
 	provider := sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans))
 	tel := kittest.Telemetry(t, io.Discard)
@@ -279,23 +305,24 @@ func TestTraceGoesOnAtTheServerWithASpanForEachAttempt(t *testing.T) {
 	require.Len(t, attempts, 2)
 	for i, span := range attempts {
 		assert.Equal(t, parent.SpanContext().TraceID(), seen[i].TraceID())
-		assert.Equal(t, span.SpanContext.SpanID(), seen[i].SpanID(), "the server's parent is the attempt")
+		assert.Equal(t, span.SpanContext.SpanID(), seen[i].SpanID(), "the server is given the span of the attempt")
 		assert.Equal(t, parent.SpanContext().SpanID(), span.Parent.SpanID())
 		assert.True(t, seen[i].IsSampled())
 	}
 	assert.NotEqual(t, seen[0].SpanID(), seen[1].SpanID())
 
 	require.NoError(t, get(t, client, url).err)
-	assert.Len(t, spans.GetSpans(), 3, "without a parent, a trace begins here")
+	assert.Len(t, spans.GetSpans(), 3, "a call without a parent starts a trace")
 	assert.Equal(t, spans.GetSpans()[2].SpanContext.TraceID(), seen[2].TraceID())
 }
 
-func TestNothingIsLeftOfAClientWhenItsIdleConnectionsAreClosed(t *testing.T) {
+// CloseIdleConnections closes all connections and ends their goroutines.
+func TestClient_CloseIdleConnections(t *testing.T) {
 	url, _ := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) { ok(w, r) })
 	before := goleak.IgnoreCurrent()
 	client := newClient(t, httpclient.Options{})
 	together(20, 10, func(int) { assert.NoError(t, get(t, client, url).err) })
-	require.Error(t, goleak.Find(before), "connections are kept until then")
+	require.Error(t, goleak.Find(before), "idle connections are open")
 	client.CloseIdleConnections()
 	goleak.VerifyNone(t, before)
 }

@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreCurrent()) // the DNS server stays
 }
 
-// newClient makes a client; what o leaves out does not matter to the test.
+// newClient makes a client with defaults for the required options.
 func newClient(t *testing.T, o httpclient.Options) *http.Client {
 	t.Helper()
 	if o.Telemetry == nil {
@@ -86,27 +86,27 @@ func do(client *http.Client, req *http.Request) result {
 	return r
 }
 
-// serve starts a server and counts its requests. The handler learns which one
-// it answers, from 1.
-func serve(t *testing.T, answer func(n int, w http.ResponseWriter, r *http.Request)) (url string, requests *atomic.Int64) {
+// serve starts a server and counts its requests. The handler is given the number of
+// the request, from 1.
+func serve(t *testing.T, handler func(n int, w http.ResponseWriter, r *http.Request)) (url string, requests *atomic.Int64) {
 	t.Helper()
 	requests = new(atomic.Int64)
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		answer(int(requests.Add(1)), w, r)
+		handler(int(requests.Add(1)), w, r)
 	}))
 	t.Cleanup(s.Close)
 	return s.URL, requests
 }
 
-// pod starts package httpserver's server, with one route, at an address. It
-// stops when stop is called, or at the end of the test.
-func pod(t *testing.T, addr string, maxAge time.Duration, answer http.HandlerFunc) (stop func()) {
+// pod starts a server of package httpserver, with one route, at an address. It runs
+// until stop is called or the test ends.
+func pod(t *testing.T, addr string, maxAge time.Duration, handler http.HandlerFunc) (stop func()) {
 	t.Helper()
 	s := httpserver.New(httpserver.Options{
 		AddrVar: "HTTP_ADDR", Addr: addr, MaxConnectionAge: maxAge,
 		Telemetry: kittest.Telemetry(t, io.Discard), Health: health.New(instance.Instance{}),
 	})
-	s.API.Get("/", answer)
+	s.API.Get("/", handler)
 	require.NoError(t, s.Listen())
 	served := make(chan error, 1)
 	go func() { served <- s.Serve() }()
@@ -122,11 +122,11 @@ func pod(t *testing.T, addr string, maxAge time.Duration, answer http.HandlerFun
 
 func ok(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") }
 
-// together makes n calls, at most so many at a time.
-func together(n, atATime int, one func(i int)) {
+// together makes n calls, at most concurrency of them at a time.
+func together(n, concurrency int, one func(i int)) {
 	var wg sync.WaitGroup
 	var next atomic.Int64
-	for range atATime {
+	for range concurrency {
 		wg.Go(func() {
 			for i := next.Add(1); i <= int64(n); i = next.Add(1) {
 				one(int(i))
@@ -136,7 +136,7 @@ func together(n, atATime int, one func(i int)) {
 	wg.Wait()
 }
 
-// unused is an address at which nothing listens, and its port.
+// unused returns an address at which nothing listens.
 func unused(t *testing.T) (host, port string) {
 	t.Helper()
 	return kittest.Loopbacks(t, 1)[0], kittest.FreePort()
@@ -144,9 +144,9 @@ func unused(t *testing.T) (host, port string) {
 
 func join(host, port string) string { return net.JoinHostPort(host, port) }
 
-// clusterIP is an address that hands its connections to backends in turn, as
-// kube-proxy does by chance: who calls it cannot tell them apart. It is to be
-// made before its client, and so to end after it.
+// clusterIP starts a proxy that forwards each connection to the next backend, like a
+// ClusterIP (where kube-proxy chooses at random). Call it before newClient, so that
+// the proxy stops after the client.
 func clusterIP(t *testing.T, backends ...string) (url string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -162,9 +162,9 @@ func clusterIP(t *testing.T, backends ...string) (url string) {
 			if !assert.NoError(t, err) {
 				return
 			}
-			for _, way := range [][2]net.Conn{{client, server}, {server, client}} {
+			for _, direction := range [][2]net.Conn{{client, server}, {server, client}} {
 				open.Go(func() {
-					_, _ = io.Copy(way[0], way[1])
+					_, _ = io.Copy(direction[0], direction[1])
 					_, _ = client.Close(), server.Close()
 				})
 			}
@@ -177,10 +177,10 @@ func clusterIP(t *testing.T, backends ...string) (url string) {
 	return "http://" + l.Addr().String()
 }
 
-// dnsLate is how late the DNS server's answers are, as a time.Duration.
+// dnsLate delays the responses of the DNS server: a time.Duration.
 var dnsLate atomic.Int64
 
-// lateConn is a connection to the DNS server.
+// lateConn is a connection to the DNS server that dnsLate delays.
 type lateConn struct {
 	*net.UDPConn
 	deadline time.Time

@@ -17,6 +17,7 @@ import (
 	"example.com/tandem/kit/httpclient"
 )
 
+// status returns a handler that sends a status and at most one header.
 func status(code int, header ...string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		if len(header) > 0 {
@@ -26,14 +27,15 @@ func status(code int, header ...string) http.HandlerFunc {
 	}
 }
 
-// breakOff sends half of an answer and closes the connection, politely or not.
-func breakOff(half string, reset bool) http.HandlerFunc {
+// breakOff returns a handler that sends part of a response and closes the connection,
+// with a FIN or a RST.
+func breakOff(part string, reset bool) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		conn, _, err := w.(http.Hijacker).Hijack()
 		if err != nil {
 			panic(err)
 		}
-		_, _ = io.WriteString(conn, half)
+		_, _ = io.WriteString(conn, part)
 		if reset {
 			_ = conn.(*net.TCPConn).SetLinger(0)
 		}
@@ -41,39 +43,50 @@ func breakOff(half string, reset bool) http.HandlerFunc {
 	}
 }
 
-func TestRetryWhereItMayHelp(t *testing.T) {
-	longAway := time.Now().Add(time.Hour).UTC().Format(http.TimeFormat)
+// Whether an attempt is retried depends on its status, its Retry-After header, or where
+// its response broke off.
+func TestRetry_ByStatusAndError(t *testing.T) {
+	retryAfter := func(value string) http.HandlerFunc { return status(503, "Retry-After", value) }
+	inAnHour := time.Now().Add(time.Hour).UTC().Format(http.TimeFormat)
 	for name, tt := range map[string]struct {
-		first    http.HandlerFunc // later requests are answered 200
+		first    http.HandlerFunc // of the first request; later ones get a 200
 		attempts int
 		status   int
 	}{
-		"200":                      {status(200), 1, 200},
-		"404":                      {status(404), 1, 404},
-		"429":                      {status(429), 1, 429},
-		"500":                      {status(500), 1, 500},
-		"502":                      {status(502), 2, 200},
-		"503":                      {status(503), 2, 200},
-		"504":                      {status(504), 2, 200},
-		"503, try at once":         {status(503, "Retry-After", "0"), 2, 200},
-		"503, try in a second":     {status(503, "Retry-After", "1"), 2, 200},
-		"503, try in 300 years":    {status(503, "Retry-After", "10000000000"), 1, 503},
-		"503, try at a date":       {status(503, "Retry-After", longAway), 1, 503},
-		"503, try in 9999":         {status(503, "Retry-After", "Fri, 31 Dec 9999 23:59:59 GMT"), 1, 503},
-		"503, try in the past":     {status(503, "Retry-After", "Thu, 01 Jan 1970 00:00:00 GMT"), 2, 200},
-		"reset":                    {breakOff("", true), 2, 200},
-		"end before the answer":    {breakOff("", false), 2, 200},
-		"end amid the header":      {breakOff("HTTP/1.1 200 OK\r\nX: y\r\n", false), 2, 200},
-		"end amid the body":        {breakOff("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nwho", false), 2, 200},
-		"end amid the chunks":      {breakOff("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nwho\r\n", false), 2, 200},
-		"not HTTP, which stays so": {breakOff("220 smtp.test\r\n", false), 1, 0},
+		"200": {first: status(200), attempts: 1, status: 200},
+		"404": {first: status(404), attempts: 1, status: 404},
+		"429": {first: status(429), attempts: 1, status: 429},
+		"500": {first: status(500), attempts: 1, status: 500},
+		"502": {first: status(502), attempts: 2, status: 200},
+		"503": {first: status(503), attempts: 2, status: 200},
+		"504": {first: status(504), attempts: 2, status: 200},
+
+		"after 0 s":        {first: retryAfter("0"), attempts: 2, status: 200},
+		"after 1 s":        {first: retryAfter("1"), attempts: 2, status: 200},
+		"after 300 years":  {first: retryAfter("10000000000"), attempts: 1, status: 503},
+		"in an hour":       {first: retryAfter(inAnHour), attempts: 1, status: 503},
+		"in the year 9999": {first: retryAfter("Fri, 31 Dec 9999 23:59:59 GMT"), attempts: 1, status: 503},
+		"date in the past": {first: retryAfter("Thu, 01 Jan 1970 00:00:00 GMT"), attempts: 2, status: 200},
+
+		"reset":            {first: breakOff("", true), attempts: 2, status: 200},
+		"closed":           {first: breakOff("", false), attempts: 2, status: 200},
+		"closed in header": {first: breakOff("HTTP/1.1 200 OK\r\nX: y\r\n", false), attempts: 2, status: 200},
+		"closed in body": {
+			first:    breakOff("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nwho", false),
+			attempts: 2, status: 200,
+		},
+		"closed in chunks": {
+			first:    breakOff("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nwho\r\n", false),
+			attempts: 2, status: 200,
+		},
+		"not HTTP": {first: breakOff("220 smtp.test\r\n", false), attempts: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			url, requests := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
 				if n == 1 {
 					tt.first(w, r)
 				} else {
-					_, _ = io.WriteString(w, "the whole answer")
+					_, _ = io.WriteString(w, "the whole response")
 				}
 			})
 			r := get(t, newClient(t, httpclient.Options{}), url)
@@ -81,15 +94,17 @@ func TestRetryWhereItMayHelp(t *testing.T) {
 			assert.EqualValues(t, tt.attempts, requests.Load())
 			assert.Equal(t, tt.status, r.status, "%v", r.err)
 			if r.Attempts > 1 {
-				assert.Equal(t, "the whole answer", r.body)
+				assert.Equal(t, "the whole response", r.body)
 			}
 		})
 	}
 }
 
-func TestRetryOnlyWhatIsSafeToRepeat(t *testing.T) {
-	replayable := func() io.Reader { return strings.NewReader("question") }
-	once := func() io.Reader { return io.MultiReader(replayable()) } // http.NewRequest cannot make a GetBody of it
+// A request that was sent is retried if it is idempotent and its body can be sent
+// again.
+func TestRetry_OnlyIdempotentRequests(t *testing.T) {
+	replayable := func() io.Reader { return strings.NewReader("body") }
+	once := func() io.Reader { return io.MultiReader(replayable()) } // http.NewRequest sets no GetBody for it
 	none := func() io.Reader { return nil }
 	for name, tt := range map[string]struct {
 		method   string
@@ -97,17 +112,18 @@ func TestRetryOnlyWhatIsSafeToRepeat(t *testing.T) {
 		body     func() io.Reader
 		attempts int
 	}{
-		"GET":                         {http.MethodGet, "", none, 2},
-		"HEAD":                        {http.MethodHead, "", none, 2},
-		"OPTIONS":                     {http.MethodOptions, "", none, 2},
-		"PUT":                         {http.MethodPut, "", replayable, 1},
-		"DELETE":                      {http.MethodDelete, "", none, 1},
-		"POST":                        {http.MethodPost, "", replayable, 1},
-		"POST with a key":             {http.MethodPost, "k", replayable, 2},
-		"POST with a key and no body": {http.MethodPost, "k", none, 2},
-		"POST with a key, body gone":  {http.MethodPost, "k", once, 1},
-		"OPTIONS with a body":         {http.MethodOptions, "", replayable, 2},
-		"OPTIONS, body gone":          {http.MethodOptions, "", once, 1},
+		"GET":     {method: http.MethodGet, body: none, attempts: 2},
+		"HEAD":    {method: http.MethodHead, body: none, attempts: 2},
+		"OPTIONS": {method: http.MethodOptions, body: none, attempts: 2},
+		"PUT":     {method: http.MethodPut, body: replayable, attempts: 1},
+		"DELETE":  {method: http.MethodDelete, body: none, attempts: 1},
+		"POST":    {method: http.MethodPost, body: replayable, attempts: 1},
+
+		"POST with a key":                 {method: http.MethodPost, key: "k", body: replayable, attempts: 2},
+		"POST with a key, no body":        {method: http.MethodPost, key: "k", body: none, attempts: 2},
+		"POST with a key, not replayable": {method: http.MethodPost, key: "k", body: once, attempts: 1},
+		"OPTIONS with a body":             {method: http.MethodOptions, body: replayable, attempts: 2},
+		"OPTIONS, not replayable":         {method: http.MethodOptions, body: once, attempts: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var bodies []string
@@ -127,12 +143,13 @@ func TestRetryOnlyWhatIsSafeToRepeat(t *testing.T) {
 			require.NoError(t, r.err)
 			assert.Equal(t, tt.attempts, r.Attempts)
 			require.Len(t, bodies, tt.attempts)
-			assert.Equal(t, bodies[0], bodies[len(bodies)-1], "the same body again")
+			assert.Equal(t, bodies[0], bodies[len(bodies)-1], "each attempt sends the same body")
 		})
 	}
 }
 
-func TestRetryThreeTimesInAllAndThenHandOverTheAnswer(t *testing.T) {
+// After three attempts in all, the call returns the last response.
+func TestRetry_ThreeAttemptsThenResponse(t *testing.T) {
 	url, requests := serve(t, func(_ int, w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		_, _ = io.WriteString(w, "why")
@@ -145,67 +162,81 @@ func TestRetryThreeTimesInAllAndThenHandOverTheAnswer(t *testing.T) {
 	assert.EqualValues(t, 3, requests.Load())
 }
 
-func TestResolverInTroubleIsAskedAgainAndAnUnknownNameIsNot(t *testing.T) {
+// A call is retried if DNS failed, but not if DNS says that the name does not exist.
+func TestRetry_DNSFailure(t *testing.T) {
 	client := newClient(t, httpclient.Options{})
-	r := get(t, client, "http://nobody.test")
+	r := get(t, client, "http://unknown.test")
 	assert.Equal(t, call.DNS, r.class, "%v", r.err)
 	assert.Equal(t, 1, r.Attempts)
 
 	names.Break(true)
 	defer names.Break(false)
-	r = get(t, client, "http://trouble.test")
+	r = get(t, client, "http://dns-failure.test")
 	assert.Equal(t, call.DNS, r.class, "%v", r.err)
 	assert.Equal(t, 3, r.Attempts)
 }
 
-func TestOutageIsNotMadeWorse(t *testing.T) {
-	const calls = 1000
-	count := func(t *testing.T, url string, class call.Class, status int) int64 {
-		client := newClient(t, httpclient.Options{})
-		var attempts atomic.Int64
-		together(calls, 10, func(int) {
-			r := get(t, client, url)
-			attempts.Add(int64(r.Attempts))
-			assert.Equal(t, class, r.class, "%v", r.err)
-			assert.Equal(t, status, r.status)
+// While every call fails, the budget limits attempts to 1.1 for each call, and no
+// retry waits for a connection until its deadline.
+func TestBudget_LimitsRetriesInOutage(t *testing.T) {
+	for name, tt := range map[string]struct {
+		class  call.Class
+		status int
+	}{
+		"503":     {class: call.OK, status: http.StatusServiceUnavailable},
+		"refused": {class: call.Refused},
+	} {
+		t.Run(name, func(t *testing.T) {
+			const calls = 1000
+			host, port := unused(t)
+			url, requests := "http://"+join(host, port), new(atomic.Int64)
+			if tt.status != 0 {
+				url, requests = serve(t, func(_ int, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(tt.status) })
+			}
+			client := newClient(t, httpclient.Options{})
+			var attempts atomic.Int64
+			together(calls, 10, func(int) {
+				start := time.Now()
+				r := get(t, client, url)
+				assert.Less(t, time.Since(start), aWhile)
+				attempts.Add(int64(r.Attempts))
+				assert.Equal(t, tt.class, r.class, "%v", r.err)
+				assert.Equal(t, tt.status, r.status)
+			})
+			assert.LessOrEqual(t, attempts.Load(), int64(calls*1.1))
+			assert.Greater(t, attempts.Load(), int64(calls), "calls are retried until the budget is spent")
+			if tt.status != 0 {
+				assert.Equal(t, requests.Load(), attempts.Load())
+			}
 		})
-		assert.LessOrEqual(t, attempts.Load(), int64(calls*1.1))
-		assert.Greater(t, attempts.Load(), int64(calls), "until the budget is spent there are retries")
-		return attempts.Load()
 	}
-	t.Run("503", func(t *testing.T) {
-		url, requests := serve(t, func(_ int, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
-		attempts := count(t, url, call.OK, http.StatusServiceUnavailable)
-		assert.Equal(t, requests.Load(), attempts)
-	})
-	t.Run("refused", func(t *testing.T) {
-		host, port := unused(t)
-		count(t, "http://"+join(host, port), call.Refused, 0)
-	})
 }
 
-func TestBudgetIsEarnedBySuccessAlone(t *testing.T) {
-	var answer atomic.Int64
-	url, _ := serve(t, func(_ int, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(int(answer.Load())) })
+// Only successful calls refill the budget.
+func TestBudget_RefilledBySuccessesOnly(t *testing.T) {
+	var code atomic.Int64
+	url, _ := serve(t, func(_ int, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(int(code.Load())) })
 	client := newClient(t, httpclient.Options{})
 	attempts := func(status int, calls int) (last int) {
-		answer.Store(int64(status))
+		code.Store(int64(status))
 		for range calls {
 			last = get(t, client, url).Attempts
 		}
 		return last
 	}
-	assert.Equal(t, 1, attempts(503, 20), "spent")
-	assert.Equal(t, 1, attempts(500, 100), "never retried")
-	assert.Equal(t, 1, attempts(503, 1), "a failure that is not retried earns nothing")
+	assert.Equal(t, 1, attempts(503, 20), "the budget is spent")
+	assert.Equal(t, 1, attempts(500, 100), "a 500 is not retried")
+	assert.Equal(t, 1, attempts(503, 1), "a 500 does not refill the budget")
 	assert.Equal(t, 1, attempts(200, 100))
-	assert.Equal(t, 3, attempts(503, 1), "earned")
+	assert.Equal(t, 3, attempts(503, 1), "the budget is refilled")
 }
 
-func TestBudgetIsSpentByAttemptsThatTimeOutAndNotByCallsThatDo(t *testing.T) {
-	for method, attempts := range map[string]int{
-		http.MethodGet:  1, // each was to leave time for another attempt
-		http.MethodPost: 3, // as if nothing had been
+// Attempts of idempotent calls that time out spend the budget. Calls that are not
+// idempotent have no retry to spend.
+func TestBudget_SpentByTimedOutAttempts(t *testing.T) {
+	for method, attempts := range map[string]int{ // of a GET after the timeouts
+		http.MethodGet:  1,
+		http.MethodPost: 3,
 	} {
 		t.Run(method, func(t *testing.T) {
 			t.Parallel()
@@ -230,7 +261,8 @@ func TestBudgetIsSpentByAttemptsThatTimeOutAndNotByCallsThatDo(t *testing.T) {
 	}
 }
 
-func TestTimeoutsEarnNothing(t *testing.T) {
+// Calls that time out do not refill the budget.
+func TestBudget_NotRefilledByTimeouts(t *testing.T) {
 	var slow atomic.Bool
 	url, _ := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
 		if slow.Load() {
@@ -250,18 +282,23 @@ func TestTimeoutsEarnNothing(t *testing.T) {
 		assert.Equal(t, call.Timeout, do(client, request(t, ctx, http.MethodGet, url, nil)).class)
 	})
 	slow.Store(false)
-	assert.Equal(t, 1, get(t, client, url).Attempts, "spent as before")
+	assert.Equal(t, 1, get(t, client, url).Attempts, "the budget is still spent")
 }
 
-func TestSilentPeerLeavesTimeToAskAnother(t *testing.T) {
-	const timeout = 2 * time.Second // the services' own
+// An attempt without a response ends after half of the remaining time, so that there is
+// time for a retry.
+func TestRetry_SilentPeerLeavesTime(t *testing.T) {
+	const timeout = 2 * time.Second // the default of the services
 	for name, tt := range map[string]struct {
 		silent   http.HandlerFunc
 		times    int
-		earliest time.Duration // at which the answer may come
+		earliest time.Duration // at which the call may return
 	}{
-		"twice":           {hang, 2, timeout * 3 / 4},
-		"amid the answer": {func(w http.ResponseWriter, r *http.Request) { half(w); hang(w, r) }, 1, timeout / 2},
+		"twice": {silent: hang, times: 2, earliest: timeout * 3 / 4},
+		"in the body": {
+			silent: func(w http.ResponseWriter, r *http.Request) { half(w); hang(w, r) },
+			times:  1, earliest: timeout / 2,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -276,19 +313,20 @@ func TestSilentPeerLeavesTimeToAskAnother(t *testing.T) {
 			r := get(t, newClient(t, httpclient.Options{Timeout: timeout}), url)
 			assert.Equal(t, "ok", r.body, "%v", r.err)
 			assert.Equal(t, tt.times+1, r.Attempts)
-			assert.GreaterOrEqual(t, time.Since(start), tt.earliest, "an attempt has half of the time that is left")
+			assert.GreaterOrEqual(t, time.Since(start), tt.earliest, "each silent attempt gets half of the remaining time")
 		})
 	}
 }
 
-// half of an answer.
+// half sends the header and part of the body.
 func half(w http.ResponseWriter) {
 	w.Header().Set("Content-Length", "10")
 	_, _ = io.WriteString(w, "half")
 	_ = http.NewResponseController(w).Flush()
 }
 
-func TestLastAttemptHasAllTheTimeThatIsLeft(t *testing.T) {
+// The last attempt gets all of the remaining time.
+func TestRetry_LastAttemptHasAllTheTime(t *testing.T) {
 	t.Parallel()
 	const timeout = 2 * time.Second
 	url, requests := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) { hang(w, r) })
@@ -299,7 +337,8 @@ func TestLastAttemptHasAllTheTimeThatIsLeft(t *testing.T) {
 	assert.EqualValues(t, 3, requests.Load())
 }
 
-func TestRequestThatIsNotRepeatedHasAllTheTime(t *testing.T) {
+// A request that is not idempotent gets all of the time for its only attempt.
+func TestRetry_NotIdempotentHasAllTheTime(t *testing.T) {
 	t.Parallel()
 	const timeout = time.Second
 	url, _ := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
@@ -311,8 +350,8 @@ func TestRequestThatIsNotRepeatedHasAllTheTime(t *testing.T) {
 	assert.Equal(t, 1, r.Attempts)
 }
 
-// Each of them was given half of its time for the sake of another attempt.
-func TestAllThatWereUnderWayToAPodThatFellSilentAreAskedAgain(t *testing.T) {
+// If a pod becomes silent, the budget suffices to retry every call that was in flight.
+func TestRetry_CoversCallsInFlight(t *testing.T) {
 	t.Parallel()
 	const calls = 30
 	url, requests := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
@@ -331,7 +370,10 @@ func TestAllThatWereUnderWayToAPodThatFellSilentAreAskedAgain(t *testing.T) {
 	assert.EqualValues(t, 2*calls, requests.Load())
 }
 
-func TestPeersThatAreAllSlowAreWaitedForOnceTheBudgetIsSpent(t *testing.T) {
+// If every response takes more than half of the time, calls succeed once the budget is
+// spent, because they then get all of the time. Their success does not refill the
+// budget.
+func TestBudget_SlowPeersGetAllTheTime(t *testing.T) {
 	t.Parallel()
 	const timeout, calls = time.Second, 20
 	url, requests := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
@@ -347,6 +389,6 @@ func TestPeersThatAreAllSlowAreWaitedForOnceTheBudgetIsSpent(t *testing.T) {
 	together(3*calls, calls, func(int) {
 		r := get(t, client, url)
 		assert.Equal(t, "ok", r.body, "%v", r.err)
-		assert.Equal(t, 1, r.Attempts, "their answers earn no budget")
+		assert.Equal(t, 1, r.Attempts, "slow responses do not refill the budget")
 	})
 }

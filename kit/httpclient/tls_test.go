@@ -37,12 +37,12 @@ func TestClient_VerifiesTLS(t *testing.T) {
 			url: "https://secure.test:" + port,
 			tls: config.ClientTLS{CAFile: ca.File, CertFile: cert, KeyFile: key},
 		},
-		"another name": {
+		"wrong name": {
 			url:   "https://other.test:" + port,
 			tls:   config.ClientTLS{CAFile: ca.File, CertFile: cert, KeyFile: key},
 			class: call.Other,
 		},
-		"another name, as configured": {
+		"wrong name, ServerName set": {
 			url: "https://other.test:" + port,
 			tls: config.ClientTLS{CAFile: ca.File, CertFile: cert, KeyFile: key, ServerName: "secure.test"},
 		},
@@ -63,7 +63,7 @@ func TestClient_VerifiesTLS(t *testing.T) {
 			r := get(t, newClient(t, httpclient.Options{TLS: settings}), tt.url)
 			if tt.class != "" {
 				assert.Equal(t, tt.class, r.class, "%v", r.err)
-				assert.Equal(t, 1, r.Attempts, "a retry would fail alike")
+				assert.Equal(t, 1, r.Attempts, "not retried")
 				return
 			}
 			require.NoError(t, r.err)

@@ -6,54 +6,54 @@ import (
 )
 
 const (
-	// minLimit is how many retries may be made at once to a target that has
-	// few calls in flight.
+	// minLimit is the smallest limit: that of a target with few calls in flight.
 	minLimit = 10
-	// perSuccess is how much of a spent retry one successful call earns back.
+	// perSuccess is the part of a spent retry that a successful attempt returns.
 	perSuccess = 0.05
-	// perSecond is the part of the limit that is earned back in a second, with
-	// or without calls. With a deadline of 2 s it amounts to at most 0.02 × 2
-	// = 4 % of the calls while all of them fail.
+	// perSecond is the part of the limit that each second returns, with or
+	// without calls. Where n calls are always in flight and all of them take a
+	// deadline of 2 s, the limit is 2n and returns 0.02 n a second: 4 % of the n/2
+	// calls that end in a second.
 	perSecond = 0.01
-	// peakWindow is how long a number of calls in flight is remembered, at least.
+	// peakWindow is the least time for which a peak of calls in flight counts.
 	peakWindow = 10 * time.Second
-	// latencyWeight of the last successful attempt in the usual latency.
+	// latencyWeight is the weight of one attempt in Budget.latency.
 	latencyWeight = 0.1
 )
 
 // Budget limits the retries to one target. It is safe for concurrent use.
 //
-// At most limit retries may be spent: twice the largest number of calls in flight
-// at a recent success, and at least 10. That suffices to retry every call of an
-// instance that dies, twice. Only successes raise the limit, so the calls that
-// pile up in an outage do not. (Until the first attempt has ended, all calls in
-// flight count, so that a client which starts under load has a budget.)
+// The limit of spent retries is twice the largest number of calls in flight at a
+// recent success, and at least 10. If an instance dies, each of its calls can be
+// retried twice. Calls that pile up in an outage do not raise the limit, since none
+// of them succeeds. (Until the first attempt has ended, all calls in flight count,
+// so that a client that starts under load has a budget.)
 //
-// A success returns 0.05 of a spent retry, and each second 1 % of the limit. Once
-// the budget is spent, attempts therefore stay within 1.10 times the calls. (The
-// retry throttle of gRFC A6 has a fixed limit instead: 10 tokens in its example.)
+// Each successful attempt returns 0.05 of a spent retry, and each second returns
+// 1 % of the limit. Once the budget is spent, there are therefore at most 1.10
+// attempts per call. (The retry throttle of gRFC A6 has a fixed limit instead: 10
+// tokens in its example.)
 type Budget struct {
 	mu       sync.Mutex
 	inFlight int
 	reserved int
 	spent    float64
-	updated  time.Time // when spent was last reduced by the time that passed
+	updated  time.Time // the time up to which perSecond has been returned
 
-	attempted      bool // an attempt has ended
-	peak, lastPeak int  // largest inFlight at a success, in this window and in the last
-	window         time.Time
+	attempted      bool      // an attempt has ended
+	peak, lastPeak int       // largest inFlight at a success, in this window and the previous one
+	window         time.Time // start of this window
 
-	latency time.Duration // moving average over the successful attempts
+	latency time.Duration // moving average of the successful attempts
 }
 
-// NewBudget returns a Budget of which nothing is spent.
+// NewBudget returns a Budget with no retry spent.
 func NewBudget() *Budget {
 	now := time.Now()
 	return &Budget{updated: now, window: now}
 }
 
-func (b *Budget) limit() float64 { return float64(max(minLimit, 2*max(b.peak, b.lastPeak))) }
-
+// begin records the start of a call.
 func (b *Budget) begin() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -63,15 +63,16 @@ func (b *Budget) begin() {
 	}
 }
 
-// reserve sets a retry aside for the nth attempt of a call, if there may be
-// another and a retry is left. It also returns how long attempts usually take.
+// reserve reserves a retry for the nth attempt of a call. It returns false for the
+// last attempt, and if no retry is left. It also returns how long a successful
+// attempt usually takes.
 func (b *Budget) reserve(n int) (reserved bool, usual time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.spent > 0 {
 		now := time.Now()
-		// At most the limit, which may have fallen: a past burst would prevent
-		// retries for hours once there is little traffic.
+		// The limit falls with the traffic. Without this bound, the retries spent
+		// in a past burst would prevent retries for hours.
 		b.spent = min(max(b.spent-now.Sub(b.updated).Seconds()*perSecond*b.limit(), 0), b.limit())
 		b.updated = now
 	}
@@ -82,32 +83,12 @@ func (b *Budget) reserve(n int) (reserved bool, usual time.Duration) {
 	return true, b.latency
 }
 
-// end ends a call, and returns its last reserved retry if it has one.
-func (b *Budget) end(reserved bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.attempted = true
-	b.inFlight--
-	if reserved {
-		b.reserved--
-	}
-}
+// limit returns how many retries may be spent; b.mu is held.
+func (b *Budget) limit() float64 { return float64(max(minLimit, 2*max(b.peak, b.lastPeak))) }
 
-// spend uses a reserved retry up.
-func (b *Budget) spend() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.spent == 0 {
-		b.updated = time.Now()
-	}
-	b.attempted = true
-	b.reserved--
-	b.spent++
-}
-
-// succeed notes a successful attempt that took some of the time it had left.
-// One that took more than half earns nothing: where everything is that slow,
-// retries help nobody.
+// succeed records a successful attempt: the time it took, and the time it had
+// until the deadline. An attempt that took more than half of its time returns
+// nothing to the budget: where all attempts are that slow, retries do not help.
 func (b *Budget) succeed(took, had time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -123,5 +104,28 @@ func (b *Budget) succeed(took, had time.Duration) {
 	}
 	if now := time.Now(); now.Sub(b.window) > peakWindow {
 		b.lastPeak, b.peak, b.window = b.peak, b.inFlight, now
+	}
+}
+
+// spend spends the reserved retry.
+func (b *Budget) spend() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.spent == 0 {
+		b.updated = time.Now()
+	}
+	b.attempted = true
+	b.reserved--
+	b.spent++
+}
+
+// end records the end of a call, and returns the retry that it still has reserved.
+func (b *Budget) end(reserved bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.attempted = true
+	b.inFlight--
+	if reserved {
+		b.reserved--
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"example.com/tandem/kit/retry"
 )
 
-// together makes n calls at once and returns the number of their attempts.
+// together makes n concurrent calls and returns the number of their attempts.
 func together(t *testing.T, b *retry.Budget, n int, attempt func(ctx context.Context, n int) retry.Result) int {
 	t.Helper()
 	var attempts atomic.Int64
@@ -25,8 +25,8 @@ func together(t *testing.T, b *retry.Budget, n int, attempt func(ctx context.Con
 	return int(attempts.Load())
 }
 
-// exhaust makes calls that fail until no retry is left, and returns how many
-// there were. It takes some time, in which few return.
+// exhaust makes calls that fail until no retry is left, and returns the number of
+// retries. They take some time, in which few retries return to the budget.
 func exhaust(t *testing.T, b *retry.Budget) (retries int) {
 	t.Helper()
 	for {
@@ -38,7 +38,8 @@ func exhaust(t *testing.T, b *retry.Budget) (retries int) {
 	}
 }
 
-// An instance that dies costs no call: all in flight can be retried twice.
+// Every call in flight can be retried twice, so that an instance that dies fails no
+// call.
 func TestBudget_CoversAllInFlight(t *testing.T) {
 	for _, inFlight := range []int{1, 10, 50, 500} {
 		synctest.Test(t, func(t *testing.T) {
@@ -59,8 +60,8 @@ func TestBudget_CoversAllInFlight(t *testing.T) {
 	}
 }
 
-// While everything fails, the attempts of any second after the first are at most
-// 1.10 times the calls.
+// While every call fails, the attempts of any second after the first are at most 1.10
+// times the calls.
 func TestBudget_BoundsAttemptsInOutage(t *testing.T) {
 	for _, callers := range []int{50, 200} {
 		synctest.Test(t, func(t *testing.T) {
@@ -82,14 +83,14 @@ func TestBudget_BoundsAttemptsInOutage(t *testing.T) {
 						count(&calls)
 						do(t, b, func(context.Context, int) retry.Result {
 							count(&attempts)
-							time.Sleep(25 * time.Millisecond) // more calls a second would make the bound easier to keep
+							time.Sleep(25 * time.Millisecond) // with more calls a second, fewer of them could be retried
 							return failure
 						})
 					}
 				})
 			}
 			all.Wait()
-			assert.Greater(t, attempts[0].Load(), calls[0].Load(), "the retries in hand are spent")
+			assert.Greater(t, attempts[0].Load(), calls[0].Load(), "retries are spent in the first second")
 			for second := 1; second < seconds; second++ {
 				ratio := float64(attempts[second].Load()) / float64(calls[second].Load())
 				assert.LessOrEqual(t, ratio, 1.10, "%d callers, second %d", callers, second)
@@ -98,8 +99,8 @@ func TestBudget_BoundsAttemptsInOutage(t *testing.T) {
 	}
 }
 
-// In an outage in which nothing responds, calls take their whole deadline: the
-// retries that return over time are few beside them too.
+// If nothing responds, each call takes as long as its deadline. The retries that return
+// to the budget over time are few compared with these calls, too.
 func TestBudget_BoundsAttemptsInSilence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const callers = 50
@@ -112,7 +113,7 @@ func TestBudget_BoundsAttemptsInSilence(t *testing.T) {
 			attempts += together(t, b, callers, timeOut)
 		}
 		assert.LessOrEqual(t, float64(attempts)/(30*callers), 1.10)
-		assert.Greater(t, attempts, 30*callers, "some return")
+		assert.Greater(t, attempts, 30*callers, "some retries return over time")
 	})
 }
 
@@ -127,18 +128,19 @@ func TestBudget_NotRaisedByPileUp(t *testing.T) {
 	})
 }
 
+// A new budget has ten retries.
 func TestBudget_StartsWithTen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		assert.Equal(t, 10, exhaust(t, retry.NewBudget()))
 	})
 }
 
-// 1 % of the limit returns each second, with no calls at all.
+// Each second returns 1 % of the limit, even without calls.
 func TestBudget_RefillsOverTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := retry.NewBudget()
 		exhaust(t, b)
-		time.Sleep(8 * time.Second) // less than 10 s with what exhaust took
+		time.Sleep(8 * time.Second) // less than 10 s together with the time of exhaust
 		assert.Zero(t, exhaust(t, b))
 		time.Sleep(20 * time.Second)
 		assert.Equal(t, 2, exhaust(t, b))
@@ -147,7 +149,7 @@ func TestBudget_RefillsOverTime(t *testing.T) {
 	})
 }
 
-// Twenty successes earn one retry.
+// Twenty successful calls return one retry.
 func TestBudget_RefillsBySuccess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := retry.NewBudget()
@@ -167,48 +169,48 @@ func TestBudget_RefillsBySuccess(t *testing.T) {
 	})
 }
 
-// Where attempts that succeed take more than half of their time, retries would
-// not help.
+// A successful attempt that takes more than half of its time does not refill the
+// budget.
 func TestBudget_SlowSuccessEarnsNothing(t *testing.T) {
 	for name, tt := range map[string]struct {
-		took  time.Duration
-		earns bool
+		took    time.Duration
+		refills bool
 	}{
-		"fast": {4 * time.Millisecond, true},
-		"slow": {6 * time.Millisecond, false},
+		"fast": {took: 4 * time.Millisecond, refills: true},
+		"slow": {took: 6 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := retry.NewBudget()
 				exhaust(t, b)
-				for range 100 { // within a second: little returns over time
+				for range 100 { // within a second, so that little returns over time
 					doUntil(t.Context(), time.Now().Add(10*time.Millisecond), true, b, succeedAfter(tt.took))
 				}
-				assert.Equal(t, tt.earns, exhaust(t, b) > 0)
+				assert.Equal(t, tt.refills, exhaust(t, b) > 0)
 			})
 		})
 	}
 }
 
-// A call that does not need its retry leaves it to others once it has ended.
-func TestBudget_ReturnsWhatWasReserved(t *testing.T) {
+// The reserved retry of a call that succeeds returns to the budget when the call ends.
+func TestBudget_ReturnsUnusedRetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := retry.NewBudget()
-		do(t, b, always(success)) // from now on ten calls in flight do not raise the limit
+		do(t, b, always(success)) // the first attempt has ended, so calls in flight no longer raise the limit
 		var all sync.WaitGroup
 		for range 10 {
 			all.Go(func() { do(t, b, succeedAfter(time.Second)) })
 		}
 		synctest.Wait()
-		assert.Equal(t, 1, do(t, b, always(failure)), "all are reserved")
+		assert.Equal(t, 1, do(t, b, always(failure)), "all retries are reserved")
 		all.Wait()
 		assert.Equal(t, retry.MaxAttempts, do(t, b, always(failure)))
 	})
 }
 
-// Every way in which a call can end returns what it reserved, and what was spent
-// returns in time: nothing is lost in a mixture of calls that overlap.
-func TestBudget_LosesNothing(t *testing.T) {
+// However concurrent calls end, no retry is lost: reserved retries return at the end of
+// a call, spent ones over time.
+func TestBudget_LosesNoRetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := retry.NewBudget()
 		var all sync.WaitGroup
@@ -226,7 +228,7 @@ func TestBudget_LosesNothing(t *testing.T) {
 			})
 		}
 		all.Wait()
-		for range 30 { // the large number in flight is forgotten
+		for range 30 { // the peak of calls in flight expires
 			time.Sleep(time.Second)
 			do(t, b, always(success))
 		}
@@ -235,13 +237,14 @@ func TestBudget_LosesNothing(t *testing.T) {
 	})
 }
 
-// What many calls have spent does not hold up the retries of few.
+// After a burst of calls, the retries that it spent do not prevent the retries of later
+// calls for long.
 func TestBudget_SpentFallsWithTheLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := retry.NewBudget()
 		together(t, b, 500, succeedAfter(10*time.Millisecond))
 		assert.Greater(t, together(t, b, 500, always(failure))+exhaust(t, b), 1400)
-		for range 30 { // the large number in flight is forgotten
+		for range 30 { // the peak of calls in flight expires
 			time.Sleep(time.Second)
 			do(t, b, always(success))
 		}
@@ -251,6 +254,7 @@ func TestBudget_SpentFallsWithTheLimit(t *testing.T) {
 	})
 }
 
+// Budgets are independent of each other.
 func TestBudget_IsSeparateForEachTarget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := retry.NewBudget(), retry.NewBudget()
@@ -259,7 +263,7 @@ func TestBudget_IsSeparateForEachTarget(t *testing.T) {
 	})
 }
 
-// Run with the race detector.
+// The race detector finds no fault with concurrent calls, and no retry is lost.
 func TestBudget_IsSafeForConcurrentUse(t *testing.T) {
 	b := retry.NewBudget()
 	var all sync.WaitGroup

@@ -1,18 +1,22 @@
-// Package retry decides whether, when and how long a failed call is attempted
-// again. Both clients use its one loop; nothing else in kit retries. Use it for
-// calls to another process. Do not use it around a client that retries by
+// Package retry decides whether, when and how often a failed call is retried.
+// Both clients of kit use its one loop, Do; nothing else in kit retries calls. Use
+// it for calls to another process. Do not use it around a client that retries by
 // itself: the attempts would multiply.
 //
 // A call has a deadline and at most MaxAttempts attempts. If the call is
-// idempotent and may be retried, an attempt gets half of the remaining time, so
-// that a silent endpoint leaves time for another. (It gets all of the time where
+// idempotent and a retry is permitted, an attempt gets half of the remaining time,
+// so that a silent endpoint leaves time for another. (It gets all of the time if
 // successful attempts usually take longer than half.)
 //
 //	deadline 2 s:  |--- attempt 1: 1 s ---|-- attempt 2: 0.5 s --|-- attempt 3 --|
 //
-// Retries come out of a Budget, one for each target. Before each attempt the
-// call reserves a retry. It spends the retry if the attempt fails, and returns
-// it otherwise. When none is left, calls get one attempt with all of their time.
+// Each target has a Budget of retries. Before an attempt, Do reserves a retry. If
+// the attempt fails and is retried, Do spends the reserved retry; otherwise it
+// returns the retry to the budget. When no retry is left, a call gets one attempt
+// with all of its time.
+//
+// Read Do in retry.go first. budget.go says how many retries there are. The size
+// of the budget is not needed to understand a call.
 package retry
 
 import (
@@ -21,33 +25,44 @@ import (
 	"time"
 )
 
-// MaxAttempts is how often one call is attempted at most.
+// MaxAttempts is the largest number of attempts of one call.
 const MaxAttempts = 3
 
+// baseBackoff and maxBackoff are the arguments of Backoff for the pauses of Do.
 const (
 	baseBackoff = 50 * time.Millisecond
 	maxBackoff  = 500 * time.Millisecond
 )
 
+// Deadline returns the deadline of a call that starts now: timeout from now, or
+// the deadline of ctx if that is sooner.
+func Deadline(ctx context.Context, timeout time.Duration) time.Time {
+	deadline := time.Now().Add(timeout)
+	if sooner, ok := ctx.Deadline(); ok && sooner.Before(deadline) {
+		return sooner
+	}
+	return deadline
+}
+
 // Result says how an attempt ended.
 type Result struct {
-	// OK means that the endpoint responded and the attempt did not fail.
+	// OK means that the endpoint responded and was not at fault.
 	OK bool
 	// Retryable means that the same call may succeed a moment later or at
 	// another endpoint.
 	Retryable bool
-	// Unsent means that nothing was sent. Such an attempt is retryable even if
-	// the call is not idempotent.
+	// Unsent means that nothing was sent, so that a Retryable attempt may be
+	// retried even if the call is not idempotent.
 	Unsent bool
-	// After is how long the server asked not to be called again; usually 0. More
-	// than an hour counts as an hour.
+	// After is the least time before a retry, as the server requested it; usually
+	// 0. More than an hour counts as an hour.
 	After time.Duration
 }
 
-// Do calls attempt until a Result is OK or not retryable, or until the deadline,
-// ctx or the budget permits no further attempt. The argument mayRetry reports
-// whether the attempt may be retried even though something was sent. The attempt
-// keeps its response and error; when Do returns, they are those of the last one.
+// Do calls attempt until its Result permits no retry, or until the deadline, ctx,
+// the budget or MaxAttempts permits none. The argument mayRetry says whether a
+// retry is permitted although the request was sent. The function attempt keeps the
+// response or error itself: when Do returns, they are those of the last attempt.
 func Do(ctx context.Context, deadline time.Time, idempotent bool, budget *Budget, attempt func(ctx context.Context, mayRetry bool) Result) {
 	budget.begin()
 	reserved := false
@@ -67,7 +82,7 @@ func Do(ctx context.Context, deadline time.Time, idempotent bool, budget *Budget
 			budget.succeed(time.Since(start), deadline.Sub(start))
 		}
 		retryable := result.Retryable && (idempotent || result.Unsent) && ctx.Err() == nil
-		if !reserved || !retryable || !pause(ctx, deadline, min(max(result.After, 0), time.Hour)+backoff(n)) {
+		if !reserved || !retryable || !pause(ctx, deadline, min(max(result.After, 0), time.Hour)+Backoff(n, baseBackoff, maxBackoff)) {
 			return
 		}
 		budget.spend()
@@ -75,8 +90,8 @@ func Do(ctx context.Context, deadline time.Time, idempotent bool, budget *Budget
 	}
 }
 
-// withDeadline returns ctx with a deadline, or ctx itself if it ends sooner: a
-// context with a deadline starts a timer.
+// withDeadline is context.WithDeadline, except that it returns ctx itself if the
+// deadline of ctx is not later: a new context would start a timer.
 func withDeadline(ctx context.Context, deadline time.Time) (context.Context, context.CancelFunc) {
 	if sooner, ok := ctx.Deadline(); ok && !deadline.Before(sooner) {
 		return ctx, func() {}
@@ -84,18 +99,9 @@ func withDeadline(ctx context.Context, deadline time.Time) (context.Context, con
 	return context.WithDeadline(ctx, deadline)
 }
 
-// Deadline returns the deadline of a call that starts now: after timeout, or
-// that of ctx where it is sooner.
-func Deadline(ctx context.Context, timeout time.Duration) time.Time {
-	deadline := time.Now().Add(timeout)
-	if sooner, ok := ctx.Deadline(); ok && sooner.Before(deadline) {
-		return sooner
-	}
-	return deadline
-}
-
-// pause waits, and reports whether another attempt may start. It returns false
-// at once if the deadline would pass meanwhile, and as soon as ctx ends.
+// pause waits, and reports whether another attempt may start. If the deadline
+// would pass during the wait, it returns false at once. It also returns false as
+// soon as ctx ends.
 func pause(ctx context.Context, deadline time.Time, wait time.Duration) bool {
 	if time.Until(deadline) <= wait {
 		return false
@@ -103,7 +109,7 @@ func pause(ctx context.Context, deadline time.Time, wait time.Duration) bool {
 	return Sleep(ctx, wait)
 }
 
-// Sleep waits for d. It returns false as soon as ctx ends.
+// Sleep waits for d and returns true. If ctx ends first, it returns false.
 func Sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -115,13 +121,10 @@ func Sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// backoff is the wait after the nth attempt.
-func backoff(n int) time.Duration { return Backoff(n, baseBackoff, maxBackoff) }
-
 // Backoff returns how long to wait after the nth failure in a row, n from 1: a
-// random time up to base, which doubles with each failure up to limit. The
-// jitter covers the whole range, so that callers that failed together do not
-// return together.
+// random time between 0 and a ceiling (plus 1 ms). The ceiling starts at base and
+// doubles with each failure up to limit. The time is random over the whole range,
+// so that callers that failed together do not retry together.
 func Backoff(n int, base, limit time.Duration) time.Duration {
 	ceiling := limit
 	if doublings := min(n-1, 30); base <= limit>>doublings {

@@ -18,8 +18,8 @@ var (
 	failure = retry.Result{Retryable: true}
 )
 
-// do makes an idempotent call that has the usual deadline, and returns the
-// number of its attempts.
+// do makes an idempotent call with the deadline above, and returns the number of its
+// attempts.
 func do(t *testing.T, b *retry.Budget, attempt func(ctx context.Context, n int) retry.Result) int {
 	t.Helper()
 	return doUntil(t.Context(), time.Now().Add(deadline), true, b, attempt)
@@ -33,12 +33,12 @@ func doUntil(ctx context.Context, until time.Time, idempotent bool, b *retry.Bud
 	return n
 }
 
-// always returns an attempt that takes no time.
+// always returns an attempt that ends at once with r.
 func always(r retry.Result) func(context.Context, int) retry.Result {
 	return func(context.Context, int) retry.Result { return r }
 }
 
-// succeedAfter returns an attempt that takes a time and succeeds.
+// succeedAfter returns an attempt that succeeds after d.
 func succeedAfter(d time.Duration) func(context.Context, int) retry.Result {
 	return func(context.Context, int) retry.Result {
 		time.Sleep(d)
@@ -52,20 +52,22 @@ func timeOut(ctx context.Context, _ int) retry.Result {
 	return failure
 }
 
-func TestDo_RetriesWhatMayBeRetried(t *testing.T) {
+// Only retryable attempts are retried: those of idempotent calls, and those that sent
+// nothing.
+func TestDo_RetriesOnlyRetryable(t *testing.T) {
 	unsent := retry.Result{Retryable: true, Unsent: true}
 	for name, tt := range map[string]struct {
 		idempotent bool
 		result     retry.Result
 		attempts   int
 	}{
-		"success":                      {true, success, 1},
-		"idempotent failure":           {true, failure, retry.MaxAttempts},
-		"idempotent, not retryable":    {true, retry.Result{}, 1},
-		"not idempotent":               {false, failure, 1},
-		"not idempotent but unsent":    {false, unsent, retry.MaxAttempts},
-		"unsent but not retryable":     {true, retry.Result{Unsent: true}, 1},
-		"server responded, not failed": {false, success, 1},
+		"idempotent, success":       {idempotent: true, result: success, attempts: 1},
+		"idempotent, failure":       {idempotent: true, result: failure, attempts: retry.MaxAttempts},
+		"idempotent, not retryable": {idempotent: true, result: retry.Result{}, attempts: 1},
+		"unsent, not retryable":     {idempotent: true, result: retry.Result{Unsent: true}, attempts: 1},
+		"not idempotent, success":   {result: success, attempts: 1},
+		"not idempotent, failure":   {result: failure, attempts: 1},
+		"not idempotent, unsent":    {result: unsent, attempts: retry.MaxAttempts},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -85,8 +87,8 @@ func TestDo_StopsAtSuccess(t *testing.T) {
 	})
 }
 
-// An attempt that may be followed by another gets half of the remaining time,
-// any other gets all of it.
+// An attempt that may be retried gets half of the remaining time, any other attempt
+// gets all of it.
 func TestDo_SharesTheRemainingTime(t *testing.T) {
 	unsentOnce := func(ctx context.Context, n int) retry.Result {
 		if n == 1 {
@@ -96,10 +98,10 @@ func TestDo_SharesTheRemainingTime(t *testing.T) {
 	}
 	for name, tt := range map[string]struct {
 		idempotent bool
-		usual      time.Duration // that a successful attempt takes
+		usual      time.Duration // duration of a successful attempt
 		spent      bool          // no retry is left
 		attempt    func(context.Context, int) retry.Result
-		parts      []float64 // of the remaining time
+		parts      []float64 // of the remaining time, by attempt
 	}{
 		"idempotent": {
 			idempotent: true,
@@ -118,7 +120,7 @@ func TestDo_SharesTheRemainingTime(t *testing.T) {
 			idempotent: true,
 			usual:      900 * time.Millisecond,
 			attempt:    timeOut,
-			parts:      []float64{0.5, 1}, // half of the second half is less than usual
+			parts:      []float64{0.5, 1}, // half of what remains for attempt 2 is less than usual
 		},
 		"usually takes more than half": {
 			idempotent: true,
@@ -137,7 +139,6 @@ func TestDo_SharesTheRemainingTime(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := retry.NewBudget()
 				if tt.usual > 0 {
-					// Beyond the deadline no half of it is less than usual.
 					doUntil(t.Context(), time.Now().Add(time.Minute), true, b, succeedAfter(tt.usual))
 				}
 				for tt.spent && do(t, b, always(failure)) > 1 {
@@ -152,13 +153,14 @@ func TestDo_SharesTheRemainingTime(t *testing.T) {
 					return tt.attempt(ctx, n)
 				})
 				assert.InDeltaSlice(t, tt.parts, parts, 1e-6)
-				assert.Equal(t, time.Now(), until, "the call had all of its time")
+				assert.Equal(t, time.Now(), until, "the call ends at its deadline")
 			})
 		})
 	}
 }
 
-func TestDo_WaitsAsLongAsTheServerSays(t *testing.T) {
+// A retry waits for Result.After, plus a random time.
+func TestDo_HonoursAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const after = 700 * time.Millisecond
 		waits := map[time.Duration]bool{}
@@ -174,27 +176,33 @@ func TestDo_WaitsAsLongAsTheServerSays(t *testing.T) {
 			assert.Greater(t, time.Since(start), after)
 			waits[time.Since(start)] = true
 		}
-		assert.Greater(t, len(waits), 10, "callers that were shed together return at different times")
+		assert.Greater(t, len(waits), 10, "the waits differ")
 	})
 }
 
-func TestDo_NoRetryThatMissesTheDeadline(t *testing.T) {
+// If the wait before a retry would end after the deadline, there is no retry and the
+// call returns at once.
+func TestDo_NoRetryPastDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		assert.Equal(t, 1, do(t, retry.NewBudget(), always(retry.Result{Retryable: true, After: deadline})))
 		assert.Equal(t, 1, doUntil(t.Context(), start.Add(time.Millisecond), true, retry.NewBudget(), always(failure)))
-		assert.Zero(t, time.Since(start), "the calls fail at once")
+		assert.Zero(t, time.Since(start), "the calls return at once")
 	})
 }
 
-func TestDo_EndsWithItsContext(t *testing.T) {
+// A call whose context is canceled ends at once and is not retried.
+func TestDo_EndsWithContext(t *testing.T) {
 	for name, tt := range map[string]struct {
 		cancelAfter time.Duration
 		attempt     func(context.Context, int) retry.Result
 	}{
-		"before it":   {0, timeOut},
-		"in attempts": {10 * time.Millisecond, timeOut},
-		"in pauses":   {10 * time.Millisecond, always(retry.Result{Retryable: true, After: time.Second})},
+		"before the call": {attempt: timeOut},
+		"in an attempt":   {cancelAfter: 10 * time.Millisecond, attempt: timeOut},
+		"in a pause": {
+			cancelAfter: 10 * time.Millisecond,
+			attempt:     always(retry.Result{Retryable: true, After: time.Second}),
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -212,9 +220,9 @@ func TestDo_EndsWithItsContext(t *testing.T) {
 	}
 }
 
-// An attempt whose context ends soon enough is given that context, and neither
-// a timer nor anything else is allocated.
-func TestDo_MakesNoTimerWhereContextEnds(t *testing.T) {
+// If the context of the call ends before the deadline, the attempt is given that context
+// and nothing is allocated.
+func TestDo_ReusesContextThatEndsSooner(t *testing.T) {
 	sooner, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	b := retry.NewBudget()
@@ -228,23 +236,24 @@ func TestDo_MakesNoTimerWhereContextEnds(t *testing.T) {
 	}
 	assert.Zero(t, allocs(sooner, time.Now().Add(time.Hour)))
 	assert.Equal(t, sooner, given)
-	assert.Positive(t, allocs(t.Context(), time.Now().Add(time.Hour)), "it measures")
+	assert.Positive(t, allocs(t.Context(), time.Now().Add(time.Hour)), "a context with a later deadline is replaced")
 }
 
-// A call that panics gives back what it had reserved.
+// A call that panics returns its reserved retry.
 func TestDo_ReturnsRetryAfterPanic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := retry.NewBudget()
 		for range 20 {
 			assert.Panics(t, func() {
-				do(t, b, func(context.Context, int) retry.Result { panic("a mistake") })
+				do(t, b, func(context.Context, int) retry.Result { panic("test") })
 			})
 		}
 		assert.Equal(t, retry.MaxAttempts, do(t, b, always(failure)))
 	})
 }
 
-func TestDeadline_IsTheSooner(t *testing.T) {
+// Deadline returns the sooner of the timeout and the deadline of the context.
+func TestDeadline_ReturnsTheSooner(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -255,7 +264,8 @@ func TestDeadline_IsTheSooner(t *testing.T) {
 	})
 }
 
-func TestSleep_EndsWithItsContext(t *testing.T) {
+// Sleep returns false as soon as its context ends.
+func TestSleep_EndsWithContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -267,8 +277,9 @@ func TestSleep_EndsWithItsContext(t *testing.T) {
 	})
 }
 
-// The wait doubles up to its limit, and is jittered over the whole range.
-func TestBackoff_GrowsWithinItsLimit(t *testing.T) {
+// The longest wait doubles with each failure up to the limit. Waits are random between 0
+// and the longest.
+func TestBackoff_DoublesUpToLimit(t *testing.T) {
 	const base, limit = 50 * time.Millisecond, 500 * time.Millisecond
 	for n, most := range map[int]time.Duration{
 		1:       base,
@@ -290,10 +301,10 @@ func TestBackoff_GrowsWithinItsLimit(t *testing.T) {
 		assert.Greater(t, longest, most*9/10, "n=%d", n)
 		assert.LessOrEqual(t, longest, most+time.Millisecond, "n=%d", n)
 	}
-	assert.LessOrEqual(t, retry.Backoff(64, time.Hour, 2*time.Hour), 3*time.Hour, "no overflow")
+	assert.LessOrEqual(t, retry.Backoff(64, time.Hour, 2*time.Hour), 3*time.Hour, "the wait does not overflow")
 }
 
-// The pauses of Do are the backoff: up to 50 ms, then up to 100 ms.
+// Do pauses for up to 50 ms before the first retry, and up to 100 ms before the second.
 func TestDo_BacksOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var longest [retry.MaxAttempts - 1]time.Duration

@@ -13,9 +13,10 @@ import (
 	"example.com/tandem/kit/retry"
 )
 
-// resultOf returns what the status of an attempt means for a retry.
-func (i *interceptors) resultOf(err error, reached, alone bool) retry.Result {
-	var wait time.Duration // a retry at another address need not wait
+// resultOf returns what err, the status of an attempt, means for a retry. reached
+// says whether a server was reached, alone whether it has the only address.
+func (c *connState) resultOf(err error, reached, alone bool) retry.Result {
+	var wait time.Duration // 0: a retry at another address need not wait
 	if alone {
 		wait = retryDelay(err)
 	}
@@ -23,21 +24,21 @@ func (i *interceptors) resultOf(err error, reached, alone bool) retry.Result {
 	case codes.OK:
 		return retry.Result{OK: true}
 	case codes.Unavailable, codes.DeadlineExceeded:
-		_, lookupErr := i.state.name.Known()
+		_, lookupErr := c.name.Known()
 		return retry.Result{
 			Retryable: reached || !lookup.IsNotFound(lookupErr),
 			Unsent:    !reached,
 			After:     wait,
 		}
-	case codes.ResourceExhausted: // a quota or a message that is too large, unless the server says when to retry
+	case codes.ResourceExhausted: // a message is too large, or a quota is used up; the latter may say when to retry
 		return retry.Result{Retryable: retryDelay(err) > 0, After: wait}
 	default:
-		// The duration matters for DEADLINE_EXCEEDED only.
+		// outcomeOf needs the duration for DEADLINE_EXCEEDED only.
 		return retry.Result{OK: outcomeOf(err, 0) == endpoint.Responded}
 	}
 }
 
-// retryDelay returns how long a server asks its client to wait, 0 if it does not.
+// retryDelay returns the server's RetryInfo, or 0 if it sent none.
 func retryDelay(err error) time.Duration {
 	for _, detail := range call.StatusOf(err).Details() {
 		if info, ok := detail.(*errdetails.RetryInfo); ok {
@@ -47,7 +48,7 @@ func retryDelay(err error) time.Duration {
 	return 0
 }
 
-// outcomeOf returns what the end of an attempt tells about its endpoint.
+// outcomeOf returns what err, the status of an attempt, says about its endpoint.
 func outcomeOf(err error, took time.Duration) endpoint.Outcome {
 	switch status.Code(err) {
 	case codes.Canceled:
@@ -56,7 +57,7 @@ func outcomeOf(err error, took time.Duration) endpoint.Outcome {
 		return endpoint.TimedOutAfter(took)
 	case codes.OK, codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.PermissionDenied, codes.Unauthenticated,
 		codes.FailedPrecondition, codes.Aborted, codes.OutOfRange, codes.Unimplemented, codes.ResourceExhausted:
-		return endpoint.Responded // the request is at fault; any endpoint would respond so
+		return endpoint.Responded // the cause is the request: any endpoint would respond the same
 	default:
 		return endpoint.Failed
 	}

@@ -19,8 +19,8 @@ import (
 	"example.com/tandem/kit/kittest"
 )
 
-// blackHole makes an address that answers no attempt to connect, as that of a
-// pod whose node is gone: Linux drops them while a queue of length 0 is full.
+// blackHole makes an address drop every SYN, like that of a pod whose node is gone:
+// Linux drops SYNs while the accept queue, here of length 0, is full.
 func blackHole(t *testing.T, addr string) {
 	t.Helper()
 	l, err := net.Listen("tcp", addr)
@@ -39,16 +39,16 @@ func blackHole(t *testing.T, addr string) {
 	}
 }
 
-// A dial that gets no response leaves time for another address, and only the
-// first calls and later trials meet it.
-func TestClient_SurvivesAddressThatDrops(t *testing.T) {
+// A dial to an address that drops SYNs leaves time for another address. Only the first
+// calls and later trials dial it.
+func TestDial_BlackHoleFailsNoCall(t *testing.T) {
 	port, hosts := kittest.FreePort(), kittest.Loopbacks(t, 3)
 	blackHole(t, join(hosts[0], port))
 	for _, host := range hosts[1:] {
 		pod(t, join(host, port), time.Nanosecond, ok) // a connection for each call
 	}
 	names.Set("drops.test", hosts...)
-	client := newClient(t, httpclient.Options{Timeout: 2 * time.Second}) // the services' own
+	client := newClient(t, httpclient.Options{Timeout: 2 * time.Second}) // the default of the services
 	var attempts atomic.Int64
 	together(300, 20, func(int) {
 		r := get(t, client, "http://drops.test:"+port)
@@ -58,9 +58,9 @@ func TestClient_SurvivesAddressThatDrops(t *testing.T) {
 	assert.LessOrEqual(t, attempts.Load(), int64(340))
 }
 
-// Where no address responds, a call fails with class unavailable long before
-// its deadline, and its dials end with it: there are none left to pile up.
-func TestClient_BoundsDialsToDeadAddresses(t *testing.T) {
+// If every address drops SYNs, a call fails with class unavailable long before its
+// deadline. Its dials end with it, so that they cannot pile up.
+func TestDial_EndsWithItsCall(t *testing.T) {
 	port, hosts := kittest.FreePort(), kittest.Loopbacks(t, 10)
 	for _, host := range hosts {
 		blackHole(t, join(host, port))
@@ -73,12 +73,12 @@ func TestClient_BoundsDialsToDeadAddresses(t *testing.T) {
 		assert.Equal(t, call.Unavailable, r.class, "%v", r.err)
 		assert.LessOrEqual(t, r.Attempts, 3)
 	})
-	assert.Less(t, time.Since(start), 5*time.Second, "three dials of 0.4 s")
-	assert.Zero(t, dialling(t, port), "a dial outlives its call")
+	assert.Less(t, time.Since(start), 5*time.Second, "each call makes three dials of 0.4 s")
+	assert.Zero(t, synSent(t, port), "no dial outlives its call")
 }
 
-// dialling returns how many connections to a port wait for a SYN to be answered.
-func dialling(t *testing.T, port string) int {
+// synSent returns how many connections to a port are in state SYN_SENT.
+func synSent(t *testing.T, port string) int {
 	t.Helper()
 	number, err := strconv.Atoi(port)
 	require.NoError(t, err)
