@@ -100,7 +100,7 @@ func (c *client) until(like func(http2.Frame) bool) (http2.Frame, error) {
 	}
 }
 
-func TestClientThatDoesNotSpeakIsSentAwayInTime(t *testing.T) {
+func TestServer_ClosesSilentConnection(t *testing.T) {
 	s := start(t, grpcserver.Options{}, echo.Echo{})
 	var settings bytes.Buffer
 	require.NoError(t, http2.NewFramer(&settings, nil).WriteSettings())
@@ -132,7 +132,7 @@ func TestClientThatDoesNotSpeakIsSentAwayInTime(t *testing.T) {
 	}
 }
 
-func TestHeadersThatAreTooManyAreRefused(t *testing.T) {
+func TestServer_RefusesLargeHeaders(t *testing.T) {
 	s := start(t, grpcserver.Options{}, echo.Echo{})
 	for name, tt := range map[string]struct {
 		size   int
@@ -166,7 +166,7 @@ func TestHeadersThatAreTooManyAreRefused(t *testing.T) {
 
 // CVE-2023-44487: streams that are reset at once count no more towards the
 // limit of streams, while their handlers run on.
-func TestClientThatResetsItsCallsAtOnceHarmsNoOther(t *testing.T) {
+func TestServer_SurvivesRapidResets(t *testing.T) {
 	const maxStreams = 512
 	for name, minds := range map[string]bool{"handlers that mind their context": true, "handlers that do not": false} {
 		t.Run(name, func(t *testing.T) {

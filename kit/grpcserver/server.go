@@ -1,6 +1,14 @@
-// Package grpcserver is a grpc.Server whose time, sizes and memory are bounded,
-// with health and reflection, and with the same telemetry, shedding and draining
+// Package grpcserver is a grpc.Server with limits on time, sizes and memory, with
+// health and reflection, and with the same telemetry, load shedding and draining
 // as package httpserver.
+//
+// A call passes setDeadline when its headers arrive, and then the interceptors in
+// the order in which New lists them: trace, metrics, log, concurrency limit,
+// injected faults, handler.
+//
+// Do not use it for services whose requests are larger than some megabytes, or
+// whose clients upload in long streams: package connlimit would close their
+// connections first when memory is short.
 package grpcserver
 
 import (
@@ -28,64 +36,62 @@ import (
 	"example.com/tandem/kit/telemetry"
 )
 
-// ErrDraining is why the context of a stream ends when its server drains.
-var ErrDraining = errors.New("the server is draining; connect again")
-
 const (
 	// defaultMaxMessage is the size of the largest request message, in bytes.
 	defaultMaxMessage = 64 << 10
-	// maxHeaders is the size of the largest list of headers, in bytes. It is what
-	// grpc-go will have as its default; today's default is 16 MiB for each stream.
+	// maxHeaders is the size of the largest list of headers, in bytes. grpc-go
+	// announced it as its future default; its present one is 16 MiB for each stream.
 	maxHeaders = 8 << 10
-	// maxStreams a connection; grpc-go's own default is no limit at all. No more
-	// handlers run for a connection either, however many of its streams it resets.
-	// It is also twice the places that the concurrency limit has for streams by
-	// default, so that a client's streams leave room for its calls.
+	// maxStreams is the limit of streams for each connection, and of handlers that
+	// run for it, even if the client resets streams; grpc-go's default is no limit.
+	// It is twice the default limit of concurrent streams (half of MAX_IN_FLIGHT,
+	// 512), so that a client's streams leave room for its calls.
 	maxStreams = 512
-	// window is the flow-control window of streams and connections: the smallest
-	// that grpc-go takes. To set it turns off the estimate of the bandwidth-delay
-	// product, by which windows would grow to 16 MiB each; requests are small here,
-	// and responses have the client's windows.
+	// window is the flow-control window of streams and connections in bytes, the
+	// smallest that grpc-go accepts. With a set window, grpc-go does not estimate the
+	// bandwidth-delay product, which would let windows grow to 16 MiB each. Requests
+	// are small here, and responses use the client's windows.
 	window = 64 << 10
-	// readBuffer is what each connection holds for reading; grpc-go's own is 32 KiB.
+	// readBuffer is the read buffer of a connection in bytes; grpc-go's is 32 KiB.
 	readBuffer = 8 << 10
-	// connMemory is what all connections may hold, by package connlimit's
-	// estimate: some 800 idle ones. See httpserver's for the sum.
+	// connMemory is how many bytes all connections may hold together, as package
+	// connlimit estimates it: about 800 idle ones. Package httpserver has the sum.
 	connMemory = 32 << 20
-	// memoryPerConn is what one of them may hold: maxStreams calls with headers of
-	// 4 KiB each.
+	// memoryPerConn is how many bytes one of them may hold: maxStreams calls with
+	// headers of 4 KiB each.
 	memoryPerConn = 12 << 20
-	// workersPerCPU goroutines serve one call after the other: they keep their
-	// stacks, which a new goroutine for each call would have to grow. Calls beyond
-	// them get new goroutines. With 50 callers on 2 CPUs (BenchmarkServer), 32 save
-	// a tenth of the CPU time of client and server; 1 and 4 save nothing.
+	// workersPerCPU is how many goroutines serve one call after the other: their
+	// stacks are large enough already, which a new goroutine would have to grow. Calls
+	// beyond them get new goroutines. With 50 callers on 2 CPUs (BenchmarkServer), 32
+	// save a tenth of the CPU time of client and server; 1 and 4 save nothing.
 	workersPerCPU = 32
-	// connectTimeout is how long a client may take to begin to speak HTTP/2;
-	// gRPC's own default lets one that is silent hold a connection for 2 minutes.
+	// connectTimeout is the limit of the HTTP/2 handshake; grpc-go's is 2 minutes.
 	connectTimeout = 5 * time.Second
-	// pingEvery is how often an idle connection is pinged, and pingTimeout how long
-	// its client may take to respond. A dead client is detected after their sum.
+	// pingEvery is how often an idle connection is pinged, and pingTimeout the limit
+	// for the response. A dead client is detected after their sum.
 	pingEvery, pingTimeout = 30 * time.Second, 10 * time.Second
-	// ageGrace is how long calls may go on after their connection became too old;
-	// streams that take longer are cut off then, and clients open them again.
+	// ageGrace is how long calls may continue once their connection is too old.
+	// Longer streams are then ended, and clients open them again.
 	ageGrace = 30 * time.Second
-	// minPing is how often clients may ping: below package grpcclient's 10 s,
-	// or they would be sent away with too_many_pings.
+	// minPing is the shortest permitted interval between pings of a client. It is
+	// below package grpcclient's 10 s, or its connections would be closed with
+	// too_many_pings.
 	minPing = 5 * time.Second
 )
 
 // Options of a Server. Addr, Telemetry and Health are required.
 type Options struct {
-	// AddrVar is the variable that Addr came from; an error about it names both.
+	// AddrVar is the environment variable that Addr came from; errors name both.
 	AddrVar, Addr string
 	Telemetry     *telemetry.Telemetry
 	Health        *health.Health
 	Faults        *fault.Switch
-	// MaxConnectionAge is after how long clients are asked to reconnect, ±10 %
-	// (gRPC's own jitter); 0 is never. They query DNS again then, and find new pods.
+	// MaxConnectionAge is the age at which a connection is closed with GOAWAY,
+	// ±10 % (grpc-go's jitter); 0 is no limit. Clients then query DNS again, and
+	// find new pods.
 	MaxConnectionAge time.Duration
-	// Reflection lets anyone who can connect list the services and messages, so
-	// that grpcurl needs no .proto.
+	// Reflection lists the services and messages to every client, so that grpcurl
+	// needs no .proto.
 	Reflection bool
 	// Limiter is the concurrency limit, shared with the process's other servers;
 	// nil is no limit.
@@ -94,28 +100,28 @@ type Options struct {
 	MaxMessage int
 }
 
-// Server serves gRPC. It is the grpc.ServiceRegistrar to register services at.
+// Server serves gRPC. Register services on it before Serve.
 type Server struct {
 	*grpc.Server
-	name, addr string
-	limit      connlimit.Options
-	listener   net.Listener
-	unary      map[string]bool // full names of the unary methods, from Serve on
-	stopping   context.Context
-	stop       context.CancelFunc
+	addrVar, addr  string
+	limit          connlimit.Options
+	listener       net.Listener
+	unary          map[string]bool // full names of the unary methods, from Serve on
+	shutdownCtx    context.Context // ends when Shutdown is called
+	cancelShutdown context.CancelFunc
 }
 
-// New makes a server; Listen and Serve start it.
+// New returns a server, which Listen and Serve start.
 func New(o Options) *Server {
-	s := &Server{name: o.AddrVar, addr: o.Addr, limit: connlimit.Options{
+	s := &Server{addrVar: o.AddrVar, addr: o.Addr, limit: connlimit.Options{
 		Name: "grpc", HTTP2: true, Budget: connMemory, PerConn: memoryPerConn, Metrics: o.Telemetry.Metrics,
 	}}
-	s.stopping, s.stop = context.WithCancel(context.Background())
+	s.shutdownCtx, s.cancelShutdown = context.WithCancel(context.Background())
 
 	metrics := middleware.NewServerMetrics(middleware.WithServerHandlingTimeHistogram())
 	o.Telemetry.Metrics.MustRegister(metrics)
 
-	s.Server = grpc.NewServer(append(traced(o.Telemetry),
+	s.Server = grpc.NewServer(append(traceOptions(o.Telemetry),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			MaxConnectionAge:      o.MaxConnectionAge,
 			MaxConnectionAgeGrace: ageGrace,
@@ -131,21 +137,21 @@ func New(o Options) *Server {
 		grpc.StaticConnWindowSize(window),
 		grpc.ReadBufferSize(readBuffer),
 		experimental.BufferPool(buffers),
-		grpc.InTapHandle(s.bounded),
-		grpc.NumStreamWorkers(uint32(workersPerCPU*runtime.GOMAXPROCS(0))), //nolint:gosec // some thousands at most
-		// A call passes these from first to last, its response from last to first.
+		grpc.InTapHandle(s.setDeadline),
+		grpc.NumStreamWorkers(uint32(workersPerCPU*runtime.GOMAXPROCS(0))), //nolint:gosec // a few thousand at most
+		// A call passes these from first to last, and its response from last to first.
 		grpc.ChainUnaryInterceptor(
 			metrics.UnaryServerInterceptor(),
-			observedUnary(o.Telemetry.Log),
-			sheddingUnary(o.Limiter),
-			faultyUnary(o.Faults),
+			logUnary(o.Telemetry.Log),
+			shedUnary(o.Limiter),
+			injectUnary(o.Faults),
 		),
 		grpc.ChainStreamInterceptor(
 			metrics.StreamServerInterceptor(),
-			observedStream(o.Telemetry.Log),
-			s.drainingStream,
-			sheddingStream(o.Limiter),
-			faultyStream(o.Faults),
+			logStream(o.Telemetry.Log),
+			s.endOnShutdown,
+			shedStream(o.Limiter),
+			injectStream(o.Faults),
 		),
 	)...)
 	grpc_health_v1.RegisterHealthServer(s.Server, o.Health.GRPC())
@@ -155,24 +161,25 @@ func New(o Options) *Server {
 	return s
 }
 
-// buffers hold frames of more than 1 KiB, in powers of two up to the largest
-// frame. grpc-go's own pool would hold a frame of 1,025 bytes in 4 KiB.
+// buffers is the pool for frames of more than 1 KiB, in powers of two. In grpc-go's
+// own pool a frame of 1,025 bytes takes a buffer of 4 KiB.
 var buffers = mem.NewTieredBufferPool(2<<10, 4<<10, 8<<10, 16<<10, 32<<10, 64<<10, 128<<10, 1<<20)
 
-// Listen opens the port, so that a port which is taken stops the start.
+// Listen opens the port. It is apart from Serve so that a port in use fails the
+// start, before any server serves.
 func (s *Server) Listen() error {
 	l, err := net.Listen("tcp", s.addr)
 	if err != nil {
-		return fmt.Errorf("%s: %w", s.name, err)
+		return fmt.Errorf("%s: %w", s.addrVar, err)
 	}
 	s.listener = connlimit.New(l, s.limit)
 	return nil
 }
 
-// Addr is where the server listens, after Listen.
+// Addr returns the address of the port, after Listen.
 func (s *Server) Addr() net.Addr { return s.listener.Addr() }
 
-// Serve serves until Shutdown, and then returns nil.
+// Serve serves until Shutdown, after which it returns nil.
 func (s *Server) Serve() error {
 	s.unary = map[string]bool{}
 	for service, info := range s.GetServiceInfo() {
@@ -181,20 +188,20 @@ func (s *Server) Serve() error {
 		}
 	}
 	if err := s.Server.Serve(s.listener); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
-		return fmt.Errorf("%s: serve: %w", s.name, err)
+		return fmt.Errorf("%s: serve: %w", s.addrVar, err)
 	}
 	return nil
 }
 
-// StartDraining does nothing: clients watch health, which has told them to go
-// elsewhere.
+// StartDraining does nothing: clients watch gRPC health, which is NOT_SERVING
+// while the process drains.
 func (s *Server) StartDraining() {}
 
-// Shutdown sends GOAWAY, ends streams and waits for calls in flight. When ctx
-// ends first it cuts them off and returns ctx's error. (GracefulStop alone has
-// no limit in time.)
+// Shutdown sends GOAWAY, ends streams and waits for calls in flight. If ctx ends
+// first, it cancels them and returns ctx's error. (GracefulStop alone has no time
+// limit.)
 func (s *Server) Shutdown(ctx context.Context) error {
-	s.stop()
+	s.cancelShutdown()
 	done := make(chan struct{})
 	go func() {
 		s.GracefulStop()
@@ -204,11 +211,11 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	case <-done:
 		return nil
 	case <-ctx.Done():
-		s.Stop() // ends the contexts of handlers; GracefulStop still waits for them
+		s.Stop() // ends the handlers' contexts; GracefulStop still waits for the handlers
 		select {
 		case <-done:
-		case <-time.After(lifecycle.CutOffGrace): // a handler that ignores its context is left behind
+		case <-time.After(lifecycle.CutOffGrace): // do not wait for a handler that ignores its context
 		}
-		return fmt.Errorf("%s: calls cut off: %w", s.name, ctx.Err())
+		return fmt.Errorf("%s: calls canceled: %w", s.addrVar, ctx.Err())
 	}
 }

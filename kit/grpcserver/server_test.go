@@ -32,7 +32,7 @@ import (
 	"example.com/tandem/kit/limiter"
 )
 
-func TestPortThatIsTakenIsAnErrorThatNamesTheVariable(t *testing.T) {
+func TestListen_FailsOnPortInUse(t *testing.T) {
 	s := start(t, grpcserver.Options{}, echo.Echo{})
 	second := grpcserver.New(grpcserver.Options{
 		AddrVar: "GRPC_ADDR", Addr: s.Addr().String(), Health: s.health, Telemetry: kittest.Telemetry(t, io.Discard),
@@ -69,7 +69,7 @@ func TestReflection_ListsServicesOnlyIfOn(t *testing.T) {
 }
 
 // A handler's deadline is the caller's, if that is near; else the call has 15 s.
-func TestServer_BoundsTheDeadline(t *testing.T) {
+func TestServer_LimitsTheDeadline(t *testing.T) {
 	left := make(chan time.Duration, 1)
 	s := start(t, grpcserver.Options{}, echo.Echo{Say: func(ctx context.Context, _ string) (string, error) {
 		deadline, ok := ctx.Deadline()
@@ -124,7 +124,7 @@ func TestServer_DeadlineEndsTheHandler(t *testing.T) {
 	assert.Equal(t, "DeadlineExceeded", lines(t, &log, "grpc")[0]["code"])
 }
 
-func TestCallerThatLeavesEndsTheContextOfACall(t *testing.T) {
+func TestServer_CancelEndsTheHandler(t *testing.T) {
 	began, ended := make(chan struct{}), make(chan error, 1)
 	wait := func(ctx context.Context) error {
 		began <- struct{}{}
@@ -237,7 +237,7 @@ func TestServer_SharesItsLimiter(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestFaultsStrikeCallsAndStreamsButNotHealth(t *testing.T) {
+func TestServer_InjectsNoFaultsInHealth(t *testing.T) {
 	faults := fault.NewSwitch(true, func(bool) {})
 	s := start(t, grpcserver.Options{Faults: faults}, echo.Echo{Watch: func(grpc.ServerStream) error { return nil }})
 	faults.Set(fault.Fault{ErrorRate: 1})
@@ -257,7 +257,7 @@ func TestFaultsStrikeCallsAndStreamsButNotHealth(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestPanicIsInternalAndOneLogLineWithAStack(t *testing.T) {
+func TestServer_PanicIsInternal(t *testing.T) {
 	var log kittest.Buffer
 	s := start(t, grpcserver.Options{Telemetry: kittest.Telemetry(t, &log)}, echo.Echo{
 		Say: func(_ context.Context, said string) (string, error) {
@@ -294,7 +294,7 @@ func TestPanicIsInternalAndOneLogLineWithAStack(t *testing.T) {
 
 func blowUp() { panic("boom") }
 
-func TestOneTraceFromCallerToServerAndInTheLog(t *testing.T) {
+func TestTrace_ContinuesCallers(t *testing.T) {
 	spans := tracetest.NewInMemoryExporter()
 	provider := sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans))
 	var log kittest.Buffer
@@ -336,7 +336,7 @@ func TestOneTraceFromCallerToServerAndInTheLog(t *testing.T) {
 	assert.Contains(t, served[0]["from"], "127.0.0.1:")
 }
 
-func TestMetricsCountCallsByMethodAndCode(t *testing.T) {
+func TestMetrics_CountByMethodAndCode(t *testing.T) {
 	tel := kittest.Telemetry(t, io.Discard)
 	s := start(t, grpcserver.Options{Telemetry: tel}, echo.Echo{Say: func(_ context.Context, said string) (string, error) {
 		if said == "panic" {
@@ -368,7 +368,7 @@ func TestServer_LimitsMessages(t *testing.T) {
 	}
 }
 
-func TestMaxConnectionAgeMakesClientsReconnectWithoutAFailedCall(t *testing.T) {
+func TestMaxConnectionAge_LosesNoCall(t *testing.T) {
 	s := start(t, grpcserver.Options{MaxConnectionAge: 300 * time.Millisecond}, echo.Echo{Say: func(ctx context.Context, _ string) (string, error) {
 		p, _ := peer.FromContext(ctx)
 		return p.Addr.String(), nil
@@ -382,7 +382,7 @@ func TestMaxConnectionAgeMakesClientsReconnectWithoutAFailedCall(t *testing.T) {
 	}, "the client comes from new ports again and again")
 }
 
-func TestPingsOfOurClientAreNotTooFrequent(t *testing.T) {
+func TestServer_AcceptsPingsOfGRPCClient(t *testing.T) {
 	t.Parallel()
 	s := start(t, grpcserver.Options{}, echo.Echo{Say: func(ctx context.Context, _ string) (string, error) {
 		p, _ := peer.FromContext(ctx)
@@ -399,7 +399,7 @@ func TestPingsOfOurClientAreNotTooFrequent(t *testing.T) {
 }
 
 // Nothing that a client sends goes into a log line without a limit.
-func TestServer_TruncatesWhatItLogs(t *testing.T) {
+func TestLog_TruncatesValues(t *testing.T) {
 	var log kittest.Buffer
 	s := start(t, grpcserver.Options{Telemetry: kittest.Telemetry(t, &log)}, echo.Echo{Say: func(_ context.Context, said string) (string, error) {
 		return "", status.Error(codes.InvalidArgument, said)

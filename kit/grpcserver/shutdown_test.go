@@ -15,6 +15,7 @@ import (
 
 	"example.com/tandem/kit/grpcserver"
 	"example.com/tandem/kit/internal/echo"
+	"example.com/tandem/kit/lifecycle"
 )
 
 // dial makes a client that sets nothing.
@@ -37,7 +38,7 @@ func (s *server) shutdown(limit time.Duration) <-chan error {
 	return done
 }
 
-func TestShutdownWaitsForACallInFlightAndTakesNoNewOnes(t *testing.T) {
+func TestShutdown_WaitsForCalls(t *testing.T) {
 	g := newGate(t)
 	s := start(t, grpcserver.Options{}, echo.Echo{Say: func(context.Context, string) (string, error) {
 		g.pass()
@@ -76,7 +77,7 @@ func TestShutdownWaitsForACallInFlightAndTakesNoNewOnes(t *testing.T) {
 	assert.Equal(t, answer{"served", nil}, <-answered)
 }
 
-func TestShutdownEndsStreamsThatNeverEnd(t *testing.T) {
+func TestShutdown_EndsStreams(t *testing.T) {
 	cause := make(chan error, 1)
 	s := start(t, grpcserver.Options{}, echo.Echo{Watch: func(ss grpc.ServerStream) error {
 		if err := echo.Send(ss, "begun"); err != nil {
@@ -94,12 +95,12 @@ func TestShutdownEndsStreamsThatNeverEnd(t *testing.T) {
 	down := s.shutdown(time.Minute) // the client's own watch of health is such a stream too
 	_, err = stream.Recv()
 	assert.Equal(t, codes.Unavailable, status.Code(err))
-	require.ErrorContains(t, err, grpcserver.ErrDraining.Error())
+	require.ErrorContains(t, err, lifecycle.ErrDraining.Error())
 	require.NoError(t, within(t, down, "Shutdown is held"))
-	require.ErrorIs(t, <-cause, grpcserver.ErrDraining)
+	require.ErrorIs(t, <-cause, lifecycle.ErrDraining)
 }
 
-func TestShutdownCutsCallsOffWhenItsTimeIsUp(t *testing.T) {
+func TestShutdown_EndsWithItsContext(t *testing.T) {
 	g := newGate(t)
 	ended := make(chan struct{})
 	for name, tt := range map[string]struct {

@@ -12,15 +12,15 @@ import (
 	"example.com/tandem/kit/telemetry"
 )
 
-// traced continues the caller's trace, or begins one.
-func traced(t *telemetry.Telemetry) []grpc.ServerOption {
+// traceOptions returns the options that continue the caller's trace, or start one.
+func traceOptions(t *telemetry.Telemetry) []grpc.ServerOption {
 	if t.Traces == nil {
 		return []grpc.ServerOption{grpc.ChainUnaryInterceptor(continueUnary), grpc.ChainStreamInterceptor(continueStream)}
 	}
 	return []grpc.ServerOption{grpc.StatsHandler(otelgrpc.NewServerHandler(
 		otelgrpc.WithTracerProvider(t.Traces),
 		otelgrpc.WithPropagators(telemetry.Propagator),
-		otelgrpc.WithMeterProvider(noop.NewMeterProvider()), // metrics are Prometheus's
+		otelgrpc.WithMeterProvider(noop.NewMeterProvider()), // metrics go to Prometheus
 		otelgrpc.WithFilter(filters.Not(filters.HealthCheck())),
 	))}
 }
@@ -30,11 +30,11 @@ func continueUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next g
 }
 
 func continueStream(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	return next(srv, &stream{ss, telemetry.Continue(ss.Context(), incoming{ss.Context()})})
+	return next(srv, &streamWithContext{ss, telemetry.Continue(ss.Context(), incoming{ss.Context()})})
 }
 
-// incoming is a call's metadata, as the propagator reads headers.
-type incoming struct{ ctx context.Context } //nolint:containedctx // it is what holds the metadata
+// incoming lets the propagator read a call's metadata as headers.
+type incoming struct{ ctx context.Context } //nolint:containedctx // the metadata is in the context
 
 func (i incoming) Get(name string) string {
 	if values := metadata.ValueFromIncomingContext(i.ctx, name); len(values) > 0 {
@@ -43,6 +43,6 @@ func (i incoming) Get(name string) string {
 	return ""
 }
 
-// Set and Keys are there for writers, which this is not for.
+// Set and Keys complete the interface; a propagator that reads does not call them.
 func (incoming) Set(string, string) {}
 func (incoming) Keys() []string     { return nil }

@@ -8,21 +8,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// holdOffNew makes the kernel drop requests to connect to l, as if they were
-// lost on the way, while connections whose handshake has begun are still
-// accepted. When l is closed later, its queue is empty, and no connection that
-// the client believes to be open is reset. A client that connects meanwhile
-// tries again after a second and is then refused.
+// holdOffNew makes the kernel drop SYN packets to l, as if they were lost, while
+// connections whose handshake has started are still accepted. When l is closed
+// later, its queue is empty, and no connection that is open for its client is
+// reset. A client that connects in between sends its SYN again after a second, and
+// is then refused.
 //
-// Where the kernel takes no filter (gVisor), l goes on accepting until it is
-// closed.
+// On a kernel without this filter (gVisor), l accepts connections until it is closed.
 func holdOffNew(l net.Listener) {
 	const flags, syn, synAndACK = 13, 0x02, 0x12 // in the TCP header
 	program, err := bpf.Assemble([]bpf.Instruction{
 		bpf.LoadAbsolute{Off: flags, Size: 1},
 		bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: synAndACK},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: syn, SkipTrue: 1},
-		bpf.RetConstant{Val: 1 << 18}, // more than any packet: keep it whole
+		bpf.RetConstant{Val: 1 << 18}, // more than any packet: accept all of it
 		bpf.RetConstant{Val: 0},
 	})
 	conn, ok := l.(syscall.Conn)

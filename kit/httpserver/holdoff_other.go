@@ -4,6 +4,6 @@ package httpserver
 
 import "net"
 
-// holdOffNew does nothing: only Linux can hold off new connections and accept
-// those that have begun.
+// holdOffNew does nothing: only Linux can drop new connections and still accept
+// those whose handshake has started.
 func holdOffNew(net.Listener) {}

@@ -12,7 +12,7 @@ import (
 	"example.com/tandem/kit/kittest"
 )
 
-func TestAListenerThatFailsEndsServe(t *testing.T) {
+func TestServe_ReturnsListenerError(t *testing.T) {
 	s := newServer("HTTP_ADDR", "127.0.0.1:0", kittest.Telemetry(t, io.Discard))
 	require.NoError(t, s.Listen())
 	require.NoError(t, s.listener.Close())
@@ -21,14 +21,14 @@ func TestAListenerThatFailsEndsServe(t *testing.T) {
 	require.ErrorContains(t, err, "HTTP_ADDR: serve: ")
 }
 
-// TestConnectionsThatWereOpenedTogetherAreNotClosedTogether looks inside:
+// TestSetExpiry_HasJitter looks inside:
 // from outside, a busy machine would blur what it shows.
-func TestConnectionsThatWereOpenedTogetherAreNotClosedTogether(t *testing.T) {
+func TestSetExpiry_HasJitter(t *testing.T) {
 	s := &Server{maxAge: time.Hour}
 	var least, most time.Duration
 	for range 1000 {
 		before := time.Now()
-		old := s.noteBirth(t.Context(), nil).Value(birthKey{}).(time.Time)
+		old := s.setExpiry(t.Context(), nil).Value(expiryKey{}).(time.Time)
 		age := old.Sub(before)
 		assert.GreaterOrEqual(t, age, 54*time.Minute)
 		assert.LessOrEqual(t, time.Until(old), 66*time.Minute)

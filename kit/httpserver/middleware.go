@@ -35,15 +35,18 @@ const (
 	defaultMaxBody = 64 << 10 // bytes of a request's body
 )
 
-// probes are called every few seconds by kubelet: they have no spans, and log
-// lines only at debug.
-var probes = []string{"/livez", "/readyz", "/health"}
+// The routes that kubelet calls every few seconds.
+const livez, readyz, healthPath = "/livez", "/readyz", "/health"
 
-// methods that may stand in a label or be allowed on a route.
+// isProbe reports whether a path or route is one of them: those have no spans, and
+// log lines only at debug.
+func isProbe(path string) bool { return path == livez || path == readyz || path == healthPath }
+
+// methods are the ones that can be a metric's label, and be allowed on a route.
 var methods = []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions}
 
-// traced continues the caller's trace, or begins one.
-func traced(t *telemetry.Telemetry) func(http.Handler) http.Handler {
+// traceRequests continues the caller's trace, or starts one.
+func traceRequests(t *telemetry.Telemetry) func(http.Handler) http.Handler {
 	if t.Traces == nil {
 		return func(next http.Handler) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -54,13 +57,13 @@ func traced(t *telemetry.Telemetry) func(http.Handler) http.Handler {
 	return otelhttp.NewMiddleware("http",
 		otelhttp.WithTracerProvider(t.Traces),
 		otelhttp.WithPropagators(telemetry.Propagator),
-		otelhttp.WithMeterProvider(noop.NewMeterProvider()), // metrics are Prometheus's
-		otelhttp.WithFilter(func(r *http.Request) bool { return !slices.Contains(probes, r.URL.Path) }),
+		otelhttp.WithMeterProvider(noop.NewMeterProvider()), // metrics go to Prometheus
+		otelhttp.WithFilter(func(r *http.Request) bool { return !isProbe(r.URL.Path) }),
 	)
 }
 
-// observed counts, times and logs every request, and turns a panic into a 500.
-func observed(log *slog.Logger, metrics prometheus.Registerer, closes func(*http.Request) bool) func(http.Handler) http.Handler {
+// logAndMeasure logs and measures every request, and turns a panic into a 500.
+func logAndMeasure(log *slog.Logger, metrics prometheus.Registerer, mustClose func(*http.Request) bool) func(http.Handler) http.Handler {
 	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "http_server_request_duration_seconds",
 		Help:    "Time from a request's headers to the end of its response, by method, route pattern and status.",
@@ -71,11 +74,11 @@ func observed(log *slog.Logger, metrics prometheus.Registerer, closes func(*http
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			start := time.Now()
-			out := &response{ResponseWriter: w, closes: func() bool { return closes(r) }}
+			out := &response{ResponseWriter: w, mustClose: func() bool { return mustClose(r) }}
 			out.Header().Set("X-Content-Type-Options", "nosniff")
 			defer func() {
 				p := recover()
-				half := out.status != 0 || p == http.ErrAbortHandler //nolint:errorlint // net/http compares so, too
+				sentPart := out.status != 0 || p == http.ErrAbortHandler //nolint:errorlint // net/http compares it in this way, too
 				status := finish(out, r, log, p)
 				took := time.Since(start)
 				route := routeOf(r)
@@ -89,9 +92,9 @@ func observed(log *slog.Logger, metrics prometheus.Registerer, closes func(*http
 					slog.Int64("duration_us", took.Microseconds()),
 					slog.String("from", telemetry.Truncate(r.RemoteAddr)),
 				)
-				if p != nil && half {
-					// Break the connection off, so that the client does not take
-					// half a response for a whole one.
+				if p != nil && sentPart {
+					// Closes the connection, so that the client does not take part of a
+					// response for all of it.
 					panic(http.ErrAbortHandler)
 				}
 			}()
@@ -100,23 +103,22 @@ func observed(log *slog.Logger, metrics prometheus.Registerer, closes func(*http
 	}
 }
 
-// finish completes the response of a handler that returned, or panicked with p,
-// and returns the status for metrics and logs. That is the one sent, except for
-// a response that the client did not get whole: 499 if the client left, 500 if
-// the handler gave up.
+// finish completes the response of a handler that returned, or panicked with p. It
+// returns the status for metrics and logs: the one sent, but 499 if the client
+// disconnected before it had the whole response, and 500 if the handler aborted it.
 func finish(w *response, r *http.Request, log *slog.Logger, p any) int {
-	left := errors.Is(r.Context().Err(), context.Canceled) && !w.complete()
-	aborted := p == http.ErrAbortHandler //nolint:errorlint // net/http compares so, too
+	disconnected := errors.Is(r.Context().Err(), context.Canceled) && !w.complete()
+	aborted := p == http.ErrAbortHandler //nolint:errorlint // net/http compares it in this way, too
 	if p != nil && !aborted {
 		log.ErrorContext(r.Context(), "panic", "error", fmt.Sprint(p), "stack", string(debug.Stack()))
 	}
 	switch {
-	case left:
+	case disconnected:
 		return call.StatusCanceled
 	case p != nil && (aborted || w.status != 0):
 		return http.StatusInternalServerError
 	case p != nil:
-		clear(w.Header()) // the handler's Content-Length, Cache-Control, ... are not those of the problem
+		clear(w.Header()) // the handler's Content-Length and the like are not the problem's
 		fail(w, r, problem.Problem{Status: http.StatusInternalServerError, Detail: "internal error; see the server log"})
 	case w.status == 0:
 		w.WriteHeader(http.StatusOK)
@@ -124,7 +126,7 @@ func finish(w *response, r *http.Request, log *slog.Logger, p any) int {
 	return w.status
 }
 
-// fail responds with a problem that names the request's trace.
+// fail responds with a problem, and adds the trace id to it.
 func fail(w http.ResponseWriter, r *http.Request, p problem.Problem) {
 	if span := trace.SpanContextFromContext(r.Context()); span.HasTraceID() {
 		p.TraceID = span.TraceID().String()
@@ -132,7 +134,8 @@ func fail(w http.ResponseWriter, r *http.Request, p problem.Problem) {
 	problem.Write(w, p)
 }
 
-// routeOf is the pattern that matched, which is bounded where a path is not.
+// routeOf returns the route's pattern: the number of patterns is limited, that of
+// paths is not.
 func routeOf(r *http.Request) string {
 	if pattern := chi.RouteContext(r.Context()).RoutePattern(); pattern != "" {
 		return pattern
@@ -144,12 +147,12 @@ func methodOf(r *http.Request) string {
 	if slices.Contains(methods, r.Method) {
 		return r.Method
 	}
-	return "_OTHER" // as OpenTelemetry's conventions have it
+	return "_OTHER" // OpenTelemetry's name for it
 }
 
 func levelOf(route string, status int) slog.Level {
 	switch {
-	case slices.Contains(probes, route):
+	case isProbe(route):
 		return slog.LevelDebug
 	case status >= 500:
 		return slog.LevelWarn
@@ -158,9 +161,10 @@ func levelOf(route string, status int) slog.Level {
 	}
 }
 
-// bounded refuses requests that are larger than any honest one, and reads the
-// body: a slow sender must not count towards the concurrency limit.
-func bounded(maxBody int64) func(http.Handler) http.Handler {
+// limitSize refuses requests whose headers or body are too large, and reads the
+// body: while a client sends it slowly, it must not count towards the concurrency
+// limit.
+func limitSize(maxBody int64) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if headerSize(r) > maxHeader {
@@ -169,7 +173,7 @@ func bounded(maxBody int64) func(http.Handler) http.Handler {
 			}
 			if r.ContentLength != 0 {
 				if p, ok := readBody(w, r, maxBody); !ok {
-					w.Header().Set("Connection", "close") // else net/http waits for the rest of the body first
+					w.Header().Set("Connection", "close") // otherwise net/http reads the rest of the body first
 					fail(w, r, p)
 					return
 				}
@@ -183,14 +187,14 @@ func headerSize(r *http.Request) int {
 	size := len(r.Method) + len(r.RequestURI) + len(r.Host)
 	for name, values := range r.Header {
 		for _, v := range values {
-			size += len(name) + len(v) + 4 // ": " and the line's end
+			size += len(name) + len(v) + 4 // ": " and the end of the line
 		}
 	}
 	return size
 }
 
-// readBody replaces the body of r by one in memory. If it cannot, it returns the
-// problem to respond with, and false.
+// readBody reads the body of r into memory and replaces it. If it cannot, it returns
+// the problem to respond with, and false.
 func readBody(w http.ResponseWriter, r *http.Request, maxBody int64) (problem.Problem, bool) {
 	tooLarge := problem.Problem{Status: http.StatusRequestEntityTooLarge, Detail: fmt.Sprintf("the body exceeds %d bytes", maxBody)}
 	if r.ContentLength > maxBody {
@@ -198,13 +202,13 @@ func readBody(w http.ResponseWriter, r *http.Request, maxBody int64) (problem.Pr
 	}
 	noBody := r.Method == http.MethodGet || r.Method == http.MethodHead
 	if noBody {
-		maxBody = 0 // a body of unknown length may still be empty
+		maxBody = 0 // the length may be unknown, and the body empty
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	_, exceeds := errors.AsType[*http.MaxBytesError](err)
 	switch {
 	case noBody && (exceeds || len(body) > 0):
-		return problem.Problem{Status: http.StatusBadRequest, Detail: r.Method + " takes no body"}, false
+		return problem.Problem{Status: http.StatusBadRequest, Detail: r.Method + " requests must not have a body"}, false
 	case exceeds:
 		return tooLarge, false
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -216,9 +220,9 @@ func readBody(w http.ResponseWriter, r *http.Request, maxBody int64) (problem.Pr
 	return problem.Problem{}, true
 }
 
-// limited ends the context of a handler that runs for too long. The server's
-// timeouts do not: past them, a response just cannot be written.
-func limited(next http.Handler) http.Handler {
+// limitTime ends the context of a handler after longestRequest. The server's own
+// timeouts do not: after them, a response cannot be written, and the handler runs on.
+func limitTime(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), longestRequest)
 		defer cancel()
@@ -226,8 +230,8 @@ func limited(next http.Handler) http.Handler {
 	})
 }
 
-// shedding refuses requests beyond the concurrency limit.
-func shedding(acquire func(context.Context) error, release func()) func(http.Handler) http.Handler {
+// shed refuses requests beyond the concurrency limit.
+func shed(acquire func(context.Context) error, release func()) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if err := acquire(r.Context()); err != nil {
@@ -240,8 +244,8 @@ func shedding(acquire func(context.Context) error, release func()) func(http.Han
 	}
 }
 
-// faulty injects the faults that the switch is set to.
-func faulty(s *fault.Switch) func(http.Handler) http.Handler {
+// injectFaults injects the faults that the switch is set to.
+func injectFaults(s *fault.Switch) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if err := s.Inject(r.Context()); err != nil {
@@ -253,8 +257,8 @@ func faulty(s *fault.Switch) func(http.Handler) http.Handler {
 	}
 }
 
-// refuse responds 503 to a request that was not begun: the client may retry it,
-// and Retry-After says when. A client that has left gets no response.
+// refuse responds 503 to a request whose handler was not called: the client may
+// retry it, after the time in Retry-After. A client that disconnected gets none.
 func refuse(w http.ResponseWriter, r *http.Request, err error, retryAfter time.Duration) {
 	if errors.Is(err, context.Canceled) {
 		return
@@ -265,13 +269,13 @@ func refuse(w http.ResponseWriter, r *http.Request, err error, retryAfter time.D
 }
 
 func notFound(w http.ResponseWriter, r *http.Request) {
-	fail(w, r, problem.Problem{Status: http.StatusNotFound, Detail: "nothing is served at this path"})
+	fail(w, r, problem.Problem{Status: http.StatusNotFound, Detail: "no route for this path"})
 }
 
 func methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 	var allowed []string
 	routes := chi.RouteContext(r.Context()).Routes
-	path := cmp.Or(r.URL.RawPath, r.URL.Path) // as chi has it
+	path := cmp.Or(r.URL.RawPath, r.URL.Path) // the one that chi matches
 	for _, m := range methods {
 		routed := m
 		if m == http.MethodHead {
@@ -281,11 +285,11 @@ func methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 			allowed = append(allowed, m)
 		}
 	}
-	if len(allowed) == 0 { // chi calls this for a method that it does not know, whatever the path
+	if len(allowed) == 0 { // chi also calls this for an unknown method on a path without routes
 		notFound(w, r)
 		return
 	}
 	allow := strings.Join(allowed, ", ")
 	w.Header().Set("Allow", allow)
-	fail(w, r, problem.Problem{Status: http.StatusMethodNotAllowed, Detail: "this path takes " + allow})
+	fail(w, r, problem.Problem{Status: http.StatusMethodNotAllowed, Detail: "allowed methods: " + allow})
 }

@@ -43,14 +43,14 @@ func TestServer_RefusalsAreProblems(t *testing.T) {
 		status        int
 		detail, allow string
 	}{
-		{"an unknown path", "GET /nothing" + head + "\r\n", 404, "nothing is served at this path", ""},
-		{"another method", "DELETE /things" + head + "\r\n", 405, "this path takes GET, HEAD, PUT", "GET, HEAD, PUT"},
+		{"an unknown path", "GET /nothing" + head + "\r\n", 404, "no route for this path", ""},
+		{"another method", "DELETE /things" + head + "\r\n", 405, "allowed methods: GET, HEAD, PUT", "GET, HEAD, PUT"},
 		{"HEAD where there is no GET", "HEAD /orders" + head + "\r\n", 405, "", "POST"},
-		{"another method, below a pattern", "POST /things/a%2Fb" + head + "Content-Length: 0\r\n\r\n", 405, "this path takes GET, HEAD", "GET, HEAD"},
-		{"a method that no one knows", "BREW /things" + head + "\r\n", 405, "this path takes GET, HEAD, PUT", "GET, HEAD, PUT"},
-		{"a method that no one knows on an unknown path", "BREW /nothing" + head + "\r\n", 404, "nothing is served at this path", ""},
-		{"GET with a body", "GET /things" + head + "Content-Length: 1\r\n\r\nx", 400, "GET takes no body", ""},
-		{"GET with a chunked body", "GET /things" + head + "Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", 400, "GET takes no body", ""},
+		{"another method, below a pattern", "POST /things/a%2Fb" + head + "Content-Length: 0\r\n\r\n", 405, "allowed methods: GET, HEAD", "GET, HEAD"},
+		{"a method that no one knows", "BREW /things" + head + "\r\n", 405, "allowed methods: GET, HEAD, PUT", "GET, HEAD, PUT"},
+		{"a method that no one knows on an unknown path", "BREW /nothing" + head + "\r\n", 404, "no route for this path", ""},
+		{"GET with a body", "GET /things" + head + "Content-Length: 1\r\n\r\nx", 400, "GET requests must not have a body", ""},
+		{"GET with a chunked body", "GET /things" + head + "Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", 400, "GET requests must not have a body", ""},
 		{"HEAD with a body", "HEAD /things" + head + "Content-Length: 1\r\n\r\nx", 400, "", ""},
 		{"a body that says it is too large", "PUT /things" + head + "Content-Length: 65537\r\n\r\n", 413, "the body exceeds 65536 bytes", ""},
 		{"a broken body", "PUT /things" + head + "Transfer-Encoding: chunked\r\n\r\nx\r\n", 400, "read the body: invalid byte in chunk length", ""},
@@ -141,7 +141,7 @@ func TestServer_SlowBodyTimesOut(t *testing.T) {
 }
 
 // Beyond twice the limit net/http itself refuses, before any handler.
-func TestServer_NetHTTPRefusesHugeHeaders(t *testing.T) {
+func TestServer_RefusesHugeHeaders(t *testing.T) {
 	t.Parallel()
 	reached := make(chan struct{}, 1)
 	s := serve(t, httpserver.Options{}, func(s *httpserver.Server) {
@@ -190,7 +190,7 @@ func TestServer_PanicIsA500(t *testing.T) {
 
 // A handler that panics or aborts in the middle of a response breaks the
 // connection, and the response counts as 500.
-func TestServer_AbortedResponseCountsAs500(t *testing.T) {
+func TestServer_LogsAbortedResponseAs500(t *testing.T) {
 	t.Parallel()
 	for name, how := range map[string]any{"a panic": "out of cheese", "an abort": http.ErrAbortHandler} {
 		t.Run(name, func(t *testing.T) {
@@ -214,7 +214,7 @@ func TestServer_AbortedResponseCountsAs500(t *testing.T) {
 }
 
 // A response whose client leaves in the middle counts as 499.
-func TestServer_ClientThatLeavesCountsAs499(t *testing.T) {
+func TestServer_LogsDisconnectAs499(t *testing.T) {
 	t.Parallel()
 	for name, handle := range map[string]http.HandlerFunc{
 		"while the handler writes": func(w http.ResponseWriter, _ *http.Request) {
@@ -247,7 +247,7 @@ func TestServer_ClientThatLeavesCountsAs499(t *testing.T) {
 
 // A client that leaves when it has all of the response does not count as 499,
 // whenever the handler returns.
-func TestServer_ClientThatHasAllCountsAs200(t *testing.T) {
+func TestServer_LogsCompleteResponseAs200(t *testing.T) {
 	t.Parallel()
 	s := serve(t, httpserver.Options{}, func(s *httpserver.Server) {
 		s.API.Get("/whole", func(w http.ResponseWriter, r *http.Request) {
@@ -269,7 +269,7 @@ func TestServer_ClientThatHasAllCountsAs200(t *testing.T) {
 }
 
 // Nothing that a client sends goes into a log line without a limit.
-func TestServer_TruncatesWhatItLogs(t *testing.T) {
+func TestLog_TruncatesValues(t *testing.T) {
 	t.Parallel()
 	s := serve(t, httpserver.Options{}, nil)
 	_, _ = s.raw(t, strings.Repeat("M", 10<<10)+" /"+strings.Repeat("p", 1<<10)+" HTTP/1.1\r\nHost: test\r\n\r\n")
@@ -278,7 +278,7 @@ func TestServer_TruncatesWhatItLogs(t *testing.T) {
 	assert.Equal(t, "/"+strings.Repeat("p", 255), line["path"])
 }
 
-func TestNoRequestForgesALogLine(t *testing.T) {
+func TestLog_CannotBeForged(t *testing.T) {
 	t.Parallel()
 	s := serve(t, httpserver.Options{}, nil)
 	forged := "/x\n{\"level\":\"ERROR\",\"msg\":\"http\"}\r\x1b[31m\x00\u2028"
@@ -292,7 +292,7 @@ func TestNoRequestForgesALogLine(t *testing.T) {
 	}
 }
 
-func TestTheAccessLogTellsTheRequest(t *testing.T) {
+func TestLog_DescribesRequest(t *testing.T) {
 	t.Parallel()
 	s := serve(t, httpserver.Options{}, func(s *httpserver.Server) {
 		s.API.Get("/things/{id}", hello)
@@ -317,7 +317,7 @@ func TestTheAccessLogTellsTheRequest(t *testing.T) {
 	assert.Equal(t, "WARN", lines[1]["level"])
 }
 
-func TestTheCallersTraceGoesOn(t *testing.T) {
+func TestTrace_ContinuesCallers(t *testing.T) {
 	t.Parallel()
 	inside := make(chan trace.SpanContext, 1)
 	s := serve(t, httpserver.Options{}, func(s *httpserver.Server) {
@@ -339,7 +339,7 @@ func TestTheCallersTraceGoesOn(t *testing.T) {
 	assert.NotEqual(t, id, span.TraceID().String())
 }
 
-func TestMetricsAreCountedByPatternAndStayFew(t *testing.T) {
+func TestMetrics_CountByPattern(t *testing.T) {
 	t.Parallel()
 	s := serve(t, httpserver.Options{}, func(s *httpserver.Server) {
 		s.API.Get("/things/{id}", hello)
@@ -407,7 +407,7 @@ func TestServer_ShedsBeyondTheLimit(t *testing.T) {
 	}, "there is room again")
 }
 
-func TestAClientThatLeavesEndsItsRequest(t *testing.T) {
+func TestServer_DisconnectEndsRequest(t *testing.T) {
 	t.Parallel()
 	ended := make(chan error, 1)
 	faults := fault.NewSwitch(true, func(bool) {})
@@ -431,7 +431,7 @@ func TestAClientThatLeavesEndsItsRequest(t *testing.T) {
 }
 
 // Faults are injected into the API and the streams, not into probes.
-func TestServer_FaultsSpareProbes(t *testing.T) {
+func TestServer_InjectsNoFaultsInProbes(t *testing.T) {
 	t.Parallel()
 	faults := fault.NewSwitch(true, func(bool) {})
 	s := serve(t, httpserver.Options{Faults: faults}, func(s *httpserver.Server) {

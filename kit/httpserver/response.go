@@ -6,21 +6,22 @@ import (
 	"strconv"
 )
 
-// response notes what a handler responds.
+// response records what a handler responds.
 type response struct {
 	http.ResponseWriter
-	// closes decides, when the header is written, whether the connection closes
-	// after this response. A request may have begun long before the drain.
-	closes func() bool
-	status int // 0 until the header is written
-	bytes  int64
-	failed bool // a write failed
+	// mustClose reports whether the connection closes after this response. It is
+	// called when the header is written: the drain may have started since the request
+	// arrived.
+	mustClose func() bool
+	status    int // 0 until the header is written
+	bytes     int64
+	failed    bool // a write failed
 }
 
 func (w *response) WriteHeader(status int) {
 	if w.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
 		w.status = status
-		if w.closes() {
+		if w.mustClose() {
 			w.Header().Set("Connection", "close")
 		}
 	}
@@ -37,7 +38,7 @@ func (w *response) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// FlushError sends what was written so far (see http.ResponseController).
+// FlushError sends what was written so far, for http.ResponseController.
 func (w *response) FlushError() error {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
@@ -53,8 +54,9 @@ func (w *response) Flush() { _ = w.FlushError() }
 // Unwrap is for http.ResponseController.
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// complete reports whether the handler has written all that it announced. A
-// client that has all of it may leave before the handler returns.
+// complete reports whether the handler has written as many bytes as its
+// Content-Length says. A client that has all of them may disconnect before the
+// handler returns.
 func (w *response) complete() bool {
 	length, err := strconv.ParseInt(w.Header().Get("Content-Length"), 10, 64)
 	return err == nil && w.status != 0 && w.bytes == length && !w.failed

@@ -1,5 +1,12 @@
-// Package httpserver is a chi router on a server whose time, sizes and memory
-// are bounded, whatever a client sends or fails to send.
+// Package httpserver is an HTTP/1.1 server with a chi router, and with limits on
+// time, sizes and memory for whatever a client sends or fails to send.
+//
+// A request passes the middleware in the order in which New lists it: trace, log
+// and metrics, size limits, time limit, concurrency limit, injected faults,
+// handler. server.go has the server and how it drains, middleware.go the
+// middleware, admin.go the servers of the admin and debug ports.
+//
+// Do not use it for uploads: a body is read into memory before its handler runs.
 package httpserver
 
 import (
@@ -20,111 +27,113 @@ import (
 	"example.com/tandem/kit/fault"
 	"example.com/tandem/kit/health"
 	"example.com/tandem/kit/internal/connlimit"
+	"example.com/tandem/kit/lifecycle"
 	"example.com/tandem/kit/limiter"
 	"example.com/tandem/kit/telemetry"
 )
 
-// net/http sets no timeout of its own.
+// Timeouts and limits. net/http has no timeouts by default.
 const (
 	readHeaderTimeout = 5 * time.Second
 	readTimeout       = 15 * time.Second // header and body
 	writeTimeout      = 30 * time.Second
-	// longestRequest is how long a handler may run before its context ends: short
-	// enough that the response which reports it can still be written. What takes
-	// longer belongs among the Streams.
+	// longestRequest is the time limit of a handler in API. It is shorter than
+	// writeTimeout, so that the response which reports it can still be written.
+	// Handlers that take longer belong in Streams.
 	longestRequest = 15 * time.Second
-	// idleTimeout exceeds that of package httpclient (90 s), so that the client
-	// closes an idle connection: if the server did, the client might be sending a
-	// request at that moment.
+	// idleTimeout exceeds package httpclient's (90 s), so that the client closes an
+	// idle connection. If the server closed it, the client might be sending a request
+	// at that moment.
 	idleTimeout = 120 * time.Second
-	// maxHeaderBytes is where net/http itself cuts off (4 KiB later, in plain
-	// text). Between maxHeader and that, the response is a problem of status 431.
+	// maxHeaderBytes is net/http's own limit, which it applies 4 KiB later, with a
+	// response in plain text. From maxHeader to there, limitSize responds with a
+	// problem of status 431.
 	maxHeaderBytes = maxHeader + 4<<10
-	// quietTime is how long no connection may have begun a request before
+	// quietTime is how long no request may have arrived on any connection before
 	// Shutdown closes the idle ones. It exceeds a round trip between zones.
 	quietTime = 200 * time.Millisecond
-	// quietTimeout bounds that wait where new connections cannot be held off.
+	// quietTimeout limits that wait, for systems where holdOffNew has no effect.
 	quietTimeout = 2 * time.Second
-	// connMemory is what all connections may hold, by package connlimit's
-	// estimate: some 1,500 idle ones. With grpcserver's 32 MiB and the 30 MiB that
-	// a service needs, it fits a pod of 128 MiB.
+	// connMemory is how many bytes all connections may hold together, as package
+	// connlimit estimates it: about 1,500 idle ones. With package grpcserver's 32 MiB
+	// and the 30 MiB of a service without requests, it fits a pod of 128 MiB.
 	connMemory = 24 << 20
 )
 
-// ErrDraining is why the context of a stream ends when its server drains.
-var ErrDraining = errors.New("the server is draining")
-
 // Options of a Server. Addr, Telemetry and Health are required.
 type Options struct {
-	// AddrVar is the variable that Addr came from; an error about it names both.
+	// AddrVar is the environment variable that Addr came from; errors name both.
 	AddrVar, Addr string
 	Telemetry     *telemetry.Telemetry
 	Health        *health.Health
 	Faults        *fault.Switch
-	// MaxConnectionAge is after how long a response asks its client to reconnect,
-	// ±10 %; 0 is never.
+	// MaxConnectionAge is the age from which a connection is closed after its next
+	// response, ±10 %; 0 is no limit.
 	MaxConnectionAge time.Duration
 	// Limiter is the concurrency limit, shared with the process's other servers;
 	// nil is no limit.
 	Limiter *limiter.Limiter
-	// MaxBody is the size of the largest body that a request may have, in bytes;
-	// 0 is 64 KiB. A body is read whole before its handler starts.
+	// MaxBody is the size of the largest request body, in bytes; 0 is 64 KiB. A body
+	// is read into memory before its handler runs.
 	MaxBody int64
 }
 
-// Server serves an API over HTTP/1.1, beside /livez, /readyz and /health.
+// Server serves HTTP/1.1: the routes that its user adds, and /livez, /readyz and
+// /health.
 type Server struct {
-	// API takes the routes whose responses are short.
+	// API is for routes that respond within 15 s.
 	API chi.Router
-	// Streams takes the routes that respond until the client leaves: their
-	// context ends when the server drains, and no timeout cuts them off.
+	// Streams is for routes that respond until the client disconnects. Their context
+	// ends when the server shuts down, with the cause lifecycle.ErrDraining; they
+	// have no other time limit.
 	Streams chi.Router
-	// Probes takes the routes that a load balancer or kubelet probes, beside
+	// Probes is for routes that a load balancer or kubelet probes, as it does
 	// /livez, /readyz and /health. They are never shed and get no injected faults:
-	// if a busy pod were restarted or became unready, the others would get its load.
+	// if a busy pod were restarted or removed, the others would get its load.
 	Probes chi.Router
 
-	name     string
-	http     *http.Server
-	tcp      net.Listener // the port
-	listener net.Listener // tcp, or what bounds its connections
-	limit    *connlimit.Options
-	draining atomic.Bool
-	began    atomic.Int64 // while draining: when a connection last opened or began a request, Unix ns
-	stopping context.Context
-	stop     context.CancelFunc
-	maxAge   time.Duration
+	addrVar        string
+	http           *http.Server
+	tcp            net.Listener // the port
+	listener       net.Listener // tcp, or a connlimit.Listener over it
+	limit          *connlimit.Options
+	maxAge         time.Duration // of a connection
+	draining       atomic.Bool
+	lastActivity   atomic.Int64    // while draining: when a connection last opened or started a request, Unix ns
+	shutdownCtx    context.Context // ends when Shutdown is called
+	cancelShutdown context.CancelFunc
 }
 
-// New makes a server; Listen and Serve start it.
+// New returns a server, which Listen and Serve start.
 func New(o Options) *Server {
 	s := newServer(o.AddrVar, o.Addr, o.Telemetry)
 	s.maxAge = o.MaxConnectionAge
 	s.limit = &connlimit.Options{Name: "http", Budget: connMemory, PerConn: connMemory, Metrics: o.Telemetry.Metrics}
 
 	root := chi.NewRouter()
-	// A request passes these from top to bottom, its response from bottom to top.
+	// A request passes these from first to last, and its response from last to first.
 	root.Use(
-		traced(o.Telemetry),
-		observed(o.Telemetry.Log, o.Telemetry.Metrics, s.closes),
-		bounded(cmp.Or(o.MaxBody, defaultMaxBody)),
+		traceRequests(o.Telemetry),
+		logAndMeasure(o.Telemetry.Log, o.Telemetry.Metrics, s.mustClose),
+		limitSize(cmp.Or(o.MaxBody, defaultMaxBody)),
 		middleware.GetHead, // HEAD is served wherever GET is
 	)
 	root.NotFound(notFound)
 	root.MethodNotAllowed(methodNotAllowed)
-	s.Probes = root.With(limited)
-	s.Probes.Get("/livez", o.Health.Live)
-	s.Probes.Get("/readyz", o.Health.IsReady)
-	s.Probes.Get("/health", o.Health.Report)
-	s.API = root.With(limited, shedding(o.Limiter.Acquire, o.Limiter.Release), faulty(o.Faults))
-	s.Streams = root.With(shedding(o.Limiter.AcquireStream, o.Limiter.ReleaseStream), faulty(o.Faults), s.streaming)
+	s.Probes = root.With(limitTime)
+	s.Probes.Get(livez, o.Health.Live)
+	s.Probes.Get(readyz, o.Health.IsReady)
+	s.Probes.Get(healthPath, o.Health.Report)
+	s.API = root.With(limitTime, shed(o.Limiter.Acquire, o.Limiter.Release), injectFaults(o.Faults))
+	s.Streams = root.With(shed(o.Limiter.AcquireStream, o.Limiter.ReleaseStream), injectFaults(o.Faults), s.endOnShutdown)
 	s.http.Handler = root
 	return s
 }
 
-func newServer(name, addr string, t *telemetry.Telemetry) *Server {
-	s := &Server{name: name}
-	s.stopping, s.stop = context.WithCancel(context.Background())
+// newServer returns a server without a handler.
+func newServer(addrVar, addr string, t *telemetry.Telemetry) *Server {
+	s := &Server{addrVar: addrVar}
+	s.shutdownCtx, s.cancelShutdown = context.WithCancel(context.Background())
 	s.http = &http.Server{
 		Addr:              addr,
 		ReadHeaderTimeout: readHeaderTimeout,
@@ -132,20 +141,21 @@ func newServer(name, addr string, t *telemetry.Telemetry) *Server {
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
-		ConnContext:       s.noteBirth,
-		ConnState:         s.noteState,
+		ConnContext:       s.setExpiry,
+		ConnState:         s.recordActivity,
 		ErrorLog:          slog.NewLogLogger(t.Log.Handler(), slog.LevelWarn),
 	}
 	return s
 }
 
-// Listen opens the port, so that a port which is taken stops the start.
+// Listen opens the port. It is apart from Serve so that a port in use fails the
+// start, before any server serves.
 func (s *Server) Listen() error {
 	var config net.ListenConfig
-	config.SetMultipathTCP(false) // Go's default for listeners, which takes no filter (see holdOffNew)
+	config.SetMultipathTCP(false) // Multipath TCP, Go's default, does not support the filter of holdOffNew
 	l, err := config.Listen(context.Background(), "tcp", s.http.Addr)
 	if err != nil {
-		return fmt.Errorf("%s: %w", s.name, err)
+		return fmt.Errorf("%s: %w", s.addrVar, err)
 	}
 	s.tcp, s.listener = l, l
 	if s.limit != nil {
@@ -154,56 +164,55 @@ func (s *Server) Listen() error {
 	return nil
 }
 
-// Addr is where the server listens, after Listen.
+// Addr returns the address of the port, after Listen.
 func (s *Server) Addr() net.Addr { return s.listener.Addr() }
 
-// Serve serves until Shutdown, and then returns nil.
+// Serve serves until Shutdown, after which it returns nil.
 func (s *Server) Serve() error {
 	if err := s.http.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("%s: serve: %w", s.name, err)
+		return fmt.Errorf("%s: serve: %w", s.addrVar, err)
 	}
 	return nil
 }
 
-// StartDraining makes every response ask its client to connect elsewhere. It
-// closes nothing: a request may be on its way on any open connection.
+// StartDraining adds Connection: close to every response, so that clients connect to
+// another pod. It closes nothing: a request may be under way on any connection.
 func (s *Server) StartDraining() { s.draining.Store(true) }
 
 // Shutdown stops accepting connections, ends streams and waits for requests in
-// flight. If ctx ends first, it cuts them off and returns ctx's error. After
-// StartDraining it loses no request that a client sends on an open connection,
-// unless the client left that connection idle for all of the drain.
+// flight. If ctx ends first, it closes their connections and returns ctx's error.
+// After StartDraining no request on an open connection is lost, unless the
+// connection was idle during the whole drain.
 func (s *Server) Shutdown(ctx context.Context) error {
-	s.stop()
+	s.cancelShutdown()
 	if s.draining.Load() {
 		s.awaitQuiet(ctx)
 	}
 	err := s.http.Shutdown(ctx)
 	if err != nil {
-		err = errors.Join(fmt.Errorf("%s: requests cut off: %w", s.name, err), s.http.Close())
+		err = errors.Join(fmt.Errorf("%s: requests canceled: %w", s.addrVar, err), s.http.Close())
 	}
 	return err
 }
 
-// awaitQuiet holds new connections off and waits until no open connection has
-// begun a request for quietTime.
+// awaitQuiet stops new connections, and waits until no request has started on an
+// open one for quietTime.
 //
-// net/http's Shutdown loses requests without that: closing the listener resets
-// connections that the kernel has accepted and the server has not; a request
-// that is read after Shutdown began is dropped, as the first one on a new
-// connection may be; and an idle connection is closed while a request is on its
-// way. Each open connection responds once more and closes, so that the wait
-// ends even under load.
+// Without this, net/http's Shutdown loses requests. Closing the listener resets
+// connections that the kernel has accepted and the server has not. A request
+// that is read after Shutdown was called is dropped, which can be the first one
+// on a new connection. An idle connection is closed while a request is under way.
+// The wait ends even under load: each open connection closes after one response.
 func (s *Server) awaitQuiet(ctx context.Context) {
 	if s.tcp == nil { // Listen was not called, or failed
 		return
 	}
 	holdOffNew(s.tcp)
-	s.began.Store(time.Now().UnixNano()) // a handshake may be under way
+	s.lastActivity.Store(time.Now().UnixNano()) // a handshake may be under way
 	ctx, cancel := context.WithTimeout(ctx, quietTimeout)
 	defer cancel()
 	for ctx.Err() == nil {
-		left := quietTime - time.Since(time.Unix(0, s.began.Load()))
+		left := quietTime - time.Since(time.Unix(0, s.lastActivity.Load()))
 		if left <= 0 {
 			return
 		}
@@ -214,39 +223,40 @@ func (s *Server) awaitQuiet(ctx context.Context) {
 	}
 }
 
-// noteState records, while draining, when a connection opens or begins a request.
-func (s *Server) noteState(_ net.Conn, state http.ConnState) {
+// recordActivity records, while draining, when a connection opens or starts a
+// request.
+func (s *Server) recordActivity(_ net.Conn, state http.ConnState) {
 	if s.draining.Load() && (state == http.StateNew || state == http.StateActive) {
-		s.began.Store(time.Now().UnixNano())
+		s.lastActivity.Store(time.Now().UnixNano())
 	}
 }
 
-type birthKey struct{}
+type expiryKey struct{}
 
-// noteBirth gives a connection the moment at which it is old.
-func (s *Server) noteBirth(ctx context.Context, _ net.Conn) context.Context {
-	// Jitter keeps connections that were opened together, as after a rollout,
-	// from being closed together ever after; gRPC does the same.
+// setExpiry stores in a connection's context when it will be too old.
+func (s *Server) setExpiry(ctx context.Context, _ net.Conn) context.Context {
+	// With jitter, connections that were opened together, as after a rollout, are
+	// not closed together; grpc-go does the same.
 	age := time.Duration(float64(s.maxAge) * (0.9 + 0.2*rand.Float64()))
-	return context.WithValue(ctx, birthKey{}, time.Now().Add(age))
+	return context.WithValue(ctx, expiryKey{}, time.Now().Add(age))
 }
 
-// closes reports whether the response to r must ask its client to reconnect: the
-// server drains, or the connection is old. A ClusterIP balances connections, not
-// requests, so a client that keeps its connections would never meet a new pod.
-func (s *Server) closes(r *http.Request) bool {
-	old, _ := r.Context().Value(birthKey{}).(time.Time)
-	return s.draining.Load() || s.maxAge > 0 && time.Now().After(old)
+// mustClose reports whether the connection of r must close after the response: the
+// server drains, or the connection is too old. A ClusterIP balances connections, not
+// requests, so a client that keeps its connections would never reach a new pod.
+func (s *Server) mustClose(r *http.Request) bool {
+	expiry, _ := r.Context().Value(expiryKey{}).(time.Time)
+	return s.draining.Load() || s.maxAge > 0 && time.Now().After(expiry)
 }
 
-// streaming ends a stream's context when the server drains, and lifts the
-// timeout on writing; a handler may set one of its own for each write.
-func (s *Server) streaming(next http.Handler) http.Handler {
+// endOnShutdown ends a stream's context when the server shuts down, and removes the
+// write timeout; a handler may set one for each write.
+func (s *Server) endOnShutdown(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithCancelCause(r.Context())
 		defer cancel(nil)
-		defer context.AfterFunc(s.stopping, func() { cancel(ErrDraining) })()
-		_ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) // on net/http's connections it cannot fail
+		defer context.AfterFunc(s.shutdownCtx, func() { cancel(lifecycle.ErrDraining) })()
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) // cannot fail on net/http's connections
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})
 }

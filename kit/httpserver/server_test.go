@@ -17,6 +17,7 @@ import (
 	"example.com/tandem/kit/httpserver"
 	"example.com/tandem/kit/instance"
 	"example.com/tandem/kit/kittest"
+	"example.com/tandem/kit/lifecycle"
 )
 
 // asker asks again and again on one connection, of which net/http's client
@@ -40,7 +41,7 @@ func asker(t *testing.T, s *served) (ask func() *http.Response, conn net.Conn) {
 
 func routeHello(s *httpserver.Server) { s.API.Get("/hello", hello) }
 
-func TestAnAgedConnectionIsClosedAfterItsAnswer(t *testing.T) {
+func TestMaxConnectionAge_ClosesOldConnection(t *testing.T) {
 	t.Parallel()
 	s := serve(t, httpserver.Options{MaxConnectionAge: 50 * time.Millisecond}, routeHello)
 	begun := time.Now()
@@ -53,7 +54,7 @@ func TestAnAgedConnectionIsClosedAfterItsAnswer(t *testing.T) {
 	require.ErrorIs(t, err, io.EOF)
 }
 
-func TestAClientOfAnAgedConnectionConnectsAnew(t *testing.T) {
+func TestMaxConnectionAge_ClientReconnects(t *testing.T) {
 	t.Parallel()
 	s := serve(t, httpserver.Options{MaxConnectionAge: 50 * time.Millisecond}, func(s *httpserver.Server) {
 		s.API.Get("/from", func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.RemoteAddr) })
@@ -70,7 +71,7 @@ func TestAClientOfAnAgedConnectionConnectsAnew(t *testing.T) {
 	}
 }
 
-func TestAYoungConnectionIsKept(t *testing.T) {
+func TestMaxConnectionAge_KeepsYoungConnection(t *testing.T) {
 	t.Parallel()
 	for name, age := range map[string]time.Duration{"young": time.Hour, "never old": 0} {
 		t.Run(name, func(t *testing.T) {
@@ -97,7 +98,7 @@ func TestServer_DrainingClosesConnections(t *testing.T) {
 	assert.True(t, ask().Close, "on a new connection, too")
 }
 
-func TestShutdownWaitsForARequestInFlight(t *testing.T) {
+func TestShutdown_WaitsForRequests(t *testing.T) {
 	t.Parallel()
 	started, release := make(chan struct{}), make(chan struct{})
 	s := serve(t, httpserver.Options{}, func(s *httpserver.Server) {
@@ -128,7 +129,7 @@ func TestShutdownWaitsForARequestInFlight(t *testing.T) {
 	require.NoError(t, <-shut)
 }
 
-func TestShutdownCutsOffWhatTakesTooLong(t *testing.T) {
+func TestShutdown_EndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	started, ended := make(chan struct{}), make(chan error, 1)
 	s := serve(t, httpserver.Options{}, func(s *httpserver.Server) {
@@ -144,7 +145,7 @@ func TestShutdownCutsOffWhatTakesTooLong(t *testing.T) {
 	defer cancel()
 	err := s.Shutdown(ctx)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	require.ErrorContains(t, err, "HTTP_ADDR: requests cut off")
+	require.ErrorContains(t, err, "HTTP_ADDR: requests canceled")
 	require.Error(t, (<-endless).err)
 	require.ErrorIs(t, <-ended, context.Canceled, "the handler hears of it, long before its own time is up")
 }
@@ -167,7 +168,7 @@ func tick(ended chan<- error) http.HandlerFunc {
 	}
 }
 
-func TestAStreamOutlivesWhatEndsARequestAndEndsWithTheServer(t *testing.T) {
+func TestStreams_EndOnShutdownOnly(t *testing.T) {
 	t.Parallel() // for most of its half minute it waits
 	ended, slowEnded := make(chan error, 1), make(chan error, 1)
 	s := serve(t, httpserver.Options{}, func(s *httpserver.Server) {
@@ -197,12 +198,12 @@ func TestAStreamOutlivesWhatEndsARequestAndEndsWithTheServer(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), enough)
 	defer cancel()
 	require.NoError(t, s.Shutdown(ctx), "a stream does not hold the exit")
-	require.ErrorIs(t, <-ended, httpserver.ErrDraining)
+	require.ErrorIs(t, <-ended, lifecycle.ErrDraining)
 	_, err = io.Copy(io.Discard, lines)
 	require.NoError(t, err, "its client sees a clean end")
 }
 
-func TestAStreamsClientThatLeavesEndsIt(t *testing.T) {
+func TestStreams_EndOnDisconnect(t *testing.T) {
 	t.Parallel()
 	ended := make(chan error, 1)
 	s := serve(t, httpserver.Options{}, func(s *httpserver.Server) { s.Streams.Get("/stream", tick(ended)) })
@@ -215,7 +216,7 @@ func TestAStreamsClientThatLeavesEndsIt(t *testing.T) {
 	require.ErrorIs(t, <-ended, context.Canceled)
 }
 
-func TestAClientThatDoesNotSpeakIsDropped(t *testing.T) {
+func TestServer_ClosesSilentConnection(t *testing.T) {
 	t.Parallel() // it waits for 5 s
 	s := serve(t, httpserver.Options{}, nil)
 	for name, says := range map[string]string{"nothing": "", "half a header": "GET / HTTP/1.1\r\nHost: t"} {
@@ -234,7 +235,7 @@ func TestAClientThatDoesNotSpeakIsDropped(t *testing.T) {
 	}
 }
 
-func TestAPortThatIsTakenStopsTheStart(t *testing.T) {
+func TestListen_FailsOnPortInUse(t *testing.T) {
 	t.Parallel()
 	s := serve(t, httpserver.Options{}, nil)
 	second := httpserver.New(httpserver.Options{
@@ -245,7 +246,7 @@ func TestAPortThatIsTakenStopsTheStart(t *testing.T) {
 	require.ErrorIs(t, err, syscall.EADDRINUSE)
 }
 
-func TestToServeAfterShutdownIsNoError(t *testing.T) {
+func TestServe_AfterShutdownIsNoError(t *testing.T) {
 	t.Parallel()
 	s := serve(t, httpserver.Options{}, nil)
 	ctx, cancel := context.WithTimeout(t.Context(), enough)

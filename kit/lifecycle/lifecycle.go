@@ -113,6 +113,10 @@ func ExitCode(err error) int {
 	}
 }
 
+// ErrDraining is the cause with which a server ends the context of a stream when it
+// shuts down. The client connects again, to another instance.
+var ErrDraining = errors.New("the server is draining; connect again")
+
 // Server is what Run runs; packages httpserver and grpcserver have them.
 type Server interface {
 	// Listen opens the port.

@@ -369,7 +369,7 @@ func TestTheDrainIsBounded(t *testing.T) {
 	s.signal()
 	err := <-s.ended
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	require.ErrorContains(t, err, "one: requests cut off")
+	require.ErrorContains(t, err, "one: requests canceled")
 	assert.NotContains(t, err.Error(), "two")
 	require.Error(t, <-answer)
 	close(over)

@@ -11,24 +11,24 @@ import (
 
 const prefaceLen = len(http2.ClientPreface)
 
-// conn is a connection that estimates the memory which it holds.
+// conn is a connection that estimates the memory held for it.
 type conn struct {
-	// Conn is an interface on purpose: by way of a *net.TCPConn grpc-go would
-	// read from the file descriptor and not through Read.
+	// Conn must be an interface: grpc-go reads a *net.TCPConn through its file
+	// descriptor instead of Read.
 	net.Conn
 	listener     *Listener
 	ip           netip.Addr
 	addr         *addr
-	base         int64 // what the connection holds without any request
+	base         int64 // bytes held without any request
 	held         atomic.Int64
-	lastResponse atomic.Int64 // when the server last sent a response, or it opened, by Listener.now
+	lastResponse atomic.Int64 // Listener.now when the server last sent a response, or when the connection opened
 	served       atomic.Bool  // the server has sent a response
 
 	mu         sync.Mutex // guards the rest and all changes of held
 	closed     bool
-	request    int // bytes of the request; HTTP/1.1 only
+	request    int // bytes of the request so far; HTTP/1.1 only
 	in, out    scanner
-	streams    map[uint32]int64 // what each open stream holds; nil for HTTP/1.1
+	streams    map[uint32]int64 // bytes that each open stream holds; nil for HTTP/1.1
 	lastStream uint32
 }
 
@@ -75,7 +75,7 @@ func (c *conn) responded() {
 	c.served.Store(true)
 }
 
-// CloseWrite is how net/http ends a connection whose client may still be sending.
+// CloseWrite is for net/http, which uses it if the client may still be sending.
 func (c *conn) CloseWrite() error {
 	if tcp, ok := c.Conn.(*net.TCPConn); ok {
 		return tcp.CloseWrite()
@@ -96,10 +96,10 @@ func (c *conn) Close() error {
 
 func (c *conn) evict() {
 	c.listener.evicted.Inc()
-	_ = c.Close() // the server notices when it next reads
+	_ = c.Close() // the server's next read fails
 }
 
-// hold adds n to what the connection holds; c.mu is held.
+// hold adds n to the bytes held for the connection. The caller has locked c.mu.
 func (c *conn) hold(n int64) {
 	if c.closed {
 		return
@@ -124,8 +124,8 @@ func (c *conn) frameReceived(f frame) {
 	case http2.FrameData:
 		cost = dataFactor*int64(f.length) + frameCost
 	case http2.FrameRSTStream:
-		// The handler may run on for a moment; grpc-go lets no more handlers run
-		// for a connection than it may have streams.
+		// The handler may still run for a moment. grpc-go runs at most as many handlers
+		// for a connection as it permits streams.
 		c.end(f.stream)
 		return
 	}
@@ -166,11 +166,11 @@ type frame struct {
 	length int
 }
 
-// scanner finds the frames of HTTP/2 in bytes that come in pieces of any size.
+// scanner finds HTTP/2 frames in bytes that arrive in pieces of any size.
 type scanner struct {
-	skip   int // bytes of a payload, or of the preface, that are still to come
+	skip   int // bytes of the payload or preface that have not arrived yet
 	header [9]byte
-	have   int // bytes of header
+	have   int // bytes of header that have arrived
 }
 
 func (s *scanner) scan(p []byte, found func(frame)) {

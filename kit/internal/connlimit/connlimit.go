@@ -1,13 +1,11 @@
-// Package connlimit bounds the memory that the connections of a server hold for
-// requests that are not complete, or have no response yet.
+// Package connlimit limits the memory that the connections of a server hold for
+// requests that are incomplete, or have no response yet.
 //
-// The limits of net/http and grpc-go are for each message and each connection,
-// and connections are without limit: a client that opens many, or sends many
-// half messages, takes as much memory as it likes. A Listener of this package
-// estimates what each connection holds and, when all of them together exceed a
-// budget, closes the worst one. No connection is ever refused for being late:
-// a caller that connects during an attack is served, and an old connection that
-// does nothing but hold memory makes room for it.
+// net/http and grpc-go limit each message and each connection, but not the number of
+// connections: a client that opens many, or sends many incomplete messages, could
+// use all memory. A Listener of this package estimates what each connection holds
+// and, when all of them together exceed a budget, closes (evicts) the worst one. New
+// connections are never refused: a client that connects during an attack is served.
 //
 // The worst connection is the one with the largest product of
 //
@@ -15,19 +13,18 @@
 //   - the square of the bytes that all connections from its address hold, and
 //   - the time since the server last sent a response on it.
 //
-// So neither large requests nor many callers behind one address (NAT, a proxy)
-// nor idle connections are refused as such. Each of the three only decides who
-// goes first when memory is short. A connection on which the server has just
-// responded goes last, whatever it holds: its calls are being served. So does one
-// that has just opened, and has had no time for a call.
+// So large requests, many clients behind one address (NAT, a proxy) and idle
+// connections are all permitted while memory suffices; the product only decides the
+// order of eviction. A connection goes last, whatever it holds, if the server
+// responded on it within the last second, or if it opened within the last 100 ms.
 //
-// What a connection holds is estimated from the bytes on the wire, without a
-// hook in the server: for HTTP/2 by the frames in both directions (a stream
-// holds memory from its HEADERS until the server ends it), for HTTP/1.1 by the
+// What a connection holds is estimated from the bytes on the wire, without support
+// by the server. For HTTP/2 these are the frames in both directions: a stream holds
+// memory from its HEADERS frame until the server ends it. For HTTP/1.1 these are the
 // bytes received since the last response.
 //
-// Do not use it where clients send long streams: what a stream has sent counts
-// until the server ends the stream, whether it was consumed or not.
+// Do not use it where clients upload in long streams: what a stream has sent counts
+// until the server ends the stream, even if it was processed.
 package connlimit
 
 import (
@@ -40,38 +37,38 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// What things cost, in bytes. The figures are measured (see the tests of the
-// servers) and rounded up.
+// Estimated memory in bytes. The figures were measured (see the memory tests of
+// packages httpserver and grpcserver) and rounded up.
 const (
 	// http1Conn is an HTTP/1.1 connection: its buffers and its goroutine.
 	http1Conn = 16 << 10
-	// http1Factor is what a byte of a request costs until the response. A header
-	// line of 5 bytes becomes some 130 bytes of map and strings. What follows
-	// http1Header bytes is a body, which costs dataFactor.
+	// http1Factor is the memory for a byte of a request: a header line of 5 bytes
+	// becomes about 130 bytes of map and strings. The bytes after the first
+	// http1Header count as a body, with dataFactor.
 	http1Factor = 24
 	http1Header = 24 << 10
 	// http2Conn is a gRPC connection: its buffers and its goroutines.
 	http2Conn = 40 << 10
 	// streamCost is a stream: its goroutine, its contexts and its metadata.
 	streamCost = 12 << 10
-	// headerFactor is what a byte of a header block costs: compressed, it may stand
-	// for a field, which takes some 100 bytes of map and strings. A server that
-	// takes lists of 8 KiB takes 256 fields, so that a list costs maxHeaders at most.
+	// headerFactor is the memory for a byte of a header block: compressed, one byte
+	// can be a field, which takes about 100 bytes of map and strings. A server that
+	// accepts lists of 8 KiB accepts 256 fields, so a list takes at most maxHeaders.
 	headerFactor = 64
 	maxHeaders   = 32 << 10
-	// dataFactor is what a byte of a message costs: buffers come in powers of two.
+	// dataFactor is the memory for a byte of a message: buffers are powers of two.
 	dataFactor = 2
-	// frameCost is what a DATA frame costs, be it of one byte only: grpc-go keeps
-	// each frame in a buffer of its own until the message is complete.
+	// frameCost is the memory for a DATA frame of any size: grpc-go keeps each frame
+	// in a buffer of its own until the message is complete.
 	frameCost = 128
 )
 
 const (
-	// servedRecently is how long after a response a connection goes last, and
-	// openedRecently how long after it opened. The second is short, as a flood of
-	// connections has only that.
+	// servedRecently is how long after a response a connection is evicted last, and
+	// openedRecently how long after it opened. The second is short because it also
+	// protects the connections of a flood.
 	servedRecently, openedRecently = time.Second, 100 * time.Millisecond
-	// lastToGo makes any score smaller than those of connections without it.
+	// lastToGo is a factor that makes a score smaller than every score without it.
 	lastToGo = 1e-30
 )
 
@@ -79,15 +76,16 @@ const (
 type Options struct {
 	// Name is the value of the metrics' label server.
 	Name string
-	// HTTP2 says that connections carry HTTP/2 without TLS, else HTTP/1.1.
+	// HTTP2 is true for HTTP/2 without TLS, and false for HTTP/1.1.
 	HTTP2 bool
-	// Budget is how many bytes all connections may hold, and PerConn one of them.
+	// Budget is how many bytes all connections may hold together, and PerConn how
+	// many one of them may hold.
 	Budget, PerConn int64
 	Metrics         prometheus.Registerer
 }
 
-// Listener accepts connections and closes the worst of them when they hold more
-// than the budget.
+// Listener accepts connections, and evicts the worst one while they hold more than
+// the budget.
 type Listener struct {
 	net.Listener
 	o       Options
@@ -164,10 +162,10 @@ func (l *Listener) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// now is the time since start: an atomic can hold it.
+// now returns the time since start, as an integer for atomic variables.
 func (l *Listener) now() int64 { return int64(time.Since(l.start)) }
 
-// enforce closes connections until the rest is within the budget.
+// enforce evicts connections until the others are within the budget.
 func (l *Listener) enforce() {
 	for l.held.Load() > l.o.Budget {
 		c := l.worst()
@@ -178,6 +176,7 @@ func (l *Listener) enforce() {
 	}
 }
 
+// worst returns the connection to evict, or nil if there is none.
 func (l *Listener) worst() *conn {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -185,8 +184,8 @@ func (l *Listener) worst() *conn {
 	highest, now := -1.0, l.now()
 	for c := range l.conns {
 		idle := time.Duration(now - c.lastResponse.Load())
-		// A millisecond more, so that a connection which was answered just now
-		// is still judged by what it holds.
+		// Plus a millisecond: directly after a response, the other two factors
+		// still count.
 		byAddr := float64(c.addr.held.Load())
 		score := float64(c.held.Load()) * byAddr * byAddr * float64(idle+time.Millisecond)
 		if idle < openedRecently || c.served.Load() && idle < servedRecently {
