@@ -1,36 +1,69 @@
 #!/usr/bin/env bash
-# Checks everything that can be checked without running it, and names at the
-# end what failed: scripts/lint.sh MODULE...
+# See --help.
 set -uo pipefail
-cd "$(dirname "$0")/.." || exit 1
-export GOWORK=off # each module must stand by itself
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+
+case ${1-} in
+	-h | --help)
+		cat <<'HELP'
+usage: scripts/lint.sh MODULE...
+
+Checks everything that can be checked without running it, and lists at the end
+the checks that failed. make lint builds the tools and passes all modules.
+
+BREAKING_AGAINST is the git reference whose contract must not be broken
+(default main). Without a default branch the check is skipped; a reference that
+is set must exist. GO is the go command (default go).
+HELP
+		exit
+		;;
+esac
+
+export GOWORK=off # each module must build without the others' go.mod
 root=$PWD
-modules=("$@")
-failed=()
+go=${GO:-go}
+failed=''
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-check() { # NAME COMMAND...
+check() { # check NAME COMMAND...
 	local name=$1
 	shift
 	echo "lint: $name"
-	"$@" || failed+=("$name")
+	"$@" || failed="$failed
+  $name"
 }
 
 go_code() { (cd "$1" && "$root/bin/golangci-lint" run --allow-serial-runners --config "$root/.golangci.yml" ./...); }
 
 tidy() {
-	(cd "$1" && go mod tidy -diff) && return
-	echo "  make fmt does it" >&2
+	(cd "$1" && "$go" mod tidy -diff) && return
+	echo "  run make fmt" >&2
+	return 1
+}
+
+# vulnerabilities MODULE: known vulnerabilities in code that MODULE calls. The list comes from the network.
+vulnerabilities() {
+	(cd "$1" && "$root/bin/govulncheck" ./...) >"$work/vulnerabilities" 2>&1 && return
+	if grep -q 'fetching vulnerabilities' "$work/vulnerabilities"; then
+		echo "  skipped: the vulnerability database cannot be reached"
+		return
+	fi
+	cat "$work/vulnerabilities"
 	return 1
 }
 
 breaking() {
-	if ! git cat-file -e main:proto 2>/dev/null; then
-		echo "  skipped: there is no branch main with a folder proto to compare with"
+	local against=${BREAKING_AGAINST:-main}
+	if ! git cat-file -e "$against:proto" 2>/dev/null; then
+		if [ -n "${BREAKING_AGAINST-}" ]; then
+			echo "  BREAKING_AGAINST is $against, and there is no folder proto at that reference; fetch it first" >&2
+			return 1
+		fi
+		echo "  skipped: there is no branch main to compare with; set BREAKING_AGAINST"
 		return
 	fi
-	mkdir "$work/main" && git archive main proto | tar -x -C "$work/main" && bin/buf breaking proto --against "$work/main/proto"
+	mkdir "$work/against" && git archive "$against" proto | tar -x -C "$work/against" && bin/buf breaking proto --against "$work/against/proto"
 }
 
 generated() {
@@ -39,7 +72,7 @@ generated() {
 	while read -r file; do
 		diff -u "proto/$file" "$work/generated/$file" || ok=1
 	done < <({ (cd proto && find . -name '*.pb.go') && (cd "$work/generated" && find . -name '*.pb.go'); } | sort -u)
-	[ $ok -eq 0 ] || echo "  make generate, and commit what it changes" >&2
+	[ $ok -eq 0 ] || echo "  run make generate, and commit what it changes" >&2
 	return $ok
 }
 
@@ -48,27 +81,29 @@ shell_scripts() {
 		echo "  shellcheck is missing: apt-get install shellcheck, brew install shellcheck, or see shellcheck.net" >&2
 		return 1
 	fi
-	# All files that begin as shell scripts do, whatever their names. grep fails
-	# for a file that is deleted but not yet from git.
-	git ls-files -z --cached --others --exclude-standard |
-		{ xargs -0 grep -slIE -m 1 '^#! ?/.*[/ ](ba|da|k)?sh( |$)' || true; } | xargs shellcheck
+	scripts/check-shell.sh --list | xargs shellcheck
 }
 
-for m in "${modules[@]}"; do
+for m in "$@"; do
 	check "Go in $m" go_code "$m"
 	check "go.mod of $m" tidy "$m"
 done
+for s in $(scripts/services.sh); do
+	check "known vulnerabilities in $s" vulnerabilities "$s"
+done
 check "contract" bin/buf lint proto
-check "contract's format" bin/buf format --diff --exit-code proto
-check "contract against main" breaking
+check "format of the contract" bin/buf format --diff --exit-code proto
+check "breaking changes of the contract" breaking
 check "generated code" generated
 check "shell scripts" shell_scripts
-if [ -d .github/workflows ]; then
-	check "workflows" bin/actionlint
-fi
+check "shell scripts on macOS" scripts/check-shell.sh
+check "list of services" scripts/check-services.sh
+check "claims" scripts/check-claims.sh
+check "manifests" scripts/kubeconform.sh
+check "workflows" bin/actionlint
 
-if [ ${#failed[@]} -gt 0 ]; then
-	printf 'lint found something in: %s\n' "${failed[@]}" >&2
+if [ -n "$failed" ]; then
+	echo "lint failed:$failed" >&2
 	exit 1
 fi
-echo "lint found nothing"
+echo "lint passed"

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# See --help.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+case ${1-} in
+	'') ;;
+	-h | --help)
+		cat <<'HELP'
+usage: scripts/check-claims.sh
+
+Fails if a document names a test (`TestName`, `FuzzName` or `BenchmarkName`)
+that does not exist, or if a row of a table in docs/claims.md names none.
+HELP
+		exit
+		;;
+	*)
+		echo "check-claims: unknown argument $1; see --help" >&2
+		exit 2
+		;;
+esac
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+git ls-files --cached --others --exclude-standard '*_test.go' | while read -r file; do
+	if [[ -f $file ]]; then cat "$file"; fi
+done | sed -n 's/^func \([TFB][A-Za-z0-9_]*\)(.*/\1/p' >"$work/tests"
+
+failed=0
+for document in README.md CONTRIBUTING.md SECURITY.md docs/*.md; do
+	awk -v document="$document" -v tests="$work/tests" '
+		BEGIN { while ((getline name < tests) > 0) exists[name] = 1 }
+		function complain(what) {
+			printf "%s:%d: %s\n", document, FNR, what
+			bad = 1
+		}
+		{
+			line = $0
+			named = 0
+			while (match(line, /`(Test|Fuzz|Benchmark)[A-Z][A-Za-z0-9_]*`/)) {
+				name = substr(line, RSTART + 1, RLENGTH - 2)
+				line = substr(line, RSTART + RLENGTH)
+				named = 1
+				if (name != "TestName" && !(name in exists)) complain("there is no test " name)
+			}
+			row = /^\|/
+			# The first row is the heading, and the second the rule under it.
+			rows = row ? rows + 1 : 0
+			if (document == "docs/claims.md" && rows > 2 && !named) complain("this row names no test")
+		}
+		END { exit bad }
+	' "$document" >&2 || failed=1
+done
+exit $failed
