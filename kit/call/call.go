@@ -1,6 +1,6 @@
-// Package call holds what is the same of a call over HTTP and over gRPC: what
-// happened on the way (Record), what kind of failure it was (Class), and the
-// metric that counts both.
+// Package call holds what calls over HTTP and gRPC have in common: a record of how
+// the call went (Record), the class of a failure (Class), and the metric of outcomes
+// (Counter).
 package call
 
 import (
@@ -17,27 +17,27 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Class is a kind of failure. The set is closed, so it can be a metric label.
+// Class is the kind of a failure. The set is fixed, so it can be a metric label.
 type Class string
 
 // The classes. OK is not a failure.
 const (
 	OK          Class = "ok"
-	DNS         Class = "dns"         // the name has no address, or the resolver did not answer
-	Refused     Class = "refused"     // an address answered, but nothing listens there
+	DNS         Class = "dns"         // the name has no address, or the DNS server did not respond
+	Refused     Class = "refused"     // nothing listens on the address
 	Timeout     Class = "timeout"     // the deadline passed
-	Unavailable Class = "unavailable" // the peer is overloaded, draining, not to be reached, or broke the connection off
-	Canceled    Class = "canceled"    // the caller left
-	Other       Class = "other"       // anything else: mostly an answer that makes no sense
+	Unavailable Class = "unavailable" // the peer is overloaded, draining or unreachable, or broke the connection
+	Canceled    Class = "canceled"    // the caller canceled the call
+	Other       Class = "other"       // anything else, such as a response that cannot be decoded
 )
 
-// StatusCanceled is the status (nginx's) that stands in metrics and logs for a
-// request whose caller left; no one is there to read it.
+// StatusCanceled is the status, as nginx uses it, of a request whose client
+// disconnected. It appears in metrics and logs only.
 const StatusCanceled = 499
 
-// HTTPStatus is the status with which a server reports that a call of its own
-// failed in this way: 503 invites a retry, 504 says that time ran out, 502
-// that the peer's answer was of no use.
+// HTTPStatus returns the status with which a server reports that a call of its own
+// failed: 503 if a retry may help, 504 if the deadline passed, 502 if the peer's
+// response was unusable.
 func (c Class) HTTPStatus() int {
 	switch c {
 	case OK:
@@ -53,7 +53,7 @@ func (c Class) HTTPStatus() int {
 	}
 }
 
-// Error is a failed call: its class, and what went wrong.
+// Error is the error of a failed call, with its class.
 type Error struct {
 	Class Class
 	Err   error
@@ -61,14 +61,14 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Err.Error() }
 
-// Unwrap returns what went wrong.
+// Unwrap returns the error without its class.
 func (e *Error) Unwrap() error { return e.Err }
 
-// ClassOf classifies an error by the Error in its chain or, where there is
-// none, by what the standard library's network errors say. A nil error is OK.
+// ClassOf returns the class of the Error in err's chain. Without one, it classifies
+// the network errors of the standard library. The class of nil is OK.
 func ClassOf(err error) Class {
 	if err == nil {
-		return OK // before there is anything to allocate
+		return OK // errors.As below would allocate
 	}
 	var classed *Error
 	var dns *net.DNSError
@@ -79,23 +79,23 @@ func ClassOf(err error) Class {
 	case errors.Is(err, context.Canceled):
 		return Canceled
 	case errors.As(err, &dns):
-		return DNS // and no Timeout if the deadline passed meanwhile: this tells more
-	case unreached(err):
-		return Unavailable // nor here: nobody is there who could be slow
+		return DNS // even if the deadline passed: DNS is more specific than Timeout
+	case isUnreachable(err):
+		return Unavailable // more specific than Timeout, too
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
 		return Timeout
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return Refused
 	case errors.As(err, &network) && network.Timeout():
 		return Timeout
-	case brokenOff(err):
+	case isBroken(err):
 		return Unavailable
 	default:
 		return Other
 	}
 }
 
-// ClassOfStatus classifies the status of an HTTP answer.
+// ClassOfStatus returns the class of an HTTP response's status. Below 500 it is OK.
 func ClassOfStatus(status int) Class {
 	switch {
 	case status < 500:
@@ -110,7 +110,7 @@ func ClassOfStatus(status int) Class {
 }
 
 // StatusOf returns the gRPC status in err's chain as the server sent it, or nil.
-// (status.Convert puts the texts of wrapping errors into the message.)
+// (status.Convert would add the texts of wrapping errors to its message.)
 func StatusOf(err error) *status.Status {
 	var s interface{ GRPCStatus() *status.Status }
 	if errors.As(err, &s) {
@@ -119,7 +119,7 @@ func StatusOf(err error) *status.Status {
 	return nil
 }
 
-// ClassOfCode classifies the status code of a gRPC response.
+// ClassOfCode returns the class of a gRPC status code.
 func ClassOfCode(code codes.Code) Class {
 	switch code {
 	case codes.OK:
@@ -135,15 +135,14 @@ func ClassOfCode(code codes.Code) Class {
 	}
 }
 
-// unreached reports whether an address did not answer at all when a connection
-// to it was to be opened.
-func unreached(err error) bool {
+// isUnreachable reports whether a connection timed out while it was opened.
+func isUnreachable(err error) bool {
 	op, ok := errors.AsType[*net.OpError](err)
 	return ok && op.Op == "dial" && op.Timeout()
 }
 
-// brokenOff reports whether the peer ended a connection in the middle.
-func brokenOff(err error) bool {
+// isBroken reports whether a connection was closed or lost during the call.
+func isBroken(err error) bool {
 	for _, e := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNABORTED, syscall.EHOSTUNREACH, syscall.ENETUNREACH} {
 		if errors.Is(err, e) {
 			return true
@@ -152,26 +151,26 @@ func brokenOff(err error) bool {
 	return false
 }
 
-// Record is what a client noted on the way of one call.
+// Record is what a client records of one call.
 type Record struct {
-	// Addresses that the peer's name stood for, as host:port.
+	// Addresses that the target's name resolved to, as host:port.
 	Addresses []string
-	// Peer is the address that answered last; empty if none was reached.
+	// Peer is the address of the last attempt; empty if no connection was opened.
 	Peer string
-	// Attempts is 1 for a call that went through at once.
+	// Attempts is the number of attempts, 1 for a call without a retry.
 	Attempts int
 }
 
 type recordKey struct{}
 
-// WithRecord returns a context whose call is noted in the Record. One Record
-// serves one call; it may be read when the call has returned.
+// WithRecord returns a context for one call, and the Record that the client fills in.
+// Read it after the call has returned.
 func WithRecord(ctx context.Context) (context.Context, *Record) {
 	r := &Record{}
 	return context.WithValue(ctx, recordKey{}, r), r
 }
 
-// RecordOf is the Record of ctx, or one that no one will read.
+// RecordOf returns the Record of ctx, or a new one if ctx has none.
 func RecordOf(ctx context.Context) *Record {
 	if r, ok := ctx.Value(recordKey{}).(*Record); ok {
 		return r
@@ -179,11 +178,11 @@ func RecordOf(ctx context.Context) *Record {
 	return &Record{}
 }
 
-// Counter is calls_total{peer,transport,outcome}: one count a call, however
-// many attempts it took; outcome is a Class.
+// Counter is the metric calls_total{peer,transport,outcome}. Each call counts once,
+// whatever its number of attempts; the outcome is a Class.
 type Counter struct{ vec *prometheus.CounterVec }
 
-// NewCounter registers the metric, or finds it where another client has.
+// NewCounter registers the metric, or returns the one that another client registered.
 func NewCounter(reg prometheus.Registerer) Counter {
 	return Counter{Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "calls_total",
@@ -191,12 +190,13 @@ func NewCounter(reg prometheus.Registerer) Counter {
 	}, []string{"peer", "transport", "outcome"}))}
 }
 
-// Register registers a client's collector, or finds the same one of another
-// client. It panics, as MustRegister does, if a different one has its name.
+// Register registers a client's collector, or returns the equal one that another
+// client registered. It panics, as MustRegister does, if a different collector has the
+// same name.
 func Register[C prometheus.Collector](reg prometheus.Registerer, c C) C {
 	err := reg.Register(c)
-	if there, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
-		return there.ExistingCollector.(C)
+	if registered, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
+		return registered.ExistingCollector.(C)
 	}
 	if err != nil {
 		panic(err)
@@ -204,7 +204,7 @@ func Register[C prometheus.Collector](reg prometheus.Registerer, c C) C {
 	return c
 }
 
-// Add counts one call.
+// Add counts one call of a peer over a transport.
 func (c Counter) Add(peer, transport string, outcome Class) {
 	c.vec.WithLabelValues(peer, transport, string(outcome)).Inc()
 }

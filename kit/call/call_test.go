@@ -74,7 +74,7 @@ func get(ctx context.Context, hostport string) error {
 	return err
 }
 
-func TestClassOfRealFailures(t *testing.T) {
+func TestClassOf_RealFailures(t *testing.T) {
 	soon := func() context.Context {
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		t.Cleanup(cancel)
@@ -153,7 +153,7 @@ func TestClassOfRealFailures(t *testing.T) {
 	}
 }
 
-func TestTheClassInTheChainIsTheAnswer(t *testing.T) {
+func TestClassOf_PrefersErrorInChain(t *testing.T) {
 	inner := errors.New("the peer said no")
 	err := fmt.Errorf("ask: %w", &call.Error{Class: call.Unavailable, Err: fmt.Errorf("%w: %w", inner, context.Canceled)})
 	assert.Equal(t, call.Unavailable, call.ClassOf(err), "who made the Error knew more than its cause tells")
@@ -162,7 +162,7 @@ func TestTheClassInTheChainIsTheAnswer(t *testing.T) {
 	assert.Equal(t, call.Other, call.ClassOf(inner))
 }
 
-func TestClassAndStatusAgree(t *testing.T) {
+func TestHTTPStatus_MatchesClassOfStatus(t *testing.T) {
 	for class, status := range map[call.Class]int{
 		call.OK: 200, call.DNS: 503, call.Refused: 503, call.Unavailable: 503, call.Timeout: 504, call.Canceled: 499, call.Other: 502, "unheard of": 502,
 	} {
@@ -175,7 +175,7 @@ func TestClassAndStatusAgree(t *testing.T) {
 	}
 }
 
-func TestOneRecordServesOneCall(t *testing.T) {
+func TestWithRecord_IsForOneCall(t *testing.T) {
 	ctx, r := call.WithRecord(t.Context())
 	call.RecordOf(ctx).Attempts++
 	inner, other := call.WithRecord(ctx)
@@ -187,7 +187,7 @@ func TestOneRecordServesOneCall(t *testing.T) {
 	assert.Zero(t, call.RecordOf(t.Context()).Attempts, "nor is it shared")
 }
 
-func TestClientsShareOneCounter(t *testing.T) {
+func TestNewCounter_IsShared(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	first, second := call.NewCounter(reg), call.NewCounter(reg)
 	first.Add("service-b", "http", call.OK)

@@ -1,9 +1,10 @@
-// Package config reads a service's configuration from environment variables
-// into a struct whose tags are the documentation:
+// Package config reads the settings of a service from environment variables into a
+// struct whose tags document them:
 //
 //	CallTimeout time.Duration `env:"CALL_TIMEOUT" envDefault:"2s" help:"deadline of one call"`
 //
-// A bad value stops the start: every one is named, with what would be right.
+// An invalid value stops the start. The error names every such variable, its value,
+// and what is valid.
 package config
 
 import (
@@ -25,7 +26,7 @@ import (
 	"example.com/tandem/kit/fault"
 )
 
-// Server holds the settings that every service has; embed it.
+// Server holds the settings of every service. Embed it.
 type Server struct {
 	HTTPAddr  string     `env:"HTTP_ADDR" envDefault:":8080" help:"where the API listens"`
 	AdminAddr string     `env:"ADMIN_ADDR" envDefault:":8081" help:"where metrics are served; in no Service"`
@@ -41,8 +42,8 @@ type Server struct {
 	Pprof            OnOff         `env:"PPROF" envDefault:"off" help:"on serves /debug/pprof at DEBUG_ADDR"`
 }
 
-// Drain holds the settings of how a process stops. Package lifecycle shows the
-// timeline and checks that it fits TerminationGracePeriod.
+// Drain holds the settings of the shutdown. Package lifecycle shows the timeline, and
+// checks that it fits into TerminationGracePeriod.
 type Drain struct {
 	DrainDelay             time.Duration `env:"DRAIN_DELAY" envDefault:"5s" help:"after SIGTERM, serve for this long while callers move to other pods"`
 	DrainTimeout           time.Duration `env:"DRAIN_TIMEOUT" envDefault:"15s" help:"then wait at most this long for requests in flight"`
@@ -69,7 +70,7 @@ func (s Server) Validate() error {
 	return errors.Join(errs...)
 }
 
-// Debug reports whether anything is to be served at DebugAddr.
+// Debug reports whether a server at DebugAddr is needed.
 func (s Server) Debug() bool { return bool(s.Faults || s.Pprof) }
 
 // OnOff is a boolean that reads "on" or "off".
@@ -88,7 +89,7 @@ func (s *OnOff) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Addr checks an address to listen on, as host:port or :port.
+// Addr checks an address to listen on: host:port or :port.
 func Addr(key, value string) error {
 	_, port, err := net.SplitHostPort(value)
 	if err == nil {
@@ -100,8 +101,7 @@ func Addr(key, value string) error {
 	return nil
 }
 
-// loopback checks an address to listen on that only this host, or this pod, can
-// reach.
+// loopback checks an address to listen on that only this host or pod can connect to.
 func loopback(key, value string) error {
 	host, _, _ := net.SplitHostPort(value)
 	if ip, err := netip.ParseAddr(host); Addr(key, value) != nil || host != "localhost" && (err != nil || !ip.IsLoopback()) {
@@ -110,7 +110,7 @@ func loopback(key, value string) error {
 	return nil
 }
 
-// Positive checks a duration that must be more than nothing.
+// Positive checks a duration that must be more than 0.
 func Positive(key string, d time.Duration) error {
 	if d <= 0 {
 		return Invalid(key, d.String(), "want more than 0")
@@ -133,32 +133,31 @@ func atLeastOne(key string, n int) error {
 	return nil
 }
 
-// Error says which value of the environment cannot be used. It ends a process
-// with status 2, as wrong usage does.
+// Error is an invalid setting or argument. The process exits with status 2.
 type Error struct{ Msg string }
 
 func (e *Error) Error() string { return e.Msg }
 
-// ExitCode is the status that a process ends with on this error.
+// ExitCode returns the exit status for this error.
 func (e *Error) ExitCode() int { return 2 }
 
-// Invalid returns the error for a value that cannot be used; want says what can.
+// Invalid returns the error for a variable's value; want says what is valid.
 func Invalid(key, value, want string) error {
 	return &Error{fmt.Sprintf("%s=%q: %s", key, value, want)}
 }
 
-// Load fills a T from the environment and its defaults and, if it has a
-// Validate method, checks it. The error joins one Error for each bad value.
+// Load reads a T from the environment and its defaults, and calls its Validate method
+// if it has one. The error joins one Error for each invalid value.
 func Load[T any](environ map[string]string) (T, error) {
 	var cfg T
 	if environ == nil {
-		environ = map[string]string{} // nil would be the process's own to the library
+		environ = map[string]string{} // for nil, the library reads the process's environment
 	}
 	err := env.ParseWithOptions(&cfg, env.Options{Environment: environ})
 	if err != nil {
 		rest, bad := explain(err, fields(reflect.TypeOf(cfg)), environ)
 		if len(rest) < len(environ) {
-			// With defaults in place of what does not parse, the rest can be checked too.
+			// Replace values that do not parse by their defaults, so that the others are checked, too.
 			_, err = Load[T](rest)
 			bad = errors.Join(bad, err)
 		}
@@ -207,16 +206,16 @@ func wanted(typ reflect.Type, err error) string {
 	return err.Error()
 }
 
-// Help writes the table of variables of a T, one a line.
+// Help writes a table of the settings of a T, one a line.
 func Help[T any](w io.Writer) {
 	tab := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, f := range fields(reflect.TypeFor[T]()) {
 		fmt.Fprintf(tab, "  %s\t%s\t%s\n", f.key, f.standard, f.help)
 	}
-	_ = tab.Flush() // w is a terminal or a buffer; there is no one left to tell
+	_ = tab.Flush() // if writing to the terminal fails, the error cannot be shown either
 }
 
-// Environ turns os.Environ() into a map.
+// Environ converts os.Environ() into a map.
 func Environ(pairs []string) map[string]string { return env.ToMap(pairs) }
 
 type field struct {

@@ -24,7 +24,7 @@ type service struct {
 	Ratio   float64 `env:"RATIO" envDefault:"0.5" help:"of a type that has no hint of its own"`
 }
 
-func TestTheDefaultsWork(t *testing.T) {
+func TestLoad_Defaults(t *testing.T) {
 	cfg, err := config.Load[service](map[string]string{})
 	require.NoError(t, err)
 	assert.Equal(t, service{
@@ -42,7 +42,7 @@ func TestTheDefaultsWork(t *testing.T) {
 	}, cfg)
 }
 
-func TestValuesComeFromTheEnvironmentGiven(t *testing.T) {
+func TestLoad_ReadsGivenEnvironment(t *testing.T) {
 	t.Setenv("MESSAGE", "from the process")
 	cfg, err := config.Load[service](map[string]string{
 		"HTTP_ADDR": "127.0.0.1:0", "LOG_LEVEL": "debug", "DRAIN_DELAY": "0s", "MAX_IN_FLIGHT": "3", "FAULTS": "on", "PPROF": "TRUE",
@@ -68,7 +68,7 @@ func TestValuesComeFromTheEnvironmentGiven(t *testing.T) {
 	assert.Equal(t, "hello", cfg.Message, "nil is an empty environment, not the process's own")
 }
 
-func TestAnEmptyValueIsTheDefault(t *testing.T) {
+func TestLoad_EmptyValueIsDefault(t *testing.T) {
 	cfg, err := config.Load[service](map[string]string{"HTTP_ADDR": "", "MAX_IN_FLIGHT": "", "LOG_LEVEL": ""})
 	require.NoError(t, err)
 	assert.Equal(t, ":8080", cfg.HTTPAddr)
@@ -76,7 +76,7 @@ func TestAnEmptyValueIsTheDefault(t *testing.T) {
 	assert.Equal(t, slog.LevelInfo, cfg.LogLevel)
 }
 
-func TestABadValueIsNamedWithWhatIsWanted(t *testing.T) {
+func TestLoad_ErrorSaysWhatIsValid(t *testing.T) {
 	const addr = "want host:port or :port, such as :8080"
 	const loopback = "want a loopback address and a port, such as 127.0.0.1:8082"
 	for _, c := range []struct{ key, value, want string }{
@@ -117,7 +117,7 @@ func TestABadValueIsNamedWithWhatIsWanted(t *testing.T) {
 	}
 }
 
-func TestEveryBadValueIsNamedInALineOfItsOwn(t *testing.T) {
+func TestLoad_ErrorHasLinePerValue(t *testing.T) {
 	_, err := config.Load[service](map[string]string{
 		"DRAIN_DELAY": "long", "FAULTS": "maybe", // these do not parse
 		"HTTP_ADDR": "nowhere", "MAX_IN_FLIGHT": "-1", // and these do, but cannot work
@@ -132,7 +132,7 @@ func TestEveryBadValueIsNamedInALineOfItsOwn(t *testing.T) {
 	assert.Equal(t, 2, lifecycle.ExitCode(err))
 }
 
-func TestAStructThatCannotBeReadIsNoBadValue(t *testing.T) {
+func TestLoad_UnsupportedStructIsNoConfigError(t *testing.T) {
 	_, err := config.Load[struct {
 		Odd fmt.Stringer `env:"ODD" envDefault:"x"`
 	}](nil)
@@ -140,14 +140,14 @@ func TestAStructThatCannotBeReadIsNoBadValue(t *testing.T) {
 	assert.Equal(t, 1, lifecycle.ExitCode(err), "it is a fault of the program, not of its use")
 }
 
-func TestADefaultThatDoesNotParseIsNamedToo(t *testing.T) {
+func TestLoad_NamesInvalidDefault(t *testing.T) {
 	_, err := config.Load[struct {
 		Wait time.Duration `env:"WAIT" envDefault:"tomorrow"`
 	}](map[string]string{"OTHER": "x"})
 	require.ErrorContains(t, err, `WAIT="": want a duration`)
 }
 
-func TestHelpListsEveryVariableWithItsDefault(t *testing.T) {
+func TestHelp_ListsVariablesWithDefaults(t *testing.T) {
 	var out bytes.Buffer
 	config.Help[service](&out)
 	var rows [][]string
@@ -179,11 +179,11 @@ func TestHelpListsEveryVariableWithItsDefault(t *testing.T) {
 	assert.Contains(t, out.String(), "what to say\n")
 }
 
-func TestEnvironSplitsAtTheFirstEqualsSign(t *testing.T) {
+func TestEnviron_SplitsAtFirstEqualsSign(t *testing.T) {
 	assert.Equal(t, map[string]string{"A": "1", "B": "x=y", "C": ""}, config.Environ([]string{"A=1", "B=x=y", "C="}))
 }
 
-func TestChecksThatPassAreNil(t *testing.T) {
+func TestChecks_ReturnNilForValidValues(t *testing.T) {
 	assert.NoError(t, errors.Join(
 		config.Addr("A", ":0"),
 		config.Addr("A", "[::1]:65535"),
@@ -192,7 +192,7 @@ func TestChecksThatPassAreNil(t *testing.T) {
 	))
 }
 
-func TestDebugAddr_MayBeAnyLoopback(t *testing.T) {
+func TestDebugAddr_AcceptsAnyLoopback(t *testing.T) {
 	for _, addr := range []string{"127.0.0.1:8082", "127.1.2.3:0", "[::1]:8082", "localhost:8082"} {
 		_, err := config.Load[service](map[string]string{"DEBUG_ADDR": addr})
 		assert.NoError(t, err)

@@ -8,21 +8,20 @@ import (
 	"os"
 )
 
-// ClientTLS names what a client needs to call a server over TLS. All of it is
-// optional.
+// ClientTLS holds the settings of a client for TLS. All of them are optional.
 type ClientTLS struct {
-	// CAFile holds the certificates, as PEM, that a server's certificate must
-	// descend from; the system's if it is empty.
+	// CAFile is a file of the accepted certificate authorities, in PEM; if it is
+	// empty, those of the system.
 	CAFile string
-	// ServerName is the name in the server's certificate; the host that is
-	// called if it is empty.
+	// ServerName is the name in the server's certificate; if it is empty, the host
+	// in the target.
 	ServerName string
-	// CertFile and KeyFile hold the client's own certificate and key, as PEM.
+	// CertFile and KeyFile are the files of the client's certificate and key, in PEM.
 	CertFile, KeyFile string
 }
 
-// Config reads the files. The client's certificate is read again for each
-// handshake, as a mounted Secret changes when it is renewed.
+// Config reads the files. The client's certificate is read again for each handshake,
+// because a mounted Secret changes when the certificate is renewed.
 func (c ClientTLS) Config() (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.ServerName}
 	if c.CAFile != "" {
@@ -32,14 +31,14 @@ func (c ClientTLS) Config() (*tls.Config, error) {
 		}
 		config.RootCAs = x509.NewCertPool()
 		if !config.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("CA file %s: holds no certificate", c.CAFile)
+			return nil, fmt.Errorf("CA file %s: no certificate found", c.CAFile)
 		}
 	}
 	if c.CertFile == "" && c.KeyFile == "" {
 		return config, nil
 	}
 	if c.CertFile == "" || c.KeyFile == "" {
-		return nil, errors.New("client certificate: want both the certificate's and the key's file, or neither")
+		return nil, errors.New("client certificate: set both the certificate file and the key file, or neither")
 	}
 	load := func() (*tls.Certificate, error) {
 		pair, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)

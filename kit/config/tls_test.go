@@ -21,7 +21,7 @@ func TestClientTLS_RefusesBadFiles(t *testing.T) {
 		err string
 	}{
 		"no CA file":          {tls: config.ClientTLS{CAFile: "/nowhere.pem"}, err: "no such file"},
-		"CA file of nothing":  {tls: config.ClientTLS{CAFile: empty}, err: "holds no certificate"},
+		"CA file of nothing":  {tls: config.ClientTLS{CAFile: empty}, err: "no certificate found"},
 		"certificate, no key": {tls: config.ClientTLS{CertFile: empty}, err: "both"},
 		"key, no certificate": {tls: config.ClientTLS{KeyFile: empty}, err: "both"},
 		"not a pair":          {tls: config.ClientTLS{CertFile: empty, KeyFile: empty}, err: "client certificate: "},

@@ -8,20 +8,17 @@ import (
 	"example.com/tandem/kit/instance"
 )
 
-// Unknown is an environment variable that no setting has the name of, but that
-// looks like one.
+// Unknown is an environment variable that is no setting, but looks like a misspelled one.
 type Unknown struct {
 	Name string
-	// Nearest is the setting that was probably meant.
+	// Nearest is the setting with the most similar name.
 	Nearest string
 }
 
-// FindUnknown returns the variables in environ that look like a misspelled
-// setting of a T, sorted by name. A variable does if its name begins with the same
-// two words as a setting's, or is within a small edit distance of it: less than a
-// third of the name, and at most 3. Most variables of an environment belong to
-// other programs, so that only a close resemblance counts, and the names that
-// Kubernetes, Go and OpenTelemetry use never do.
+// FindUnknown returns the variables in environ that look like a misspelled setting of a
+// T, sorted by name: those whose first two words are those of a setting, or whose edit
+// distance from one is at most 3 and less than a third of the name. The names that
+// Kubernetes, Go and OpenTelemetry use are never among them.
 func FindUnknown[T any](environ map[string]string) []Unknown {
 	known := slices.Clone(instance.Variables)
 	for _, f := range fields(reflect.TypeFor[T]()) {
@@ -40,14 +37,14 @@ func FindUnknown[T any](environ map[string]string) []Unknown {
 	return out
 }
 
-// foreign reports whether a name is one that Kubernetes makes of a Service, or
-// belongs to Go or OpenTelemetry.
+// foreign reports whether a variable belongs to Go or OpenTelemetry, or is one that
+// Kubernetes sets for a Service.
 func foreign(name string) bool {
 	return strings.HasPrefix(name, "GO") || strings.HasPrefix(name, "OTEL_") ||
 		strings.HasSuffix(name, "_SERVICE_HOST") || strings.HasSuffix(name, "_PORT") || strings.Contains(name, "_PORT_")
 }
 
-// nearestOf returns the known name that resembles name most, or "" if none does.
+// nearestOf returns the known name that is most similar, or "" if none is similar enough.
 func nearestOf(known []string, name string) string {
 	nearest, least := "", 0
 	for _, k := range known {

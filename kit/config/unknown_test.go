@@ -16,7 +16,7 @@ type caller struct {
 }
 
 // A name with a slip of the finger is found, and the setting that was meant named.
-func TestFindUnknown_SuggestsTheNearest(t *testing.T) {
+func TestFindUnknown_SuggestsNearest(t *testing.T) {
 	for name, nearest := range map[string]string{
 		"SERVICE_B_HTTP_URI":               "SERVICE_B_HTTP_URL",
 		"SERVICE_B_URL":                    "SERVICE_B_HTTP_URL",
@@ -37,7 +37,7 @@ func TestFindUnknown_SuggestsTheNearest(t *testing.T) {
 
 // What shells, containers, Kubernetes, Go, OpenTelemetry and other tools set is
 // no misspelled setting.
-func TestFindUnknown_RaisesNoFalseAlarm(t *testing.T) {
+func TestFindUnknown_IgnoresOtherVariables(t *testing.T) {
 	environ := map[string]string{}
 	for _, name := range []string{
 		// settings, and where the instance runs

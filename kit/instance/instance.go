@@ -1,5 +1,5 @@
-// Package instance says who this process is: callers see it in every answer,
-// logs and traces carry it, and /health shows it.
+// Package instance describes this process: its service, version, pod, node and zone.
+// Responses, logs, traces and /health contain it.
 package instance
 
 import (
@@ -9,11 +9,11 @@ import (
 	"runtime/debug"
 )
 
-// version is stamped by the build (-ldflags "-X …/kit/instance.version=v1.2.3").
+// version is set by the build (-ldflags "-X …/kit/instance.version=v1.2.3").
 var version string
 
-// Instance is one running copy of a service. Fields that are not known are
-// empty, except Service, Version and Pod, which always say something.
+// Instance is one running copy of a service. Unknown fields are empty; Service,
+// Version and Pod never are.
 type Instance struct {
 	Service   string `json:"service"`
 	Version   string `json:"version"`
@@ -27,11 +27,11 @@ type Instance struct {
 // Variables are the environment variables that New reads.
 var Variables = []string{"POD_NAME", "NODE_NAME", "NODE_ZONE", "POD_NAMESPACE", "POD_IP"}
 
-// New reads what the Downward API put into the environment: POD_NAME,
-// NODE_NAME, NODE_ZONE, POD_NAMESPACE and POD_IP. At home, where no one sets
-// them, the host's name stands for the pod and its first address for the IP.
+// New reads the variables that the pod's manifest sets by the Downward API: POD_NAME,
+// NODE_NAME, NODE_ZONE, POD_NAMESPACE and POD_IP. Outside a pod, Pod is the host name
+// and IP the host's first address.
 func New(service string, environ map[string]string) Instance {
-	host, _ := os.Hostname() // an unknown host name leaves the fallback below
+	host, _ := os.Hostname() // without a host name, the fallback below
 	return Instance{
 		Service:   service,
 		Version:   Version(),
@@ -43,8 +43,8 @@ func New(service string, environ map[string]string) Instance {
 	}
 }
 
-// Version is the version that the build stamped, else the commit that Go
-// recorded, else "dev".
+// Version returns the version that the build set, otherwise the commit that Go
+// recorded, otherwise "dev".
 func Version() string {
 	if version != "" {
 		return version
@@ -59,7 +59,7 @@ func Version() string {
 	return "dev"
 }
 
-// hostIP is the first address of this host that others could reach.
+// hostIP returns the first address of this host that is not on loopback.
 func hostIP() string {
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestThePodSaysWhoItIs(t *testing.T) {
+func TestNew_ReadsDownwardAPI(t *testing.T) {
 	me := New("service-b", map[string]string{
 		"POD_NAME": "service-b-7d", "NODE_NAME": "node-1", "NODE_ZONE": "westeurope-2", "POD_NAMESPACE": "tandem", "POD_IP": "10.0.0.7",
 	})
@@ -19,7 +19,7 @@ func TestThePodSaysWhoItIs(t *testing.T) {
 	}, me)
 }
 
-func TestAtHomeTheHostStandsForThePod(t *testing.T) {
+func TestNew_FallsBackToHost(t *testing.T) {
 	host, err := os.Hostname()
 	require.NoError(t, err)
 	me := New("service-b", map[string]string{"POD_NAME": ""})
@@ -36,7 +36,7 @@ func TestAtHomeTheHostStandsForThePod(t *testing.T) {
 	assert.JSONEq(t, `{"service":"s","version":"v","pod":"p"}`, string(text), "what is not known is left out")
 }
 
-func TestTheStampedVersionComesFirst(t *testing.T) {
+func TestVersion_PrefersBuildFlag(t *testing.T) {
 	t.Cleanup(func() { version = "" })
 	assert.NotEmpty(t, Version())
 	version = "v1.2.3"

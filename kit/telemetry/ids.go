@@ -9,10 +9,9 @@ import (
 	oteltrace "go.opentelemetry.io/otel/trace"
 )
 
-// Continue is what a server does with its caller's trace when it exports no
-// spans of its own: it goes on with the trace, or begins one, under a new span
-// id, for logs and for the next service. What the caller said of sampling is
-// passed on, so that a trace does not end here.
+// Continue is for a server that exports no spans. It continues the caller's trace, or
+// starts one, with a new span id for the logs and for calls to other services. The
+// caller's sampling decision is kept, so that the trace does not end here.
 func Continue(ctx context.Context, headers propagation.TextMapCarrier) context.Context {
 	ctx = Propagator.Extract(ctx, headers)
 	caller := oteltrace.SpanContextFromContext(ctx)
@@ -21,7 +20,7 @@ func Continue(ctx context.Context, headers propagation.TextMapCarrier) context.C
 		TraceFlags: caller.TraceFlags(),
 		TraceState: caller.TraceState(),
 	}
-	// An id of nothing but zeros would not be valid.
+	// |1, because an id of zeros is invalid.
 	if !caller.IsValid() {
 		binary.BigEndian.PutUint64(ids.TraceID[:8], rand.Uint64())
 		binary.BigEndian.PutUint64(ids.TraceID[8:], rand.Uint64()|1)

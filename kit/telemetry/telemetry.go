@@ -1,5 +1,5 @@
-// Package telemetry sets up what a service says of itself: log lines as JSON,
-// one registry of Prometheus metrics, and OpenTelemetry traces.
+// Package telemetry sets up the logs (JSON lines), the metrics (one Prometheus
+// registry) and the traces (OpenTelemetry) of a service.
 package telemetry
 
 import (
@@ -27,26 +27,26 @@ import (
 	"example.com/tandem/kit/instance"
 )
 
-// Telemetry is what a service logs, counts and traces with.
+// Telemetry holds the logger, the metrics and the traces of a service.
 type Telemetry struct {
 	Log     *slog.Logger
 	Metrics *prometheus.Registry
-	// Traces is nil where spans are not exported; see Continue for what is done
-	// then.
+	// Traces is nil if spans are not exported. Servers then use Continue.
 	Traces oteltrace.TracerProvider
 
 	flush func(context.Context) error
 }
 
-// Propagator carries the trace from service to service, in W3C's headers.
+// Propagator passes the trace from service to service in the W3C headers.
 var Propagator = propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{})
 
-// New sets up telemetry for one instance. Log lines of level and above go to w.
-// If w buffers lines and has a method Flush, New's logger calls it after each
-// warning and error: those are what explains a process that dies next.
-// Spans are exported where an OTLP endpoint is named by the standard OTEL_*
-// variables; the error is that of an exporter which cannot be made from them.
-// Without an endpoint no spans are made, only their ids.
+// New sets up telemetry for one instance. Log lines of level and above go to w. If w
+// has a method Flush, the logger calls it after each warning and error: they must not
+// be lost in a buffer if the process dies next.
+//
+// Spans are exported if the standard OTEL_* variables name an OTLP endpoint. Without
+// one, spans are not recorded and have ids only. An error means that the variables
+// are invalid.
 func New(ctx context.Context, me instance.Instance, level slog.Level, environ map[string]string, w io.Writer) (*Telemetry, error) {
 	flushLog := func() {}
 	if f, ok := w.(interface{ Flush() }); ok {
@@ -61,7 +61,7 @@ func New(ctx context.Context, me instance.Instance, level slog.Level, environ ma
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name:        "build_info",
-			Help:        "Always 1; the labels say what runs here.",
+			Help:        "Always 1; the labels name the service and its version.",
 			ConstLabels: prometheus.Labels{"service": me.Service, "version": me.Version},
 		}, func() float64 { return 1 }),
 	)
@@ -75,24 +75,23 @@ func New(ctx context.Context, me instance.Instance, level slog.Level, environ ma
 		return nil, fmt.Errorf("set up traces: %w", err)
 	}
 	t.Traces, t.flush = provider, provider.Shutdown
-	// The SDK has one place for errors in the background, such as a collector
-	// that does not answer; without this they would break the JSON of the log.
+	// The SDK reports background errors, such as a collector that does not respond, to
+	// this global handler. Its default writes plain text into the JSON log.
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("telemetry", "error", err.Error()) }))
 	return t, nil
 }
 
-// FlushTimeout bounds Flush.
+// FlushTimeout is the time limit of Flush.
 const FlushTimeout = 5 * time.Second
 
-// Flush sends the spans that have not been sent yet. It is the last thing that a
-// service does, because requests still being drained make spans too. Spans that
-// cannot be sent within FlushTimeout are dropped and a warning is logged: a
-// collector that is gone must neither hold the exit nor make it a failure.
+// Flush sends the remaining spans. Call it last: requests that drain record spans, too.
+// Spans that cannot be sent within FlushTimeout are dropped, with a warning: without
+// a collector, the exit must neither hang nor fail.
 func (t *Telemetry) Flush() {
 	ctx, cancel := context.WithTimeout(context.Background(), FlushTimeout)
 	defer cancel()
 	if err := t.flush(ctx); err != nil {
-		t.Log.Warn("telemetry: spans are lost", "error", err.Error())
+		t.Log.Warn("spans are lost", "error", err.Error())
 	}
 }
 
@@ -104,7 +103,7 @@ func exporting(environ map[string]string) bool {
 
 func newProvider(ctx context.Context, me instance.Instance, environ map[string]string) (*trace.TracerProvider, error) {
 	for _, key := range []string{forAll, forTraces} {
-		// The SDK would take what is no URL for https://localhost:4318.
+		// The SDK would replace an invalid URL by https://localhost:4318.
 		if u, err := url.Parse(environ[key]); environ[key] != "" && (err != nil || u.Host == "" && u.Scheme != "unix") {
 			return nil, config.Invalid(key, environ[key], "want a URL such as http://collector:4318")
 		}
@@ -124,7 +123,7 @@ func newProvider(ctx context.Context, me instance.Instance, environ map[string]s
 			attribute.String("cloud.availability_zone", me.Zone),
 		),
 		resource.WithTelemetrySDK(),
-		resource.WithFromEnv(), // last, so that OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win
+		resource.WithFromEnv(), // last: OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES take precedence
 	)
 	if err != nil {
 		return nil, err
@@ -174,9 +173,9 @@ func (h handler) WithGroup(name string) slog.Handler {
 	return handler{h.Handler.WithGroup(name), h.flush}
 }
 
-// maxLogged is how much of a text from a client goes into a log line, in bytes.
+// maxLogged is the length limit of a client's text in a log line, in bytes.
 const maxLogged = 256
 
-// Truncate returns a text from a client as it is to be logged: its first 256
-// bytes. A client must not choose how long a log line is.
+// Truncate returns the first 256 bytes of s. Use it for texts from clients in log
+// lines, whose length a client must not determine.
 func Truncate(s string) string { return s[:min(len(s), maxLogged)] }

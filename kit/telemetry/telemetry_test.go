@@ -119,7 +119,7 @@ func span(t *testing.T, tel *telemetry.Telemetry) trace.Span {
 	return s
 }
 
-func TestSpansReachTheCollector(t *testing.T) {
+func TestNew_ExportsSpans(t *testing.T) {
 	for _, c := range []struct{ name, protocol, endpointKey, protocolKey, path string }{
 		{"HTTP is the default", "", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL", ""},
 		{"HTTP", "http/protobuf", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL", ""},
@@ -159,7 +159,7 @@ func TestSpansReachTheCollector(t *testing.T) {
 	}
 }
 
-func TestTheOperatorsNameForTheServiceWins(t *testing.T) {
+func TestNew_OTELServiceNameTakesPrecedence(t *testing.T) {
 	r, url := collect(t, "")
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
 	t.Setenv("OTEL_SERVICE_NAME", "renamed")
@@ -171,7 +171,7 @@ func TestTheOperatorsNameForTheServiceWins(t *testing.T) {
 	assert.Contains(t, r.spans[0].GetResource().String(), "renamed")
 }
 
-func TestNothingIsExportedUnlessAnEndpointIsNamed(t *testing.T) {
+func TestNew_ExportsOnlyWithEndpoint(t *testing.T) {
 	for name, environ := range map[string]map[string]string{
 		"no endpoint":          {"OTEL_EXPORTER_OTLP_ENDPOINT": ""},
 		"the SDK switched off": {"OTEL_SDK_DISABLED": "TRUE"},
@@ -192,7 +192,7 @@ func TestNothingIsExportedUnlessAnEndpointIsNamed(t *testing.T) {
 	}
 }
 
-func TestThereAreIDsWithoutAnExporter(t *testing.T) {
+func TestContinue_SetsIDs(t *testing.T) {
 	ctx := telemetry.Continue(t.Context(), propagation.MapCarrier{})
 	made := trace.SpanContextFromContext(ctx)
 	assert.True(t, made.IsValid(), "for logs and for the next service")
@@ -201,7 +201,7 @@ func TestThereAreIDsWithoutAnExporter(t *testing.T) {
 	assert.NotEqual(t, made.TraceID(), other.TraceID())
 }
 
-func TestATraceThatTheCallerSamplesStaysSampledWithoutAnExporter(t *testing.T) {
+func TestContinue_KeepsSamplingDecision(t *testing.T) {
 	const traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 	in := propagation.MapCarrier{"traceparent": traceparent, "baggage": "tenant=7"}
 	ctx := telemetry.Continue(t.Context(), in)
@@ -212,7 +212,7 @@ func TestATraceThatTheCallerSamplesStaysSampledWithoutAnExporter(t *testing.T) {
 	assert.Equal(t, "tenant=7", out["baggage"])
 }
 
-func TestWhatCannotBeExportedToStopsTheStart(t *testing.T) {
+func TestNew_FailsOnInvalidEndpoint(t *testing.T) {
 	const endpoint = ": want a URL such as http://collector:4318"
 	for _, c := range []struct{ key, value, want string }{
 		{"OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", ": want grpc or http/protobuf"},
@@ -231,7 +231,7 @@ func TestWhatCannotBeExportedToStopsTheStart(t *testing.T) {
 	}
 }
 
-func TestACollectorThatIsGoneDoesNotHoldTheExit(t *testing.T) {
+func TestFlush_EndsWithoutCollector(t *testing.T) {
 	hole, err := net.Listen("tcp", "127.0.0.1:0") // takes connections and never answers
 	require.NoError(t, err)
 	defer hole.Close() //nolint:errcheck // nothing was said
@@ -249,7 +249,7 @@ func TestACollectorThatIsGoneDoesNotHoldTheExit(t *testing.T) {
 	}
 }
 
-func TestALogLineIsJSONAndTellsItsTrace(t *testing.T) {
+func TestLog_IsJSONWithTraceID(t *testing.T) {
 	log := &kittest.Buffer{}
 	tel, err := telemetry.New(t.Context(), me, slog.LevelInfo, nil, log)
 	require.NoError(t, err)
@@ -304,7 +304,7 @@ func TestLog_FlushesFromWarnUp(t *testing.T) {
 	assert.Equal(t, 2, log.times)
 }
 
-func TestTheRegistryHasWhatEveryServiceShows(t *testing.T) {
+func TestMetrics_HaveProcessAndBuildInfo(t *testing.T) {
 	tel := kittest.Telemetry(t, io.Discard)
 	require.NoError(t, testutil.GatherAndCompare(tel.Metrics, strings.NewReader(`
 # HELP build_info Always 1; the labels say what runs here.

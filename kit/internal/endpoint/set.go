@@ -1,13 +1,13 @@
-// Package endpoint chooses one of the endpoints behind a name for each attempt,
-// and ejects endpoints that fail markedly more often than the others. Both
-// clients use it: a ClusterIP is one endpoint, a headless Service is one for
-// each pod.
+// Package endpoint chooses one of the endpoints behind a name for each attempt
+// (set.go), and ejects endpoints that fail markedly more often than the others
+// (outlier.go). Both clients use it. A ClusterIP is one endpoint, a headless Service
+// is one endpoint for each pod.
 //
-// Attempts go to the endpoints in turn. If far more attempts are pending at one
-// than at another endpoint, chosen at random, the other gets the attempt: an
-// endpoint that hangs is avoided long before its first attempt times out. (To
-// choose the one with the fewest pending would favour an endpoint that fails at
-// once.) The cost of a choice does not depend on the number of endpoints.
+// Attempts go to the endpoints in turn. If far more attempts are in flight at the
+// next endpoint than at another one, chosen at random, the other gets the attempt: an
+// endpoint that hangs is avoided long before its first attempt times out. (Choosing
+// the endpoint with the fewest would favour one that fails at once.) The cost of a
+// choice does not depend on the number of endpoints.
 //
 //	state     attempts it gets       becomes
 //	in use    its share              ejected, when its failure rate exceeds the mean of
@@ -16,9 +16,8 @@
 //	                                 about as often, or when too few others remain
 //
 // Enough is half of all endpoints, or a single one if the endpoint gives no
-// response at all. The last endpoint in use is never ejected. If the last
-// connection to an endpoint could not be opened, its trials come sooner: after 1,
-// 2, 4, 8 and then every 10 s.
+// response at all. The last endpoint in use is never ejected. If no connection to
+// an endpoint can be opened, its first trials come after 1, 2, 4 and 8 s.
 package endpoint
 
 import (
@@ -28,12 +27,12 @@ import (
 	"time"
 )
 
-// Set is the endpoints behind one name. T is what a client needs in order to
-// send an attempt to an endpoint. A Set is safe for concurrent use.
+// Set holds the endpoints behind one name, each with a value of type T that the
+// client needs to send an attempt to it. A Set is safe for concurrent use.
 type Set[T any] struct {
-	judge
+	detector
 	addr  func(T) string
-	ready []member[T] // guarded by judge.mu
+	ready []member[T] // the endpoints of detector.ready with their values; guarded by detector.mu
 	view  atomic.Pointer[view[T]]
 	turn  atomic.Uint64
 }
@@ -43,14 +42,14 @@ type member[T any] struct {
 	value T
 }
 
-// view is the choice for the next attempts. It is never changed, only replaced.
+// view is what Pick chooses from. It is replaced as a whole, so that Pick needs no lock.
 type view[T any] struct {
 	inUse, ejected []member[T]
-	nextTrial      *atomic.Int64 // when the first trial is due, in Unix nanoseconds
+	nextTrial      *atomic.Int64 // when the next trial is due, in Unix nanoseconds
 }
 
-// NewSet returns an empty Set. The function addr returns an endpoint's address,
-// which identifies it.
+// NewSet returns an empty Set. The function addr returns the address of a value, which
+// identifies its endpoint.
 func NewSet[T any](addr func(T) string) *Set[T] {
 	s := &Set[T]{addr: addr}
 	s.view.Store(&view[T]{nextTrial: new(atomic.Int64)})
@@ -59,18 +58,17 @@ func NewSet[T any](addr func(T) string) *Set[T] {
 	return s
 }
 
-// Expect sets how many endpoints are about to be ready, from the next Update on.
-// While there are some, no ejected endpoint need replace them: one that hangs
-// would get every call in the moment in which the others reconnect.
+// Expect sets how many endpoints are connecting, for the next Update. They count as
+// in use there: otherwise an ejected endpoint would be readmitted, and get every call,
+// while the others reconnect.
 func (s *Set[T]) Expect(connecting int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.connecting = connecting
 }
 
-// Update sets the endpoints that attempts can be sent to. What is known about
-// failures is kept for them and for the other addresses in known, and forgotten
-// for all that are in neither.
+// Update sets the endpoints that attempts can be sent to. Failure rates are kept for
+// them and for the addresses in known, and dropped for all others.
 func (s *Set[T]) Update(ready []T, known ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -79,7 +77,7 @@ func (s *Set[T]) Update(ready []T, known ...string) {
 	keep := func(addr string) *endpoint {
 		e, ok := before[addr]
 		if !ok {
-			e = &endpoint{judge: &s.judge, addr: addr}
+			e = &endpoint{detector: &s.detector, addr: addr}
 		}
 		s.known[addr] = e
 		return e
@@ -88,17 +86,17 @@ func (s *Set[T]) Update(ready []T, known ...string) {
 		keep(addr)
 	}
 	s.ready = make([]member[T], len(ready))
-	s.judge.ready = make([]*endpoint, len(ready))
+	s.detector.ready = make([]*endpoint, len(ready))
 	for i, value := range ready {
 		e := keep(s.addr(value))
 		s.ready[i] = member[T]{e, value}
-		s.judge.ready[i] = e
+		s.detector.ready[i] = e
 	}
 	s.readmitWhereTooFewRemain()
 	s.rebuild()
 }
 
-// rebuild replaces the view; s.mu is held.
+// rebuild replaces the view. The caller has locked s.mu.
 func (s *Set[T]) rebuild() {
 	next := &view[T]{inUse: make([]member[T], 0, len(s.ready)), nextTrial: new(atomic.Int64)}
 	for _, m := range s.ready {
@@ -120,12 +118,11 @@ func (v *view[T]) scheduleTrial() {
 	v.nextTrial.Store(first)
 }
 
-// Pick chooses an endpoint for an attempt. It returns false if there is none, or
-// if all are ejected and others are about to be ready.
-// Avoid is the address that failed before, or empty for a first attempt: another
-// address is chosen if there is one. The Attempt must be ended.
+// Pick chooses an endpoint for an attempt. It returns false if there is none, or if
+// all are ejected and others are connecting. For a retry, avoid is the address of
+// the failed attempt, and another one is chosen if possible. The caller must call End.
 //
-// Attempts of streams do not count as pending: a stream may rightly be silent.
+// Streams do not count as attempts in flight: they may be silent for a long time.
 func (s *Set[T]) Pick(avoid string, stream bool) (value T, a Attempt, ok bool) {
 	v := s.view.Load()
 	n := uint64(len(v.inUse))
@@ -141,16 +138,16 @@ func (s *Set[T]) Pick(avoid string, stream bool) (value T, a Attempt, ok bool) {
 	m := v.inUse[turn%n]
 	if n > 1 {
 		other := v.inUse[(turn+1+rand.Uint64N(n-1))%n]
-		crowded := m.pending.Load() > 2*other.pending.Load()+1
-		if m.addr == avoid || crowded && other.addr != avoid {
+		busy := m.pending.Load() > 2*other.pending.Load()+1
+		if m.addr == avoid || busy && other.addr != avoid {
 			m = other
 		}
 	}
 	return m.value, m.begin(stream, false, n == 1), true
 }
 
-// beginTrial returns an ejected endpoint whose trial is due. Its next trial is
-// due later, whatever becomes of this one: a stream may never end.
+// beginTrial returns an ejected endpoint whose trial is due, and sets the time of its
+// next trial. It does not wait for the outcome, as a stream may never end.
 func (s *Set[T]) beginTrial(v *view[T]) (m member[T], due bool) {
 	now := time.Now()
 	if now.UnixNano() < v.nextTrial.Load() {

@@ -149,7 +149,7 @@ func TestPick_SpreadsConcurrentAttempts(t *testing.T) {
 
 // An endpoint that does not respond gets few attempts even before the first of
 // them times out.
-func TestPick_SparesCrowdedEndpoint(t *testing.T) {
+func TestPick_AvoidsBusyEndpoint(t *testing.T) {
 	p := newPods(t, 3)
 	pending := 0
 	for range 1000 {
@@ -164,7 +164,7 @@ func TestPick_SparesCrowdedEndpoint(t *testing.T) {
 
 // An endpoint is crowded with more than twice the pending attempts of another,
 // plus one. A stream is not pending: it may rightly be silent.
-func TestPick_CrowdedIsTwiceAsMany(t *testing.T) {
+func TestPick_BusyIsTwiceAsMany(t *testing.T) {
 	for _, tt := range []struct {
 		pending [2]int
 		streams bool
@@ -215,7 +215,7 @@ func TestPick_AvoidsFailedEndpoint(t *testing.T) {
 	assert.Equal(t, "a", p.pick("a").Addr(), "there is no other")
 }
 
-func TestEnd_EjectsWhatFailsMoreOften(t *testing.T) {
+func TestEnd_EjectsOutlier(t *testing.T) {
 	const ignored, responded, failed, timedOut, unreachable = endpoint.Ignored, endpoint.Responded, endpoint.Failed, endpoint.TimedOut, endpoint.Unreachable
 	for name, tt := range map[string]struct {
 		outcomes []endpoint.Outcome // of one endpoint, while the others respond
@@ -247,7 +247,7 @@ func TestEnd_EjectsWhatFailsMoreOften(t *testing.T) {
 
 // An endpoint that responds to others while one attempt times out is slow, not
 // silent.
-func TestEnd_TimeoutAmongResponsesIsNoSilence(t *testing.T) {
+func TestEnd_TimeoutBesideResponses(t *testing.T) {
 	p := newPods(t, 3)
 	for range 100 {
 		slow := p.begin("a")
@@ -257,7 +257,7 @@ func TestEnd_TimeoutAmongResponsesIsNoSilence(t *testing.T) {
 	}
 }
 
-func TestEnd_EjectsNoneWhereAllFail(t *testing.T) {
+func TestEnd_EjectsNoneIfAllFail(t *testing.T) {
 	for _, o := range []endpoint.Outcome{endpoint.Failed, endpoint.TimedOut, endpoint.Unreachable} {
 		for _, n := range []int{1, 2, 3, 10} {
 			synctest.Test(t, func(t *testing.T) {
@@ -272,7 +272,7 @@ func TestEnd_EjectsNoneWhereAllFail(t *testing.T) {
 	}
 }
 
-func TestEnd_EjectsNoneWhereAllFailAThird(t *testing.T) {
+func TestEnd_EjectsNoneIfAllFailPartly(t *testing.T) {
 	p := newPods(t, 3)
 	for range 100 {
 		p.rounds(1, each(endpoint.Failed, p.addrs...))
@@ -283,7 +283,7 @@ func TestEnd_EjectsNoneWhereAllFailAThird(t *testing.T) {
 
 // The rest must be able to carry the load, so at most half are ejected. Endpoints
 // that do not respond carry none: all of them are, but for the last.
-func TestEnd_EjectsNoMoreThanCanBeSpared(t *testing.T) {
+func TestEnd_KeepsEnoughInUse(t *testing.T) {
 	for _, tt := range []struct {
 		outcome        endpoint.Outcome
 		pods, sick, in int
@@ -312,7 +312,7 @@ func TestEnd_EjectsNoMoreThanCanBeSpared(t *testing.T) {
 
 // An endpoint that was ejected for its failures is readmitted when the others
 // turn silent and too few remain.
-func TestEnd_ReadmitsWhereTooFewRemain(t *testing.T) {
+func TestEnd_ReadmitsIfTooFewRemain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPods(t, 4)
 		p.end("a", repeat(5, endpoint.Failed)...)
@@ -335,7 +335,7 @@ func TestEnd_ComparesWithEndpointsInUse(t *testing.T) {
 
 // An overload may hit one endpoint first. It is readmitted once the others fail
 // as often, and does not make them outliers.
-func TestEnd_ReadmitsWhenOthersFailAlike(t *testing.T) {
+func TestEnd_ReadmitsIfOthersFailAlike(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPods(t, 3)
 		p.end("a", repeat(5, endpoint.Failed)...)
@@ -355,7 +355,7 @@ func TestEnd_ReadmitsWhenOthersFailAlike(t *testing.T) {
 }
 
 // When endpoints go, those that are ejected may be too many.
-func TestUpdate_ReadmitsWhereTooFewRemain(t *testing.T) {
+func TestUpdate_ReadmitsIfTooFewRemain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPods(t, 4)
 		p.rounds(10, each(endpoint.Failed, "a", "b"))
@@ -367,7 +367,7 @@ func TestUpdate_ReadmitsWhereTooFewRemain(t *testing.T) {
 	})
 }
 
-func TestUpdate_KeepsKnownAndForgetsOthers(t *testing.T) {
+func TestUpdate_KeepsRatesOfKnownAddresses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPods(t, 3)
 		p.end("a", endpoint.Unreachable)
@@ -385,7 +385,7 @@ func TestUpdate_KeepsKnownAndForgetsOthers(t *testing.T) {
 
 // Attempts that end when no endpoint is ready leave none ejected: no endpoint
 // was better. (The connections to all pods may be lost at once.)
-func TestUpdate_NoneEjectedWhileNoneIsReady(t *testing.T) {
+func TestUpdate_WithoutReadyEndpoints(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPods(t, 2)
 		var inFlight []endpoint.Attempt
@@ -489,7 +489,7 @@ func TestTrial_Timing(t *testing.T) {
 }
 
 // A stream that is the trial may never have a message.
-func TestTrial_ThatNeverEndsHoldsNoOther(t *testing.T) {
+func TestTrial_UnendedDoesNotDelayOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPods(t, 3)
 		p.end("a", repeat(5, endpoint.Failed)...)
@@ -507,7 +507,7 @@ func TestTrial_ThatNeverEndsHoldsNoOther(t *testing.T) {
 }
 
 // Each of several ejected endpoints has its trial.
-func TestTrial_OfEachEjected(t *testing.T) {
+func TestTrial_OfEveryEjectedEndpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPods(t, 4)
 		p.rounds(10, each(endpoint.Failed, "a", "b"))
@@ -657,7 +657,7 @@ func BenchmarkEnd_Failed(b *testing.B) {
 
 // A hung endpoint stays ejected while the only other one reconnects, and returns
 // when that cannot connect.
-func TestSet_ReconnectingEndpointIsAwaited(t *testing.T) {
+func TestExpect_KeepsEndpointsEjected(t *testing.T) {
 	s := endpoint.NewSet(func(addr string) string { return addr })
 	s.Update([]string{"hung", "fine"})
 	for range 20 {
@@ -681,7 +681,7 @@ func TestSet_ReconnectingEndpointIsAwaited(t *testing.T) {
 
 // An ejected endpoint gets its trial even while another seems to connect, which
 // may take for ever.
-func TestTrial_ComesWhileAnotherConnects(t *testing.T) {
+func TestExpect_DoesNotDelayTrials(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPods(t, 2)
 		p.end("a", endpoint.TimedOut, endpoint.TimedOut)

@@ -1,10 +1,10 @@
-// Package lookup keeps the addresses of one name for the clients. A call does
-// not wait for DNS once the addresses are known: they are refreshed beside the
-// calls, by one lookup at a time, however many calls there are.
+// Package lookup resolves a name for the clients, and keeps its addresses up to date.
+// Once they are known, no call waits for DNS: they are refreshed in the background,
+// by one lookup at a time, however many calls there are.
 //
-// While DNS does not respond, the addresses of the last successful lookup remain
-// in use: a ClusterIP never changes, and a pod's address rarely has. If DNS says
-// that the name does not exist, they are dropped after a few seconds.
+// While DNS does not respond, the addresses of the last successful lookup remain in
+// use: a ClusterIP never changes, and pods' addresses change rarely. If DNS responds
+// that the name does not exist, they are dropped after 5 s.
 package lookup
 
 import (
@@ -24,19 +24,20 @@ import (
 const (
 	// timeout of one lookup.
 	timeout = 3 * time.Second
-	// RefreshEvery is the age at which addresses are looked up anew although
-	// nothing failed. Otherwise a client that started while one of three pods
-	// was ready would not learn of the others. CoreDNS caches for 30 s by
-	// default, so more often would gain little.
+	// RefreshEvery is the age at which addresses are looked up again although no
+	// call failed. Otherwise a client that started while one of three pods was ready
+	// would not find the others. CoreDNS caches for 30 s by default, so a shorter
+	// time would gain little.
 	RefreshEvery = 10 * time.Second
-	// retryEvery is the pause after a failed lookup of a name that has
-	// addresses, and after a lookup that was followed by Refresh.
+	// retryEvery is the time between lookups after a failed one, or after Refresh, while
+	// addresses are known.
 	retryEvery = time.Second
-	// missingEvery is the pause while no address is known, and calls wait.
+	// missingEvery is the time between lookups while no address is known, and calls
+	// wait for one.
 	missingEvery = 100 * time.Millisecond
-	// dropAfter is for how long DNS must say that the name does not exist before
-	// known addresses are dropped. CoreDNS starts to respond when it has waited
-	// 5 s for the API server, whether it knows all names by then or not.
+	// dropAfter is for how long DNS must respond that the name does not exist before
+	// the addresses are dropped. CoreDNS starts after waiting 5 s for the API server,
+	// even if it does not know all names yet.
 	dropAfter = 5 * time.Second
 )
 
@@ -46,23 +47,23 @@ type Name struct {
 	changed    func(addrs []string)
 
 	mu      sync.Mutex
-	addrs   []string // of the last successful lookup, sorted
-	err     error    // of the last lookup
-	missing time.Time
-	due     time.Time     // when the next lookup may start
-	refresh time.Time     // when it starts without a failure
-	running chan struct{} // closed when the lookup under way has ended; nil if none is
+	addrs   []string      // of the last successful lookup, sorted
+	err     error         // of the last lookup
+	missing time.Time     // since when DNS has responded that the name does not exist
+	due     time.Time     // earliest start of the next lookup
+	refresh time.Time     // when Addresses starts the next lookup
+	running chan struct{} // closed when the running lookup ends; nil if there is none
 }
 
-// New returns a Name that has not been looked up. The function changed is called
-// with the addresses, as host:port, whenever they have changed; it may be nil. It
-// must not call methods of the Name.
+// New returns a Name that has not been looked up. If changed is not nil, it is called
+// with the addresses (host:port) whenever they change. It must not call methods of
+// the Name.
 func New(host, port string, changed func(addrs []string)) *Name {
 	return &Name{host: host, port: port, changed: changed, err: &call.Error{Class: call.DNS, Err: fmt.Errorf("lookup %s: no response yet", host)}}
 }
 
-// Known returns the addresses and the error of the last lookup. There may be
-// both: the error is then newer.
+// Known returns the addresses of the last successful lookup, and the error of the
+// last lookup.
 func (n *Name) Known() ([]string, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -70,7 +71,7 @@ func (n *Name) Known() ([]string, error) {
 }
 
 // Addresses returns the addresses. It waits for DNS only if none are known. The
-// error is that of the lookup; its class is call.DNS if ctx's deadline passed.
+// error is that of the lookup, of class call.DNS even if the deadline of ctx passed.
 func (n *Name) Addresses(ctx context.Context) ([]string, error) {
 	n.mu.Lock()
 	addrs, now := n.addrs, time.Now()
@@ -99,8 +100,8 @@ func (n *Name) Addresses(ctx context.Context) ([]string, error) {
 	return nil, err
 }
 
-// Lookup looks the name up as soon as the next lookup may start, and returns its
-// error. It returns the error of ctx if that ends first.
+// Lookup waits until the next lookup may start, runs it, and returns its error. If
+// ctx ends first, it returns ctx's error.
 func (n *Name) Lookup(ctx context.Context) error {
 	n.mu.Lock()
 	wait := time.Until(n.due)
@@ -120,16 +121,16 @@ func (n *Name) Lookup(ctx context.Context) error {
 	}
 }
 
-// Refresh makes a lookup due, about a second after the last: an address has
-// failed. The next call of Addresses starts it.
+// Refresh is for callers that found an address failing. The next call of Addresses
+// starts a lookup, about a second after the last one.
 func (n *Name) Refresh() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.refresh = n.due
 }
 
-// start returns the channel of the lookup under way. If there is none, it starts
-// one, which waits until it is due. n.mu is held.
+// start returns the channel of the running lookup. If there is none, it starts one,
+// which waits until it is due. The caller has locked n.mu.
 func (n *Name) start() (done <-chan struct{}) {
 	if n.running == nil {
 		n.running = make(chan struct{})
@@ -138,6 +139,7 @@ func (n *Name) start() (done <-chan struct{}) {
 	return n.running
 }
 
+// query waits, looks the name up, and records the outcome.
 func (n *Name) query(wait time.Duration) {
 	time.Sleep(wait)
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
@@ -153,7 +155,7 @@ func (n *Name) query(wait time.Duration) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	before := n.addrs
-	n.note(addrs, err)
+	n.record(addrs, err)
 	if n.changed != nil && !slices.Equal(before, n.addrs) {
 		n.changed(n.addrs)
 	}
@@ -161,8 +163,8 @@ func (n *Name) query(wait time.Duration) {
 	n.running = nil
 }
 
-// note records the outcome of a lookup; n.mu is held.
-func (n *Name) note(addrs []string, err error) {
+// record records the outcome of a lookup. The caller has locked n.mu.
+func (n *Name) record(addrs []string, err error) {
 	now := time.Now()
 	n.err = err
 	switch {
@@ -179,7 +181,7 @@ func (n *Name) note(addrs []string, err error) {
 	if len(n.addrs) == 0 {
 		pause = missingEvery
 	}
-	// The jitter keeps callers that lost a service together from asking together.
+	// Jitter: callers that lost a service at the same time do not query together.
 	n.due = now.Add(Jitter(pause))
 	n.refresh = n.due
 	if err == nil {
@@ -187,7 +189,7 @@ func (n *Name) note(addrs []string, err error) {
 	}
 }
 
-// Jitter returns a random time from half of d to one and a half of d.
+// Jitter returns a random duration between 0.5 and 1.5 times d.
 func Jitter(d time.Duration) time.Duration { return d/2 + rand.N(d) }
 
 // IsNotFound reports whether DNS responded that a name does not exist.

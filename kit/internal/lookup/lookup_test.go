@@ -154,7 +154,7 @@ func TestAddresses_AreRefreshed(t *testing.T) {
 }
 
 // After a failure a call starts a lookup, at most once in a second or so.
-func TestRefresh_MakesALookupSoon(t *testing.T) {
+func TestRefresh_StartsLookupSoon(t *testing.T) {
 	dns.Set("refresh.test.", "127.0.0.1")
 	inBubble(t, "refresh.test.", func(t *testing.T, n *lookup.Name, changed *changes) {
 		_, err := n.Addresses(t.Context())
@@ -181,7 +181,7 @@ func TestRefresh_MakesALookupSoon(t *testing.T) {
 }
 
 // While DNS is in trouble, the addresses remain in use and no call waits.
-func TestAddresses_OutliveTroubleOfDNS(t *testing.T) {
+func TestAddresses_KeptWhileDNSFails(t *testing.T) {
 	for name, trouble := range map[string]func(bool){
 		"SERVFAIL": dns.Break,
 		"silence":  silent.Store,
@@ -253,7 +253,7 @@ func TestAddresses_DroppedWhenNameIsGone(t *testing.T) {
 
 // Denials count from the first of an unbroken row: what DNS says between them,
 // or that it is in trouble, ends the row.
-func TestAddresses_KeptWhereDenialIsBrief(t *testing.T) {
+func TestAddresses_KeptIfNotFoundIsBrief(t *testing.T) {
 	for name, between := range map[string]func(bool){
 		"address":  func(bool) { dns.Set("denied.test.", "127.0.0.1") },
 		"SERVFAIL": dns.Break,
@@ -278,7 +278,7 @@ func TestAddresses_KeptWhereDenialIsBrief(t *testing.T) {
 }
 
 // A call with time enough learns that DNS gives no response after 3 s.
-func TestAddresses_GiveUpOnSilentDNS(t *testing.T) {
+func TestAddresses_TimeOutWithoutDNS(t *testing.T) {
 	silent.Store(true)
 	defer silent.Store(false)
 	inBubble(t, "silent.test.", func(t *testing.T, n *lookup.Name, _ *changes) {
@@ -347,7 +347,7 @@ func TestLookup_DropsDuplicates(t *testing.T) {
 }
 
 // An IP address needs no DNS.
-func TestLookup_TakesIPAddresses(t *testing.T) {
+func TestLookup_AcceptsIPAddresses(t *testing.T) {
 	for host, want := range map[string]string{"127.0.0.1": "127.0.0.1:80", "::1": "[::1]:80"} {
 		n := lookup.New(host, "80", nil)
 		addrs, err := n.Addresses(t.Context())
