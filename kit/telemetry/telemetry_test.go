@@ -307,7 +307,7 @@ func TestLog_FlushesFromWarnUp(t *testing.T) {
 func TestMetrics_HaveProcessAndBuildInfo(t *testing.T) {
 	tel := kittest.Telemetry(t, io.Discard)
 	require.NoError(t, testutil.GatherAndCompare(tel.Metrics, strings.NewReader(`
-# HELP build_info Always 1; the labels say what runs here.
+# HELP build_info Always 1; the labels name the service and its version.
 # TYPE build_info gauge
 build_info{service="test",version="test"} 1
 `), "build_info"))
