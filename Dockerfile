@@ -19,8 +19,8 @@ COPY kit ../kit
 COPY $SERVICE ./
 # Declared after the download, so that another platform or version reuses it.
 ARG TARGETOS TARGETARCH VERSION=dev
-# -trimpath: the binary does not depend on the directory of the build. -s -w: no symbols and no debug information, a third
-# of its size.
+# -trimpath: the binary does not depend on the directory of the build.
+# -s -w: no symbols and no debug information, a third of the size.
 # grpcnotrace: without golang.org/x/net/trace, which prevents the linker from dropping unused methods.
 # nethttpomithttp2: without net/http's HTTP/2, which plaintext HTTP/1.1 does not use; gRPC has its own.
 RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
