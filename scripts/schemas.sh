@@ -44,6 +44,8 @@ module=$(GOWORK=off GOFLAGS=-mod=mod "$GO" mod download -json "k8s.io/kubernetes
 mkdir -p deploy/schemas
 rm -f deploy/schemas/*.json
 out=$PWD/deploy/schemas crds=("$PWD"/deploy/crds/*.yaml)
-(cd scripts/tools/schemas && GOWORK=off "$GO" run . "$module/api/openapi-spec/swagger.json" "$out" "${crds[@]}" "${kinds[@]}")
-files=(deploy/schemas/*.json)
+cd scripts/tools/schemas
+GOWORK=off "$GO" run . "$module/api/openapi-spec/swagger.json" "$out" "${crds[@]}" "${kinds[@]}" # never empty
+cd "$out"
+files=(*.json)
 echo "schemas: wrote ${#files[@]} files to deploy/schemas" >&2
