@@ -25,6 +25,7 @@ images.sh*) echo localhost/tandem/service-a:dev-1 ;;
 kustomize*) echo "kind: Deployment" ;;
 "docker port"*) echo 127.0.0.1:8080 ;;
 *" get --filename - "*.spec.replicas*) printf 'tandem service-a 3 300\ntandem service-b 10 300\n' ;;
+*" get deployments "*) echo "tandem service-a-1" ;;
 *" get --filename - "*) echo "Deployment tandem service-a" ;;
 *" get namespaces,"*) printf 'Deployment tandem service-a\nService tandem service-a\nNamespace tandem\n' ;;
 esac

@@ -9,13 +9,18 @@ case ${1-} in
 		cat <<'HELP'
 usage: scripts/kubeconform.sh
 
-Renders deploy/base, every overlay, and every component on the base, and checks
-the result against deploy/schemas: unknown fields, wrong types and kinds that
-have no schema there are errors. Images must name a tag that is not latest. The
-environment of a Deployment must repeat its grace period and preStop delay.
+Renders deploy/base, every overlay, and every component on the base. Checks that
 
-Needs bin/kustomize and bin/kubeconform (make tools builds them); no cluster, no
-network.
+  - each object conforms to its schema in deploy/schemas. Unknown fields and
+    kinds without a schema are errors
+  - each image has a tag other than latest, or a digest
+  - each Deployment repeats its grace period and preStop delay in its
+    environment
+  - the line namespace of deploy/base/kustomization.yaml is the only one that
+    sets the namespace: with another name there, no object has the old name
+
+Needs bin/kustomize and bin/kubeconform, which make lint-deploy builds; no
+cluster and no network.
 HELP
 		exit
 		;;
@@ -25,25 +30,72 @@ HELP
 		;;
 esac
 
-mkdir -p out
-out=$(mktemp -d out/kubeconform.XXXXXX) # in here, as kustomize takes relative paths only
-trap 'rm -rf "$out"' EXIT
+work=$(mktemp -d "${TMPDIR:-/tmp}/kubeconform.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+failed=0
+report() { # report TEXT...
+	echo "kubeconform: $*" >&2
+	failed=1
+}
 
-# grace_agrees FILE: fails for a Deployment whose TERMINATION_GRACE_PERIOD and
-# PRE_STOP_DELAY are not what its fields say. The service checks at its start that
-# it can stop in time, and sees the variables only. It relies on kustomize's output:
+main() {
+	local namespace folder name
+	render "$work/deploy"
+	for folder in "$work"/deploy/{base,overlays/*,base-with/*}; do
+		name=${folder#"$work"/deploy/}
+		check_manifests "$name" "$folder/rendered.yaml"
+	done
+
+	namespace=$(sed -n 's/^namespace: \([^ ]*\).*/\1/p' deploy/base/kustomization.yaml)
+	render "$work/renamed" another-name
+	for folder in "$work"/renamed/{base,overlays/*,base-with/*}; do
+		name=${folder#"$work"/renamed/}
+		check_renamed "$name" "$folder/rendered.yaml" "$namespace"
+	done
+	exit $failed
+}
+
+# render COPY [NAMESPACE]: copies the manifests to the folder COPY, adds a folder base-with/NAME for each component on the
+# base, changes the namespace, and renders each folder to its rendered.yaml.
+render() {
+	local component name folder
+	mkdir -p "$1/base-with"
+	cp -R deploy/base deploy/components deploy/overlays "$1"
+	if [[ -n ${2-} ]]; then sed "s/^namespace: .*/namespace: $2/" deploy/base/kustomization.yaml >"$1/base/kustomization.yaml"; fi
+	for component in deploy/components/*/; do
+		name=$(basename "$component")
+		mkdir "$1/base-with/$name"
+		printf 'resources: [../../base]\ncomponents: [../../components/%s]\n' "$name" >"$1/base-with/$name/kustomization.yaml"
+	done
+	for folder in "$1"/{base,overlays/*,base-with/*}; do
+		bin/kustomize build "$folder" >"$folder/rendered.yaml" || report "${folder#"$1/"} does not render${2:+ with namespace: $2}; the error is above"
+	done
+}
+
+check_manifests() { # check_manifests NAME FILE
+	local images
+	printf '%-40s' "$1"
+	bin/kubeconform -strict -summary -schema-location 'deploy/schemas/{{.ResourceKind}}{{.KindSuffix}}.json' "$2" || failed=1
+	check_stop_times "$2" || failed=1
+	images=$(grep -E '^[[:space:]]*(- )?image:' "$2" | grep -vE ':[^/:]+$|@sha256:[0-9a-f]{64}$' || true)
+	images+=$(grep -E '^[[:space:]]*(- )?image:.*:latest$' "$2" || true)
+	if [[ -n $images ]]; then report "$1: want a tag other than latest:" "$images"; fi
+}
+
+# check_stop_times FILE: fails for a Deployment whose TERMINATION_GRACE_PERIOD and PRE_STOP_DELAY differ from its fields.
+# The service sees only the variables, and checks with them that it can stop in time. This relies on kustomize's output:
 # block style, and name before value.
-grace_agrees() {
+check_stop_times() {
 	awk '
-		function agree(variable, field, seconds) {
+		function compare(variable, field, seconds) {
 			if (env[variable] == seconds "s") return
 			printf "kubeconform: Deployment %s: %s is %s, but %s is %s seconds\n", deployment, variable, env[variable], field, seconds
 			bad = 1
 		}
 		function finish() {
 			if (kind == "Deployment") {
-				agree("TERMINATION_GRACE_PERIOD", "terminationGracePeriodSeconds", grace)
-				agree("PRE_STOP_DELAY", "preStop.sleep", sleep)
+				compare("TERMINATION_GRACE_PERIOD", "terminationGracePeriodSeconds", grace)
+				compare("PRE_STOP_DELAY", "preStop.sleep", sleep)
 			}
 			kind = grace = sleep = ""
 			split("", env)
@@ -59,36 +111,16 @@ grace_agrees() {
 	' "$1" >&2
 }
 
-failed=0
-check() { # check NAME FOLDER
-	local rendered=$out/rendered.yaml untagged
-	if ! bin/kustomize build "$2" >"$rendered"; then
-		echo "kubeconform: $1 does not render" >&2
-		failed=1
-		return
-	fi
-	printf '%-40s' "$1"
-	bin/kubeconform -strict -summary -schema-location 'deploy/schemas/{{.ResourceKind}}{{.KindSuffix}}.json' "$rendered" || failed=1
-	grace_agrees "$rendered" || failed=1
-	untagged=$(grep -E '^\s*(- )?image:' "$rendered" | grep -vE ':[^/:]+$|@sha256:[0-9a-f]{64}$' || true)
-	untagged+=$(grep -E '^\s*(- )?image:.*:latest$' "$rendered" || true)
-	if [[ -n $untagged ]]; then
-		echo "kubeconform: $1: want a tag other than latest:" "$untagged" >&2
-		failed=1
-	fi
+# check_renamed NAME FILE NAMESPACE: reports the lines of FILE whose value is still NAMESPACE, or the placeholder of the
+# manifests. The label part-of and the name of a PodMonitor may have the same value.
+check_renamed() {
+	local left
+	left=$(awk -v old="$3" '
+		/^kind:/ { kind = $2 }
+		$NF == "set-by-kustomize" { print kind ":" $0 }
+		$NF == old && !/app.kubernetes.io\/part-of:/ && !(kind == "PodMonitor" && /^  name:/) { print kind ":" $0 }
+	' "$2")
+	if [[ -n $left ]]; then report "$1: deploy/base/kustomization.yaml does not set this namespace: $left"; fi
 }
 
-check base deploy/base
-for overlay in deploy/overlays/*/; do
-	check "overlays/$(basename "$overlay")" "$overlay"
-done
-for component in deploy/components/*/; do
-	name=$(basename "$component")
-	mkdir "$out/$name"
-	cat >"$out/$name/kustomization.yaml" <<KUSTOMIZATION
-resources: [../../../deploy/base]
-components: [../../../deploy/components/$name]
-KUSTOMIZATION
-	check "components/$name on the base" "$out/$name"
-done
-exit $failed
+main

@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+GO=${GO:-go}
 readonly kubernetes=v1.36.3
 readonly kinds=(
 	apps/v1/Deployment
@@ -21,13 +22,13 @@ case ${1-} in
 		cat <<HELP
 usage: scripts/schemas.sh
 
-Writes deploy/schemas anew: a JSON Schema for each kind that deploy/ uses, which
-kubeconform then checks manifests against without a cluster and without a
-network. They are made from the OpenAPI description in Kubernetes' own module
-($kubernetes), and from the CRDs in deploy/crds.
+Regenerates deploy/schemas: a JSON Schema for each kind that deploy/ uses, with
+which kubeconform checks manifests without a cluster or network. The sources are
+the OpenAPI description in the module k8s.io/kubernetes ($kubernetes) and the CRDs
+in deploy/crds.
 
-Run it after a new version or kind has been put into this script, or a CRD into
-deploy/crds, and commit what it wrote. Needs Go.
+Run it after you change the version or the kinds in this script, or a CRD in
+deploy/crds, and commit the result. Needs Go.
 HELP
 		exit
 		;;
@@ -38,9 +39,13 @@ HELP
 esac
 
 echo "schemas: reading Kubernetes $kubernetes" >&2
-module=$(GOWORK=off GOFLAGS=-mod=mod go mod download -json "k8s.io/kubernetes@$kubernetes" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
+module=$(GOWORK=off GOFLAGS=-mod=mod "$GO" mod download -json "k8s.io/kubernetes@$kubernetes" |
+	sed -n 's/^[[:space:]]*"Dir": "\(.*\)",$/\1/p')
 mkdir -p deploy/schemas
 rm -f deploy/schemas/*.json
 out=$PWD/deploy/schemas crds=("$PWD"/deploy/crds/*.yaml)
-(cd scripts/tools/schemas && GOWORK=off go run . "$module/api/openapi-spec/swagger.json" "$out" "${crds[@]}" "${kinds[@]}")
-echo "schemas: $(find deploy/schemas -name '*.json' | wc -l) files in deploy/schemas" >&2
+cd scripts/tools/schemas
+GOWORK=off "$GO" run . "$module/api/openapi-spec/swagger.json" "$out" "${crds[@]}" "${kinds[@]}" # never empty
+cd "$out"
+files=(*.json)
+echo "schemas: wrote ${#files[@]} files to deploy/schemas" >&2
