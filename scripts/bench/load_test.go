@@ -36,7 +36,7 @@ func TestLoad_ChecksResponses(t *testing.T) {
 		{"refuses", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no room", http.StatusServiceUnavailable) }, "503 Service Unavailable"},
 		{"names no pod", func(w http.ResponseWriter, _ *http.Request) {
 			fmt.Fprint(w, strings.ReplaceAll(goodResponse, `"b"`, `""`))
-		}, "names a pod"},
+		}, "data with its pod"},
 		{"breaks off", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, "EOF"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
