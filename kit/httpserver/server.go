@@ -113,9 +113,9 @@ func New(o Options) *Server {
 	root.NotFound(notFound)
 	root.MethodNotAllowed(methodNotAllowed)
 	s.Probes = root.With(limited)
-	s.Probes.Get("/livez", o.Health.Live)
-	s.Probes.Get("/readyz", o.Health.IsReady)
-	s.Probes.Get("/health", o.Health.Report)
+	s.Probes.Get("/livez", o.Health.ServeLivez)
+	s.Probes.Get("/readyz", o.Health.ServeReadyz)
+	s.Probes.Get("/health", o.Health.ServeHealth)
 	s.API = root.With(limited, shedding(o.Limiter.Acquire, o.Limiter.Release), faulty(o.Faults))
 	s.Streams = root.With(shedding(o.Limiter.AcquireStream, o.Limiter.ReleaseStream), faulty(o.Faults), s.streaming)
 	s.http.Handler = root
