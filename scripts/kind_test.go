@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// fake stands for docker, kind, kubectl, kustomize and images.sh. It appends its name and arguments to $CALLS, fails
+// fake replaces docker, kind, kubectl, kustomize and images.sh. It appends its name and arguments to $CALLS, fails
 // if they match the pattern $FAIL, and otherwise prints what kind.sh reads, of a cluster where an overlay with more
 // objects was applied before.
 const fake = `#!/bin/sh

@@ -56,7 +56,7 @@ func peer(t *testing.T, do func(*net.TCPConn)) string {
 	return l.Addr().String()
 }
 
-// get asks as a client would, with a limit that only a hang reaches.
+// get makes an HTTP request without package httpclient. Its time limit is for a hang only.
 func get(ctx context.Context, hostport string) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
@@ -80,9 +80,9 @@ func TestClassOf_RealFailures(t *testing.T) {
 		t.Cleanup(cancel)
 		return ctx
 	}
-	left := make(chan struct{})
-	silent := peer(t, func(*net.TCPConn) { <-left })
-	t.Cleanup(func() { close(left) })
+	done := make(chan struct{})
+	silent := peer(t, func(*net.TCPConn) { <-done })
+	t.Cleanup(func() { close(done) })
 	deaf, err := net.ListenPacket("udp", "127.0.0.1:0")
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, deaf.Close()) })
@@ -92,29 +92,29 @@ func TestClassOf_RealFailures(t *testing.T) {
 		call func() error
 		want call.Class
 	}{
-		{"an answer", func() error {
+		{"a response", func() error {
 			return get(t.Context(), peer(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, "HTTP/1.1 204 No Content\r\n\r\n") }))
 		}, call.OK},
-		{"a name that no one knows", func() error { return get(t.Context(), "nobody.call.test.:80") }, call.DNS},
-		{"a resolver in trouble", func() error {
+		{"an unknown name", func() error { return get(t.Context(), "nobody.call.test.:80") }, call.DNS},
+		{"a DNS server that fails", func() error {
 			dns.Break(true)
 			defer dns.Break(false)
 			return get(t.Context(), "broken.call.test.:80")
 		}, call.DNS},
-		{"a resolver that is silent until the deadline", func() error {
+		{"a DNS server without a response until the deadline", func() error {
 			r := &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
 				return net.Dial("udp", deaf.LocalAddr().String())
 			}}
 			_, err := r.LookupHost(soon(), "silent.call.test.")
 			return err
 		}, call.DNS},
-		{"a port that is closed", func() error { return get(t.Context(), "127.0.0.1:"+kittest.FreePort()) }, call.Refused},
-		{"an address that does not answer when dialled", func() error {
+		{"a closed port", func() error { return get(t.Context(), "127.0.0.1:"+kittest.FreePort()) }, call.Refused},
+		{"a dial that times out", func() error {
 			_, err := (&net.Dialer{Timeout: time.Nanosecond}).Dial("tcp", silent)
 			return err
 		}, call.Unavailable},
-		{"no answer until the deadline", func() error { return get(soon(), silent) }, call.Timeout},
-		{"no answer until a read's deadline", func() error {
+		{"no response until the deadline", func() error { return get(soon(), silent) }, call.Timeout},
+		{"no response until the read deadline", func() error {
 			conn, err := net.Dial("tcp", silent)
 			require.NoError(t, err)
 			defer conn.Close() //nolint:errcheck // its work is done
@@ -122,27 +122,27 @@ func TestClassOf_RealFailures(t *testing.T) {
 			_, err = conn.Read(make([]byte, 1))
 			return err
 		}, call.Timeout},
-		{"the caller leaves before it dials", func() error {
+		{"canceled before the dial", func() error {
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
 			return get(ctx, silent)
 		}, call.Canceled},
-		{"the caller leaves while it waits", func() error {
+		{"canceled while waiting", func() error {
 			ctx, cancel := context.WithCancel(t.Context())
 			return get(ctx, peer(t, func(*net.TCPConn) { cancel(); <-ctx.Done() }))
 		}, call.Canceled},
 		{"a connection reset", func() error {
 			return get(t.Context(), peer(t, func(conn *net.TCPConn) { _ = conn.SetLinger(0) }))
 		}, call.Unavailable},
-		{"a connection closed before the answer", func() error {
+		{"a connection closed before the response", func() error {
 			return get(t.Context(), peer(t, func(*net.TCPConn) {}))
 		}, call.Unavailable},
-		{"a connection closed in the answer", func() error {
+		{"a connection closed during the response", func() error {
 			return get(t.Context(), peer(t, func(conn *net.TCPConn) {
 				_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
 			}))
 		}, call.Unavailable},
-		{"an answer that is no HTTP", func() error {
+		{"a response that is not HTTP", func() error {
 			return get(t.Context(), peer(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, "220 mail.example ESMTP\r\n") }))
 		}, call.Other},
 	} {
@@ -155,10 +155,10 @@ func TestClassOf_RealFailures(t *testing.T) {
 
 func TestClassOf_PrefersErrorInChain(t *testing.T) {
 	inner := errors.New("the peer said no")
-	err := fmt.Errorf("ask: %w", &call.Error{Class: call.Unavailable, Err: fmt.Errorf("%w: %w", inner, context.Canceled)})
-	assert.Equal(t, call.Unavailable, call.ClassOf(err), "who made the Error knew more than its cause tells")
+	err := fmt.Errorf("call: %w", &call.Error{Class: call.Unavailable, Err: fmt.Errorf("%w: %w", inner, context.Canceled)})
+	assert.Equal(t, call.Unavailable, call.ClassOf(err), "the Error has the more specific class")
 	require.ErrorIs(t, err, inner)
-	assert.Equal(t, "ask: the peer said no: context canceled", err.Error())
+	assert.Equal(t, "call: the peer said no: context canceled", err.Error())
 	assert.Equal(t, call.Other, call.ClassOf(inner))
 }
 
@@ -183,7 +183,7 @@ func TestWithRecord_IsForOneCall(t *testing.T) {
 	assert.Equal(t, call.Record{Attempts: 1}, *r)
 	assert.Equal(t, call.Record{Peer: "127.0.0.1:80"}, *other, "a call within a call has its own")
 
-	call.RecordOf(t.Context()).Attempts++ // no one reads it, and it does not panic
+	call.RecordOf(t.Context()).Attempts++ // must not panic
 	assert.Zero(t, call.RecordOf(t.Context()).Attempts, "nor is it shared")
 }
 

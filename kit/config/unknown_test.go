@@ -54,7 +54,7 @@ func TestFindUnknown_IgnoresOtherVariables(t *testing.T) {
 		// Go, OpenTelemetry, Azure workload identity
 		"GOGC", "GOMEMLIMIT", "GOMAXPROCS", "GODEBUG", "GOTRACEBACK", "OTEL_SERVICE_NAME", "OTEL_EXPORTER_OTLP_ENDPOINT",
 		"AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_FEDERATED_TOKEN_FILE", "AZURE_AUTHORITY_HOST",
-		// what make and make run are told
+		// variables of make and make run
 		"SERVICE_A_HTTP_PORT", "SERVICE_B_ADMIN_PORT", "LOG_FORMAT", "NO_COLOR", "VERSION", "FUZZTIME", "KIND_PORT", "OVERLAY", "MAKEFLAGS", "MAKELEVEL", "MFLAGS",
 	} {
 		environ[name] = "x"

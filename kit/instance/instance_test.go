@@ -28,7 +28,7 @@ func TestNew_FallsBackToHost(t *testing.T) {
 	if me.IP != "" { // a host without a network has none
 		ip := net.ParseIP(me.IP)
 		require.NotNil(t, ip, me.IP)
-		assert.False(t, ip.IsLoopback(), "no one else reaches %s", ip)
+		assert.False(t, ip.IsLoopback(), "other machines cannot connect to %s", ip)
 	}
 
 	text, err := json.Marshal(Instance{Service: "s", Version: "v", Pod: "p"})

@@ -40,8 +40,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// exit is a service that makes one span and ends. It is a process of its own,
-// as the SDK leaves goroutines behind that wait for a collector that is gone.
+// exit is a service that records one span and exits. It needs its own process: the
+// SDK leaves goroutines that wait for a collector which does not respond.
 func exit() {
 	tel, err := telemetry.New(context.Background(), me, slog.LevelInfo, config.Environ(os.Environ()), os.Stdout)
 	if err == nil {
@@ -57,8 +57,7 @@ func exit() {
 
 var me = instance.Instance{Service: "service-b", Version: "v1", Pod: "service-b-7d", Node: "node-1", Zone: "z1", Namespace: "tandem"}
 
-// newTelemetry reads the process's environment, as the exporters do whatever
-// it is told.
+// newTelemetry uses the process's environment, which the exporters read in any case.
 func newTelemetry(t *testing.T, w io.Writer) (*telemetry.Telemetry, error) {
 	t.Helper()
 	return telemetry.New(t.Context(), me, slog.LevelInfo, config.Environ(os.Environ()), w)
@@ -82,14 +81,14 @@ func (r *received) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	body, err := io.ReadAll(req.Body)
 	var in collector.ExportTraceServiceRequest
 	if req.URL.Path != "/v1/traces" || err != nil || proto.Unmarshal(body, &in) != nil {
-		http.Error(w, "that is no OTLP", http.StatusBadRequest)
+		http.Error(w, "not OTLP", http.StatusBadRequest)
 		return
 	}
 	_, _ = r.Export(req.Context(), &in) // cannot fail
 	w.Header().Set("Content-Type", "application/x-protobuf")
 }
 
-// collect starts a collector that speaks protocol, and returns its URL.
+// collect starts a collector for a protocol, and returns its URL.
 func collect(t *testing.T, protocol string) (*received, string) {
 	t.Helper()
 	r := &received{}
@@ -111,7 +110,7 @@ func collect(t *testing.T, protocol string) (*received, string) {
 	return r, "http://" + l.Addr().String()
 }
 
-// span makes one span and returns who it is.
+// span records one span and returns it.
 func span(t *testing.T, tel *telemetry.Telemetry) trace.Span {
 	t.Helper()
 	_, s := tel.Traces.Tracer("test").Start(t.Context(), "GET /api/data")
@@ -232,7 +231,7 @@ func TestNew_FailsOnInvalidEndpoint(t *testing.T) {
 }
 
 func TestFlush_EndsWithoutCollector(t *testing.T) {
-	hole, err := net.Listen("tcp", "127.0.0.1:0") // takes connections and never answers
+	hole, err := net.Listen("tcp", "127.0.0.1:0") // accepts connections and never responds
 	require.NoError(t, err)
 	defer hole.Close() //nolint:errcheck // nothing was said
 	children := map[string]*kittest.Process{}

@@ -29,7 +29,7 @@ func TestLoad_ChecksResponses(t *testing.T) {
 			_ = http.NewResponseController(w).Flush()
 			fmt.Fprint(w, goodResponse[20:])
 		}, ""},
-		{"asks to connect anew", func(w http.ResponseWriter, _ *http.Request) {
+		{"Connection: close", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Connection", "close")
 			fmt.Fprint(w, goodResponse)
 		}, ""},

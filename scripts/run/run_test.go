@@ -106,7 +106,7 @@ func TestRun(t *testing.T) {
 		r.waitFor(t, "draining delay=10m0s")
 		require.NoError(t, r.cmd.Process.Signal(os.Interrupt))
 		assert.Equal(t, 1, r.wait(t))
-		assert.Contains(t, r.out.String(), "service-b did not end well (signal: killed)")
+		assert.Contains(t, r.out.String(), "service-b failed (signal: killed)")
 		r.assertNothingLeft(t)
 	})
 
@@ -294,7 +294,7 @@ func TestPortsFree_NamesPortInUse(t *testing.T) {
 	}
 }
 
-// Colours are for people at a terminal, and every name has its own.
+// Colors are for terminals, one for each service.
 func TestColors(t *testing.T) {
 	var b bytes.Buffer
 	out := &output{w: &b, color: true}

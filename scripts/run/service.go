@@ -104,7 +104,7 @@ func (s *service) wait(killing context.Context) error {
 		<-s.done
 	}
 	if !s.cmd.ProcessState.Success() {
-		return fmt.Errorf("%s did not end well (%s)", s.name, s.cmd.ProcessState)
+		return fmt.Errorf("%s failed (%s)", s.name, s.cmd.ProcessState)
 	}
 	return nil
 }

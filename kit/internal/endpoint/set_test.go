@@ -86,8 +86,7 @@ func (p pods) rounds(n int, outcomes map[string]endpoint.Outcome) map[string]int
 	return given
 }
 
-// inUse returns the endpoints that are given attempts, as one string. It changes
-// nothing.
+// inUse returns the endpoints that get attempts, as one string.
 func (p pods) inUse() string {
 	p.t.Helper()
 	found := map[string]bool{}
@@ -109,7 +108,7 @@ func repeat(n int, outcomes ...endpoint.Outcome) []endpoint.Outcome {
 	return slices.Repeat(outcomes, n)
 }
 
-// each gives the first n endpoints this outcome.
+// each returns a map of these endpoints to an outcome.
 func each(o endpoint.Outcome, addrs ...string) map[string]endpoint.Outcome {
 	outcomes := map[string]endpoint.Outcome{}
 	for _, addr := range addrs {
@@ -140,7 +139,7 @@ func TestPick_SpreadsConcurrentAttempts(t *testing.T) {
 	p := newPods(t, 3)
 	given := map[string]int{}
 	for range 300 {
-		given[p.pick("").Addr()]++ // and never ends
+		given[p.pick("").Addr()]++ // without End
 	}
 	for addr, n := range given {
 		assert.InDelta(t, 100, n, 15, addr)
@@ -162,8 +161,8 @@ func TestPick_AvoidsBusyEndpoint(t *testing.T) {
 	assert.LessOrEqual(t, pending, 2, "of 333 that would be its share")
 }
 
-// An endpoint is crowded with more than twice the pending attempts of another,
-// plus one. A stream is not pending: it may rightly be silent.
+// An endpoint is busy if it has more than twice the attempts in flight of another, plus
+// one. Streams do not count: they may be silent for a long time.
 func TestPick_BusyIsTwiceAsMany(t *testing.T) {
 	for _, tt := range []struct {
 		pending [2]int
@@ -209,7 +208,7 @@ func TestPick_AvoidsFailedEndpoint(t *testing.T) {
 	p := newPods(t, 3)
 	for range 100 {
 		p.begin("a").End(endpoint.Responded)
-		assert.NotEqual(t, "a", p.pick("a").Addr(), "however many are pending at the others")
+		assert.NotEqual(t, "a", p.pick("a").Addr(), "however many are in flight at the others")
 	}
 	p.Update([]string{"a"})
 	assert.Equal(t, "a", p.pick("a").Addr(), "there is no other")
@@ -221,16 +220,16 @@ func TestEnd_EjectsOutlier(t *testing.T) {
 		outcomes []endpoint.Outcome // of one endpoint, while the others respond
 		ejected  bool
 	}{
-		"four failures in a row":     {repeat(4, failed), false},
-		"five failures in a row":     {repeat(5, failed), true},
-		"one failure in ten":         {repeat(100, failed, responded, responded, responded, responded, responded, responded, responded, responded, responded), false},
-		"one failure in three":       {repeat(20, failed, responded, responded), true},
-		"a silent attempt":           {repeat(1, timedOut), false},
-		"two silent attempts":        {repeat(2, timedOut), true},
-		"connection cannot open":     {repeat(1, unreachable), true},
-		"outcomes that tell nothing": {repeat(1000, ignored), false},
-		"short time-outs":            {repeat(1000, endpoint.TimedOutAfter(99*time.Millisecond)), false},
-		"time-outs of 100 ms":        {repeat(2, endpoint.TimedOutAfter(100*time.Millisecond)), true},
+		"four failures in a row": {repeat(4, failed), false},
+		"five failures in a row": {repeat(5, failed), true},
+		"one failure in ten":     {repeat(100, failed, responded, responded, responded, responded, responded, responded, responded, responded, responded), false},
+		"one failure in three":   {repeat(20, failed, responded, responded), true},
+		"a silent attempt":       {repeat(1, timedOut), false},
+		"two silent attempts":    {repeat(2, timedOut), true},
+		"unreachable":            {repeat(1, unreachable), true},
+		"ignored outcomes":       {repeat(1000, ignored), false},
+		"short time-outs":        {repeat(1000, endpoint.TimedOutAfter(99*time.Millisecond)), false},
+		"time-outs of 100 ms":    {repeat(2, endpoint.TimedOutAfter(100*time.Millisecond)), true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPods(t, 3)
@@ -281,12 +280,12 @@ func TestEnd_EjectsNoneIfAllFailPartly(t *testing.T) {
 	}
 }
 
-// The rest must be able to carry the load, so at most half are ejected. Endpoints
-// that do not respond carry none: all of them are, but for the last.
+// The other endpoints must be able to carry the load, so at most half are ejected. All
+// endpoints that do not respond are ejected, except the last.
 func TestEnd_KeepsEnoughInUse(t *testing.T) {
 	for _, tt := range []struct {
-		outcome        endpoint.Outcome
-		pods, sick, in int
+		outcome              endpoint.Outcome
+		pods, failing, inUse int
 	}{
 		{endpoint.Failed, 1, 1, 1},
 		{endpoint.Failed, 2, 1, 1},
@@ -304,8 +303,8 @@ func TestEnd_KeepsEnoughInUse(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			p := newPods(t, tt.pods)
-			p.rounds(30, each(tt.outcome, p.addrs[:tt.sick]...))
-			assert.Len(t, p.inUse(), tt.in, "%+v", tt)
+			p.rounds(30, each(tt.outcome, p.addrs[:tt.failing]...))
+			assert.Len(t, p.inUse(), tt.inUse, "%+v", tt)
 		})
 	}
 }

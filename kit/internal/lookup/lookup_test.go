@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 	dial := net.DefaultResolver.Dial
 	net.DefaultResolver.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		if silent.Load() {
-			client, _ := net.Pipe() // which nobody reads
+			client, _ := net.Pipe() // without a reader
 			return client, nil
 		}
 		return dial(ctx, network, addr)
