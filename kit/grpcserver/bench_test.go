@@ -21,9 +21,9 @@ import (
 	"example.com/tandem/kit/limiter"
 )
 
-// BenchmarkServer is a call of 50 callers, each with a deadline of 2 s, over one
-// connection. On a busy machine cpu-ns/op tells more than the time: it is the
-// CPU time of server and client.
+// BenchmarkServer measures calls of 50 concurrent callers over one connection, each
+// call with a deadline of 2 s. cpu-ns/op is the CPU time of server and client; other
+// load on the machine changes it less than the elapsed time.
 func BenchmarkServer(b *testing.B) {
 	s := grpcserver.New(grpcserver.Options{
 		AddrVar: "GRPC_ADDR", Addr: "127.0.0.1:0", Telemetry: kittest.Telemetry(b, io.Discard), Health: health.New(instance.Instance{}),
@@ -35,7 +35,7 @@ func BenchmarkServer(b *testing.B) {
 	defer s.Stop()
 	conn, err := grpc.NewClient("dns:///"+s.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	require.NoError(b, err)
-	defer conn.Close() //nolint:errcheck // nothing is under way
+	defer conn.Close() //nolint:errcheck // no call is in flight
 
 	call := func() {
 		ctx, cancel := context.WithTimeout(b.Context(), 2*time.Second)

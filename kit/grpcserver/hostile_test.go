@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,15 +27,15 @@ import (
 	"example.com/tandem/kit/kittest"
 )
 
-// client is one that speaks HTTP/2 by hand.
-type client struct {
+// rawClient sends the HTTP/2 frames that a test chooses.
+type rawClient struct {
 	net.Conn
 	*http2.Framer
 	t      *testing.T
 	stream uint32
 }
 
-// connect opens a connection and sends the first bytes of it.
+// connect opens a connection and sends first on it.
 func connect(t *testing.T, s *server, first string) net.Conn {
 	t.Helper()
 	conn, err := net.Dial("tcp", s.Addr().String())
@@ -45,16 +46,16 @@ func connect(t *testing.T, s *server, first string) net.Conn {
 	return conn
 }
 
-func newClient(t *testing.T, s *server) *client {
+func newRawClient(t *testing.T, s *server) *rawClient {
 	t.Helper()
 	conn := connect(t, s, http2.ClientPreface)
-	c := &client{Conn: conn, Framer: http2.NewFramer(conn, conn), t: t}
+	c := &rawClient{Conn: conn, Framer: http2.NewFramer(conn, conn), t: t}
 	require.NoError(t, c.WriteSettings())
 	return c
 }
 
-// call makes a call of Say, with more headers.
-func (c *client) call(text string, more ...hpack.HeaderField) error {
+// call sends a call of Say, with additional headers.
+func (c *rawClient) call(text string, more ...hpack.HeaderField) error {
 	c.t.Helper()
 	if err := c.open(more...); err != nil {
 		return err
@@ -64,20 +65,23 @@ func (c *client) call(text string, more ...hpack.HeaderField) error {
 	return c.WriteData(c.stream, true, append([]byte{0, 0, 0, 0, byte(len(message))}, message...))
 }
 
-// open opens a stream for a call of Say, with more headers.
-func (c *client) open(more ...hpack.HeaderField) error {
+// sayHeaders are the headers of a call of Say.
+var sayHeaders = []hpack.HeaderField{
+	{Name: ":method", Value: "POST"},
+	{Name: ":scheme", Value: "http"},
+	{Name: ":path", Value: echo.Say},
+	{Name: ":authority", Value: "test"},
+	{Name: "content-type", Value: "application/grpc"},
+	{Name: "te", Value: "trailers"},
+}
+
+// open sends the headers of a call of Say, with additional ones.
+func (c *rawClient) open(more ...hpack.HeaderField) error {
 	c.t.Helper()
 	c.stream = max(c.stream+2, 1) | 1
 	var block bytes.Buffer
 	enc := hpack.NewEncoder(&block)
-	for _, f := range append([]hpack.HeaderField{
-		{Name: ":method", Value: "POST"},
-		{Name: ":scheme", Value: "http"},
-		{Name: ":path", Value: echo.Say},
-		{Name: ":authority", Value: "test"},
-		{Name: "content-type", Value: "application/grpc"},
-		{Name: "te", Value: "trailers"},
-	}, more...) {
+	for _, f := range slices.Concat(sayHeaders, more) {
 		require.NoError(c.t, enc.WriteField(f))
 	}
 	const frame = 16 << 10
@@ -90,16 +94,18 @@ func (c *client) open(more ...hpack.HeaderField) error {
 	return err
 }
 
-// until reads frames until there is one like this, or the connection ends.
-func (c *client) until(like func(http2.Frame) bool) (http2.Frame, error) {
+// readUntil reads frames until one matches, or the connection ends.
+func (c *rawClient) readUntil(match func(http2.Frame) bool) (http2.Frame, error) {
 	for {
 		frame, err := c.ReadFrame()
-		if err != nil || like(frame) {
+		if err != nil || match(frame) {
 			return frame, err
 		}
 	}
 }
 
+// A connection is closed if its client sends no valid HTTP/2: within connectTimeout
+// before its settings have arrived, and within pingEvery + pingTimeout after that.
 func TestServer_ClosesSilentConnection(t *testing.T) {
 	s := start(t, grpcserver.Options{}, echo.Echo{})
 	var settings bytes.Buffer
@@ -108,16 +114,16 @@ func TestServer_ClosesSilentConnection(t *testing.T) {
 		first string
 		limit time.Duration
 	}{
-		"silence":               {"", 5 * time.Second},
-		"half of the preface":   {http2.ClientPreface[:12], 5 * time.Second},
-		"no settings":           {http2.ClientPreface, 5 * time.Second},
-		"half of the settings":  {http2.ClientPreface + settings.String()[:4], 5 * time.Second},
-		"then silence":          {http2.ClientPreface + settings.String(), 40 * time.Second},
-		"half of a frame":       {http2.ClientPreface + settings.String() + "\x00\x00\x10\x01", 40 * time.Second},
-		"HTTP/1.1":              {"GET / HTTP/1.1\r\nHost: test\r\n\r\n", time.Second},
-		"noise":                 {strings.Repeat("\x16\x03\x01\xff", 1000), time.Second},
-		"noise after a preface": {http2.ClientPreface + strings.Repeat("\xff", 1000), time.Second},
-		"noise after settings":  {http2.ClientPreface + settings.String() + strings.Repeat("\xff", 1000), time.Second},
+		"nothing":                 {first: "", limit: 5 * time.Second},
+		"half a preface":          {first: http2.ClientPreface[:12], limit: 5 * time.Second},
+		"no settings":             {first: http2.ClientPreface, limit: 5 * time.Second},
+		"half the settings":       {first: http2.ClientPreface + settings.String()[:4], limit: 5 * time.Second},
+		"nothing after settings":  {first: http2.ClientPreface + settings.String(), limit: 40 * time.Second},
+		"half a frame":            {first: http2.ClientPreface + settings.String() + "\x00\x00\x10\x01", limit: 40 * time.Second},
+		"HTTP/1.1":                {first: "GET / HTTP/1.1\r\nHost: test\r\n\r\n", limit: time.Second},
+		"no HTTP/2":               {first: strings.Repeat("\x16\x03\x01\xff", 1000), limit: time.Second},
+		"no HTTP/2 after preface": {first: http2.ClientPreface + strings.Repeat("\xff", 1000), limit: time.Second},
+		"no frame after settings": {first: http2.ClientPreface + settings.String() + strings.Repeat("\xff", 1000), limit: time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -132,19 +138,20 @@ func TestServer_ClosesSilentConnection(t *testing.T) {
 	}
 }
 
+// Calls with too many bytes of headers fail, and others are served.
 func TestServer_RefusesLargeHeaders(t *testing.T) {
 	s := start(t, grpcserver.Options{}, echo.Echo{})
 	for name, tt := range map[string]struct {
 		size   int
 		served bool
 	}{
-		"as many as anyone needs": {6 << 10, true},
-		"too many":                {1 << 20, false},
+		"below the limit": {size: 6 << 10, served: true},
+		"above the limit": {size: 1 << 20, served: false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := newClient(t, s)
-			_ = c.call("hello", hpack.HeaderField{Name: "x", Value: strings.Repeat("x", tt.size)}) // it may be cut off
-			frame, err := c.until(func(f http2.Frame) bool {
+			c := newRawClient(t, s)
+			_ = c.call("hello", hpack.HeaderField{Name: "x", Value: strings.Repeat("x", tt.size)}) // the server may close the connection
+			frame, err := c.readUntil(func(f http2.Frame) bool {
 				switch f.(type) {
 				case *http2.HeadersFrame, *http2.RSTStreamFrame:
 					return true
@@ -154,7 +161,7 @@ func TestServer_RefusesLargeHeaders(t *testing.T) {
 			_, served := frame.(*http2.HeadersFrame)
 			assert.Equal(t, tt.served, served, "%v %v", frame, err)
 
-			// Our own client knows the limit by the server's settings, and keeps it.
+			// grpcclient reads the limit from the server's settings, and fails the call itself.
 			ctx := metadata.AppendToOutgoingContext(t.Context(), "x", strings.Repeat("x", tt.size))
 			_, err = s.say(ctx)
 			assert.Equal(t, tt.served, err == nil, "%v", err)
@@ -164,31 +171,30 @@ func TestServer_RefusesLargeHeaders(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// CVE-2023-44487: streams that are reset at once count no more towards the
-// limit of streams, while their handlers run on.
+// A flood of calls that are reset directly after they are sent (CVE-2023-44487) does
+// not delay other callers, and runs at most maxStreams handlers. A stream that was
+// reset no longer counts towards the limit of streams, but its handler still runs.
 func TestServer_SurvivesRapidResets(t *testing.T) {
 	const maxStreams = 512
-	for name, minds := range map[string]bool{"handlers that mind their context": true, "handlers that do not": false} {
+	for name, endsWithContext := range map[string]bool{"handlers end with their context": true, "handlers ignore their context": false} {
 		t.Run(name, func(t *testing.T) {
-			g := make(chan struct{})
-			open := sync.OnceFunc(func() { close(g) })
-			defer open()
-			var begun, running, most atomic.Int64
+			g := newGate(t)
+			var started, running, most atomic.Int64
 			s := start(t, grpcserver.Options{}, echo.Echo{Say: func(ctx context.Context, said string) (string, error) {
 				if said != "hostile" {
 					return said, nil
 				}
-				begun.Add(1)
+				started.Add(1)
 				for now := running.Add(1); ; {
 					if was := most.Load(); now <= was || most.CompareAndSwap(was, now) {
 						break
 					}
 				}
 				defer running.Add(-1)
-				if minds {
+				if endsWithContext {
 					<-ctx.Done()
 				} else {
-					<-g
+					<-g.opened
 				}
 				return "", ctx.Err()
 			}})
@@ -196,10 +202,10 @@ func TestServer_SurvivesRapidResets(t *testing.T) {
 			require.NoError(t, err)
 			goroutines, heap := runtime.NumGoroutine(), heapInUse()
 
-			c := newClient(t, s)
+			c := newRawClient(t, s)
 			var flood sync.WaitGroup
 			var sent atomic.Int64
-			flood.Go(func() { _, _ = c.until(func(http2.Frame) bool { return false }) })
+			flood.Go(func() { _, _ = c.readUntil(func(http2.Frame) bool { return false }) })
 			flood.Go(func() {
 				for c.call("hostile") == nil && c.WriteRSTStream(c.stream, http2.ErrCodeCancel) == nil {
 					sent.Add(1)
@@ -209,21 +215,24 @@ func TestServer_SurvivesRapidResets(t *testing.T) {
 				begin := time.Now()
 				_, err := s.say(t.Context())
 				require.NoError(t, err)
-				assert.Less(t, time.Since(begin), aWhile)
+				assert.Less(t, time.Since(begin), testTimeout)
 			}
-			kittest.Eventually(t, func() bool { return sent.Load() > 20*maxStreams }, "the flood")
-			t.Logf("%d calls sent, %d begun, %d at once", sent.Load(), begun.Load(), most.Load())
+			kittest.Eventually(t, func() bool { return sent.Load() > 20*maxStreams }, "the flood is longer than 20 times the limit of streams")
+			t.Logf("%d calls sent, %d handlers started, at most %d at the same time", sent.Load(), started.Load(), most.Load())
 			assert.LessOrEqual(t, most.Load(), int64(maxStreams))
 
 			require.NoError(t, c.Close())
 			flood.Wait()
-			open()
-			kittest.Eventually(t, func() bool { return running.Load() == 0 && runtime.NumGoroutine() <= goroutines+10 }, "the goroutines end")
-			kittest.Eventually(t, func() bool { return heapInUse() < heap+16<<20 }, "the memory is free")
+			g.open()
+			kittest.Eventually(t, func() bool {
+				return running.Load() == 0 && runtime.NumGoroutine() <= goroutines+10
+			}, "the handlers and goroutines of the flood end")
+			kittest.Eventually(t, func() bool { return heapInUse() < heap+16<<20 }, "the memory of the flood is freed")
 		})
 	}
 }
 
+// heapInUse returns the bytes of the heap in use after a garbage collection.
 func heapInUse() uint64 {
 	runtime.GC()
 	var m runtime.MemStats

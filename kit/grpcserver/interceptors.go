@@ -58,7 +58,7 @@ func logUnary(log *slog.Logger) grpc.UnaryServerInterceptor {
 	}
 }
 
-// logStream does the same for streams.
+// logStream is logUnary for streams.
 func logStream(log *slog.Logger) grpc.StreamServerInterceptor {
 	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
 		start := time.Now()
@@ -187,7 +187,7 @@ func injectUnary(s *fault.Switch) grpc.UnaryServerInterceptor {
 	}
 }
 
-// injectStream does the same for streams.
+// injectStream is injectUnary for streams.
 func injectStream(s *fault.Switch) grpc.StreamServerInterceptor {
 	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 		if !isInternal(info.FullMethod) {
@@ -215,7 +215,7 @@ func refusal(err error) error {
 // UNAVAILABLE, not RESOURCE_EXHAUSTED: no handler was called, other instances may
 // be below their limit, and retry policies retry UNAVAILABLE. (RESOURCE_EXHAUSTED
 // also means quotas and messages that are too large, where a retry is of no use.)
-// Its RetryInfo is what Retry-After is over HTTP.
+// Its RetryInfo has the same delay as the header Retry-After over HTTP.
 var errShed = sync.OnceValue(func() error {
 	s := status.New(codes.Unavailable, limiter.ErrFull.Error())
 	detailed, err := s.WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(limiter.RetryAfter)})

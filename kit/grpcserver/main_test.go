@@ -24,15 +24,15 @@ import (
 
 func TestMain(m *testing.M) {
 	if os.Getenv("TEST_SERVER") != "" {
-		serveAlone()
+		serveProcess()
 	}
 	goleak.VerifyTestMain(m)
 }
 
-// aWhile is far more than anything here takes.
-const aWhile = 20 * time.Second
+// testTimeout is far more than any step of a test takes, unless it hangs.
+const testTimeout = 20 * time.Second
 
-// server is a server under test and a client of its.
+// server is a server under test, with a client.
 type server struct {
 	*grpcserver.Server
 	health *health.Health
@@ -40,7 +40,7 @@ type server struct {
 	served chan error
 }
 
-// start starts a server; what o leaves out does not matter to the test.
+// start starts a server with the options o, and its client. Both stop when the test ends.
 func start(t *testing.T, o grpcserver.Options, service echo.Echo) *server {
 	t.Helper()
 	s := &server{health: health.New(instance.Instance{}), served: make(chan error, 1)}
@@ -70,33 +70,34 @@ func (s *server) say(ctx context.Context) (string, error) {
 	return echo.Call(ctx, s.conn, echo.Say, "hello")
 }
 
-// gate is a handler's way to say that it has begun, and to be told to go on.
+// gate blocks handlers in pass until the test calls open.
 type gate struct {
-	began chan struct{}
-	opens chan struct{}
-	open  func()
+	started chan struct{} // receives a value for each handler in pass
+	opened  chan struct{}
+	open    func()
 }
 
 func newGate(t *testing.T) gate {
 	t.Helper()
-	g := gate{began: make(chan struct{}, 100), opens: make(chan struct{})}
-	g.open = sync.OnceFunc(func() { close(g.opens) })
+	g := gate{started: make(chan struct{}, 100), opened: make(chan struct{})}
+	g.open = sync.OnceFunc(func() { close(g.opened) })
 	t.Cleanup(g.open)
 	return g
 }
 
-// pass waits, and minds no context.
+// pass blocks until open, even if the handler's context ends.
 func (g gate) pass() {
-	g.began <- struct{}{}
-	<-g.opens
+	g.started <- struct{}{}
+	<-g.opened
 }
 
-func within[T any](t *testing.T, ch <-chan T, what string) (v T) {
+// receive returns the next value from ch. After testTimeout the test fails with message.
+func receive[T any](t *testing.T, ch <-chan T, message string) (v T) {
 	t.Helper()
 	select {
 	case v = <-ch:
-	case <-time.After(aWhile):
-		require.Fail(t, what)
+	case <-time.After(testTimeout):
+		require.Fail(t, message)
 	}
 	return v
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -35,10 +36,10 @@ import (
 
 const mib = 1 << 20
 
-// serveAlone is a server in a process of its own, so that its memory can be told
-// from that of its clients. It prints its address. Its method Say returns what
-// its heap and stacks take: after a garbage collection if that is what was said.
-func serveAlone() {
+// serveProcess runs a server in this process, which a test has started, so that the
+// memory of the process is the server's only. It prints its address. Its method Say
+// returns the bytes of its heap and stacks; "collect" collects garbage first.
+func serveProcess() {
 	tel, err := telemetry.New(context.Background(), instance.Instance{}, 0, nil, io.Discard)
 	if err != nil {
 		panic(err)
@@ -65,29 +66,19 @@ func serveAlone() {
 	}
 }
 
-// alone is a server in a process of its own, and an honest caller of it.
-type alone struct {
+// serverProcess is a server in a process of its own, with a client.
+type serverProcess struct {
 	addr string
-	say  func(text string) (uint64, error)
+	say  func(text string) (uint64, error) // calls Say of serveProcess
 	pid  int
 }
 
-// peak is the most memory that the server has had, of whatever kind, in MiB.
-// It is 0 where there is no /proc.
-func (s *alone) peak() float64 {
-	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.pid))
-	_, rest, _ := strings.Cut(string(text), "VmHWM:")
-	kib, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
-	n, _ := strconv.ParseFloat(kib, 64)
-	return n / 1024
-}
-
-func startAlone(t *testing.T) *alone {
+func startProcess(t *testing.T) *serverProcess {
 	t.Helper()
 	p := kittest.Start(t, os.Args[0], "TEST_SERVER=1", "GOMEMLIMIT=115MiB")
 	kittest.Eventually(t, func() bool { return strings.Contains(p.Log.String(), "\n") }, "the server's address")
-	s := &alone{addr: strings.TrimSpace(p.Log.String()), pid: p.PID()}
-	conn, err := grpcclient.New("dns:///"+s.addr, grpcclient.Options{Timeout: aWhile, Telemetry: kittest.Telemetry(t, io.Discard)})
+	s := &serverProcess{addr: strings.TrimSpace(p.Log.String()), pid: p.PID()}
+	conn, err := grpcclient.New("dns:///"+s.addr, grpcclient.Options{Timeout: testTimeout, Telemetry: kittest.Telemetry(t, io.Discard)})
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, conn.Close()) })
 	s.say = func(text string) (uint64, error) {
@@ -100,28 +91,41 @@ func startAlone(t *testing.T) *alone {
 	return s
 }
 
-// flood sends an attack on a new connection and keeps it open.
-func (s *alone) flood(t *testing.T, what [2][]byte) {
+// peak returns the largest resident set size so far in MiB, or 0 on systems without
+// /proc.
+func (s *serverProcess) peak() float64 {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.pid))
+	_, rest, _ := strings.Cut(string(text), "VmHWM:")
+	kib, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
+	n, _ := strconv.ParseFloat(kib, 64)
+	return n / 1024
+}
+
+// attack sends the bytes of an attack on a new connection, and keeps it open.
+func (s *serverProcess) attack(t *testing.T, parts [2][]byte) {
 	conn, err := net.Dial("tcp", s.addr)
 	if err != nil {
-		return // the attack may overrun the server's queue of connections
+		return // the queue of the server's listener may be full
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	_ = conn.SetWriteDeadline(time.Now().Add(aWhile))
+	_ = conn.SetWriteDeadline(time.Now().Add(testTimeout))
 	go func() { _, _ = io.Copy(io.Discard, conn) }()
-	_, _ = conn.Write(what[0])        // it may be cut off
-	time.Sleep(50 * time.Millisecond) // the server opens its windows for the messages
-	_, _ = conn.Write(what[1])
+	_, _ = conn.Write(parts[0])       // the server may close the connection
+	time.Sleep(50 * time.Millisecond) // until the server has enlarged its windows for the messages
+	_, _ = conn.Write(parts[1])
 }
 
-// attack is what one hostile client sends: streams calls of Say whose messages
-// have frames of some size, and never end.
+// attack describes what a hostile client sends: calls of Say that it never completes.
 type attack struct {
-	streams, message, sent, frame int
-	headers                       int // more headers, of 3 bytes each
+	streams int // number of calls
+	headers int // additional headers of each call, of 3 bytes each
+	message int // bytes of each message, according to its prefix
+	sent    int // bytes of each message that are sent
+	frame   int // bytes of each DATA frame
 }
 
-// bytes returns what opens the streams and begins the messages, and then the rest.
+// bytes returns the bytes to send: first the headers and the prefixes of the messages,
+// then the messages.
 func (a attack) bytes(t *testing.T) [2][]byte {
 	t.Helper()
 	var out, rest, block bytes.Buffer
@@ -130,14 +134,7 @@ func (a attack) bytes(t *testing.T) [2][]byte {
 	require.NoError(t, f.WriteSettings())
 	enc := hpack.NewEncoder(&block)
 	for i := range a.streams {
-		fields := []hpack.HeaderField{
-			{Name: ":method", Value: "POST"},
-			{Name: ":scheme", Value: "http"},
-			{Name: ":path", Value: echo.Say},
-			{Name: ":authority", Value: "test"},
-			{Name: "content-type", Value: "application/grpc"},
-			{Name: "te", Value: "trailers"},
-		}
+		fields := slices.Clone(sayHeaders)
 		for n := range a.headers {
 			fields = append(fields, hpack.HeaderField{Name: strconv.FormatInt(int64(n+100), 36), Value: "x"})
 		}
@@ -160,7 +157,7 @@ func (a attack) bytes(t *testing.T) [2][]byte {
 	return [2][]byte{out.Bytes(), rest.Bytes()}
 }
 
-// attacks are ways to make a server hold memory for calls that never begin.
+// attacks make a server hold memory for calls whose handlers never start.
 var attacks = map[string]attack{
 	"200 half messages of 1 MiB": {streams: 200, message: 1 * mib, sent: 256 << 10, frame: 16 << 10},
 	"large frames":               {streams: 512, message: 64 << 10, sent: 60 << 10, frame: 16 << 10},
@@ -168,23 +165,23 @@ var attacks = map[string]attack{
 	"small frames":               {streams: 512, message: 64 << 10, sent: 60 << 10, frame: 1025},
 	"frames of one byte":         {streams: 512, message: 64 << 10, sent: 8 << 10, frame: 1},
 	"many headers":               {streams: 512, headers: 200},
-	"streams only":               {streams: 512},
-	"a connection only":          {},
+	"headers without messages":   {streams: 512},
+	"a connection without calls": {},
 }
 
-// One connection cannot make the server hold 16 MiB, and honest calls are served
-// meanwhile. (Without limits 200 half messages of 1 MiB took 208 MiB.)
+// One hostile connection cannot make the server hold 16 MiB, and the calls of other
+// clients are served meanwhile. (Without limits, 200 half messages of 1 MiB took 208 MiB.)
 func TestServer_OneConnectionHoldsLittle(t *testing.T) {
 	for name, a := range attacks {
 		t.Run(name, func(t *testing.T) {
-			s := startAlone(t)
+			s := startProcess(t)
 			for range 100 {
 				_, err := s.say("")
 				require.NoError(t, err)
 			}
 			before, err := s.say("collect")
 			require.NoError(t, err)
-			s.flood(t, a.bytes(t))
+			s.attack(t, a.bytes(t))
 			var most uint64
 			for range 50 {
 				now, err := s.say("collect")
@@ -198,60 +195,60 @@ func TestServer_OneConnectionHoldsLittle(t *testing.T) {
 	}
 }
 
-// A thousand hostile connections of all kinds do not take the server beyond the
-// memory of its pod (128 MiB), and honest calls are served meanwhile.
+// A thousand hostile connections with all kinds of attacks do not push the server beyond
+// the memory of its pod (128 MiB), and the calls of other clients are served meanwhile.
 func TestServer_ThousandConnections(t *testing.T) {
-	var whats [][2][]byte
+	var all [][2][]byte
 	for _, a := range attacks {
-		what := a.bytes(t)
-		for i, part := range what {
-			what[i] = part[:min(len(part), 128<<10)] // a thousand of these are more than enough
+		parts := a.bytes(t)
+		for i, part := range parts {
+			parts[i] = part[:min(len(part), 128<<10)] // 128 MiB in a thousand connections
 		}
-		whats = append(whats, what)
+		all = append(all, parts)
 	}
-	s := startAlone(t)
+	s := startProcess(t)
 	var hostile sync.WaitGroup
 	next := make(chan [2][]byte)
 	for range 50 {
 		hostile.Go(func() {
-			for what := range next {
-				s.flood(t, what)
+			for parts := range next {
+				s.attack(t, parts)
 			}
 		})
 	}
 	var most uint64
-	honest := func() {
+	call := func() {
 		now, err := s.say("")
 		require.NoError(t, err)
 		most = max(most, now)
 	}
 	for i := range 1000 {
-		honest()
-		next <- whats[i%len(whats)]
+		call()
+		next <- all[i%len(all)]
 	}
 	close(next)
 	for range 100 {
-		honest()
+		call()
 	}
 	hostile.Wait()
-	honest()
+	call()
 	t.Logf("%.1f MiB at most; %.1f MiB resident", float64(most)/mib, s.peak())
 	assert.Less(t, most, uint64(100*mib))
 }
 
-// A message that does not arrive ends its call after 15 s, whatever deadline the
-// client claims, and frees its stream.
+// A call whose message does not arrive ends after 15 s, even if the client sent a
+// later deadline.
 func TestServer_HalfMessageEndsInTime(t *testing.T) {
 	t.Parallel()
 	s := start(t, grpcserver.Options{}, echo.Echo{})
-	for name, more := range map[string][]hpack.HeaderField{"no deadline": nil, "an hour": {{Name: "grpc-timeout", Value: "1H"}}} {
+	for name, more := range map[string][]hpack.HeaderField{"no deadline": nil, "in an hour": {{Name: "grpc-timeout", Value: "1H"}}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			c := newClient(t, s)
+			c := newRawClient(t, s)
 			require.NoError(t, c.open(more...))
 			require.NoError(t, c.WriteData(c.stream, false, []byte{0, 0, 0, 0, 10, 'h', 'a', 'l', 'f'}))
 			require.NoError(t, c.SetReadDeadline(time.Now().Add(25*time.Second)))
-			frame, err := c.until(func(f http2.Frame) bool { return f.Header().Type == http2.FrameHeaders })
+			frame, err := c.readUntil(func(f http2.Frame) bool { return f.Header().Type == http2.FrameHeaders })
 			require.NoError(t, err)
 			fields, err := hpack.NewDecoder(4096, nil).DecodeFull(frame.(*http2.HeadersFrame).HeaderBlockFragment())
 			require.NoError(t, err)
@@ -260,7 +257,8 @@ func TestServer_HalfMessageEndsInTime(t *testing.T) {
 	}
 }
 
-// What calls hold is released when they end, however they end.
+// The memory that a call holds, by package connlimit's estimate, is released when the
+// call ends, with every kind of outcome.
 func TestServer_ReleasesWhatCallsHeld(t *testing.T) {
 	tel := kittest.Telemetry(t, io.Discard)
 	s := start(t, grpcserver.Options{Telemetry: tel}, echo.Echo{
@@ -295,5 +293,5 @@ func TestServer_ReleasesWhatCallsHeld(t *testing.T) {
 	}
 	kittest.Eventually(t, func() bool {
 		return strings.Contains(kittest.Scrape(t, tel), "\nserver_connections_held_bytes{server=\"grpc\"} 40960\n")
-	}, "one connection holds what it holds without calls")
+	}, "the connection holds only what it holds without calls")
 }

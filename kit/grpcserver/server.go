@@ -55,7 +55,8 @@ const (
 	// readBuffer is the read buffer of a connection in bytes; grpc-go's is 32 KiB.
 	readBuffer = 8 << 10
 	// connMemory is how many bytes all connections may hold together, as package
-	// connlimit estimates it: about 800 idle ones. Package httpserver has the sum.
+	// connlimit estimates it: about 800 idle ones. Package httpserver's connMemory
+	// has the sum of both.
 	connMemory = 32 << 20
 	// memoryPerConn is how many bytes one of them may hold: maxStreams calls with
 	// headers of 4 KiB each.
@@ -104,7 +105,7 @@ type Options struct {
 type Server struct {
 	*grpc.Server
 	addrVar, addr  string
-	limit          connlimit.Options
+	connLimit      connlimit.Options
 	listener       net.Listener
 	unary          map[string]bool // full names of the unary methods, from Serve on
 	shutdownCtx    context.Context // ends when Shutdown is called
@@ -113,7 +114,7 @@ type Server struct {
 
 // New returns a server, which Listen and Serve start.
 func New(o Options) *Server {
-	s := &Server{addrVar: o.AddrVar, addr: o.Addr, limit: connlimit.Options{
+	s := &Server{addrVar: o.AddrVar, addr: o.Addr, connLimit: connlimit.Options{
 		Name: "grpc", HTTP2: true, Budget: connMemory, PerConn: memoryPerConn, Metrics: o.Telemetry.Metrics,
 	}}
 	s.shutdownCtx, s.cancelShutdown = context.WithCancel(context.Background())
@@ -172,7 +173,7 @@ func (s *Server) Listen() error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.addrVar, err)
 	}
-	s.listener = connlimit.New(l, s.limit)
+	s.listener = connlimit.New(l, s.connLimit)
 	return nil
 }
 

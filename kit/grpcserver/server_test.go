@@ -48,7 +48,7 @@ func TestReflection_ListsServicesOnlyIfOn(t *testing.T) {
 		s := start(t, grpcserver.Options{Reflection: on}, echo.Echo{})
 		stream, err := grpc_reflection_v1.NewServerReflectionClient(s.conn).ServerReflectionInfo(t.Context())
 		require.NoError(t, err)
-		_ = stream.Send(&grpc_reflection_v1.ServerReflectionRequest{ // Recv returns the error, if there is one
+		_ = stream.Send(&grpc_reflection_v1.ServerReflectionRequest{ // if it fails, Recv returns the error
 			MessageRequest: &grpc_reflection_v1.ServerReflectionRequest_ListServices{},
 		})
 		resp, err := stream.Recv()
@@ -68,7 +68,8 @@ func TestReflection_ListsServicesOnlyIfOn(t *testing.T) {
 	}
 }
 
-// A handler's deadline is the caller's, if that is near; else the call has 15 s.
+// A handler's deadline is the caller's if that is earlier than longestCall (15 s), and
+// otherwise longestCall.
 func TestServer_LimitsTheDeadline(t *testing.T) {
 	left := make(chan time.Duration, 1)
 	s := start(t, grpcserver.Options{}, echo.Echo{Say: func(ctx context.Context, _ string) (string, error) {
@@ -77,11 +78,11 @@ func TestServer_LimitsTheDeadline(t *testing.T) {
 		left <- time.Until(deadline)
 		return "", nil
 	}})
-	conn := dial(t, s) // ours sets a deadline
-	for name, tt := range map[string]struct{ timeout, most, least time.Duration }{
-		"none": {0, 15 * time.Second, 5 * time.Second},
-		"far":  {time.Hour, 15 * time.Second, 5 * time.Second},
-		"near": {4 * time.Second, 4 * time.Second, 0},
+	conn := dial(t, s) // grpcclient would set a deadline
+	for name, tt := range map[string]struct{ timeout, least, most time.Duration }{
+		"none":    {timeout: 0, least: 5 * time.Second, most: 15 * time.Second},
+		"later":   {timeout: time.Hour, least: 5 * time.Second, most: 15 * time.Second},
+		"earlier": {timeout: 4 * time.Second, least: 0, most: 4 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx := t.Context()
@@ -120,14 +121,16 @@ func TestServer_DeadlineEndsTheHandler(t *testing.T) {
 	if err == nil { // otherwise grpc-go reset the stream before the handler's status was sent
 		require.NoError(t, resp.Body.Close())
 	}
-	kittest.Eventually(t, func() bool { return len(lines(t, &log, "grpc")) == 1 }, "the handler ends")
+	kittest.Eventually(t, func() bool { return len(lines(t, &log, "grpc")) == 1 }, "the call is logged")
 	assert.Equal(t, "DeadlineExceeded", lines(t, &log, "grpc")[0]["code"])
 }
 
+// A caller that cancels ends the handler's context. The call is logged at INFO with
+// code Canceled.
 func TestServer_CancelEndsTheHandler(t *testing.T) {
-	began, ended := make(chan struct{}), make(chan error, 1)
+	started, ended := make(chan struct{}), make(chan error, 1)
 	wait := func(ctx context.Context) error {
-		began <- struct{}{}
+		started <- struct{}{}
 		<-ctx.Done()
 		ended <- ctx.Err()
 		return ctx.Err()
@@ -137,7 +140,7 @@ func TestServer_CancelEndsTheHandler(t *testing.T) {
 		Say:   func(ctx context.Context, _ string) (string, error) { return "", wait(ctx) },
 		Watch: func(ss grpc.ServerStream) error { return wait(ss.Context()) },
 	})
-	for name, ask := range map[string]func(context.Context) error{
+	for name, do := range map[string]func(context.Context) error{
 		"unary": func(ctx context.Context) error {
 			_, err := s.say(ctx)
 			return err
@@ -151,24 +154,24 @@ func TestServer_CancelEndsTheHandler(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ctx, leave := context.WithCancel(t.Context())
+			ctx, cancel := context.WithCancel(t.Context())
 			go func() {
-				<-began
-				leave()
+				<-started
+				cancel()
 			}()
-			assert.Equal(t, call.Canceled, call.ClassOf(ask(ctx)))
-			assert.Equal(t, context.Canceled, within(t, ended, "the handler goes on"))
+			assert.Equal(t, call.Canceled, call.ClassOf(do(ctx)))
+			assert.Equal(t, context.Canceled, receive(t, ended, "the handler's context has not ended"))
 		})
 	}
-	kittest.Eventually(t, func() bool { return len(lines(t, &log, "grpc")) == 2 }, "both are logged")
+	kittest.Eventually(t, func() bool { return len(lines(t, &log, "grpc")) == 2 }, "both calls are logged")
 	for _, line := range lines(t, &log, "grpc") {
 		assert.Equal(t, "Canceled", line["code"])
-		assert.Equal(t, "INFO", line["level"], "callers may leave")
+		assert.Equal(t, "INFO", line["level"], "a canceled call is no error of the server")
 	}
 }
 
-// Beyond the concurrency limit calls are shed after QueueTime, with a RetryInfo,
-// and streams beyond half of it at once. Health is never shed.
+// A call beyond the concurrency limit is shed after QueueTime, with a RetryInfo, and a
+// stream beyond half of the limit immediately. Health checks are never shed.
 func TestServer_ShedsBeyondTheLimit(t *testing.T) {
 	unary, streams := newGate(t), newGate(t)
 	s := start(t, grpcserver.Options{Limiter: limiter.New(2, prometheus.NewRegistry())}, echo.Echo{
@@ -181,7 +184,7 @@ func TestServer_ShedsBeyondTheLimit(t *testing.T) {
 			return nil
 		},
 	})
-	shed := func(err error) {
+	assertShed := func(err error) {
 		t.Helper()
 		assert.Equal(t, codes.Unavailable, status.Code(err))
 		require.ErrorContains(t, err, limiter.ErrFull.Error())
@@ -190,24 +193,24 @@ func TestServer_ShedsBeyondTheLimit(t *testing.T) {
 		require.True(t, ok)
 		assert.Equal(t, limiter.RetryAfter, info.GetRetryDelay().AsDuration())
 	}
-	conn := dial(t, s) // ours would retry
-	one, err := echo.Open(t.Context(), conn)
+	conn := dial(t, s) // grpcclient would retry
+	firstStream, err := echo.Open(t.Context(), conn)
 	require.NoError(t, err)
-	<-streams.began
-	two, err := echo.Open(t.Context(), conn)
+	<-streams.started
+	secondStream, err := echo.Open(t.Context(), conn)
 	require.NoError(t, err)
-	_, err = two.Recv()
-	shed(err)
+	_, err = secondStream.Recv()
+	assertShed(err)
 
-	first := make(chan error, 1)
+	firstCall := make(chan error, 1)
 	go func() {
 		_, err := echo.Call(t.Context(), conn, echo.Say, "hello")
-		first <- err
+		firstCall <- err
 	}()
-	<-unary.began
+	<-unary.started
 	begin := time.Now()
 	_, err = echo.Call(t.Context(), conn, echo.Say, "hello")
-	shed(err)
+	assertShed(err)
 	assert.GreaterOrEqual(t, time.Since(begin), limiter.QueueTime)
 
 	health, err := grpc_health_v1.NewHealthClient(conn).Check(t.Context(), &grpc_health_v1.HealthCheckRequest{})
@@ -216,10 +219,10 @@ func TestServer_ShedsBeyondTheLimit(t *testing.T) {
 
 	unary.open()
 	streams.open()
-	require.NoError(t, <-first)
-	_, err = one.Recv()
+	require.NoError(t, <-firstCall)
+	_, err = firstStream.Recv()
 	require.ErrorIs(t, err, io.EOF)
-	for range 100 { // every call was released
+	for range 100 { // fails if an earlier call still counted
 		_, err = echo.Call(t.Context(), conn, echo.Say, "hello")
 		require.NoError(t, err)
 	}
@@ -229,7 +232,7 @@ func TestServer_ShedsBeyondTheLimit(t *testing.T) {
 func TestServer_SharesItsLimiter(t *testing.T) {
 	shared := limiter.New(1, prometheus.NewRegistry())
 	s := start(t, grpcserver.Options{Limiter: shared}, echo.Echo{})
-	require.NoError(t, shared.Acquire(t.Context())) // as a request over HTTP does
+	require.NoError(t, shared.Acquire(t.Context())) // as package httpserver does
 	_, err := echo.Call(t.Context(), dial(t, s), echo.Say, "hello")
 	assert.Equal(t, codes.Unavailable, status.Code(err))
 	shared.Release()
@@ -237,6 +240,7 @@ func TestServer_SharesItsLimiter(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// Faults are injected into calls and streams, not into health checks.
 func TestServer_InjectsNoFaultsInHealth(t *testing.T) {
 	faults := fault.NewSwitch(true, func(bool) {})
 	s := start(t, grpcserver.Options{Faults: faults}, echo.Echo{Watch: func(grpc.ServerStream) error { return nil }})
@@ -257,23 +261,25 @@ func TestServer_InjectsNoFaultsInHealth(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// A handler that panics fails its call with INTERNAL, and the panic is logged with its
+// stack. The server continues.
 func TestServer_PanicIsInternal(t *testing.T) {
 	var log kittest.Buffer
 	s := start(t, grpcserver.Options{Telemetry: kittest.Telemetry(t, &log)}, echo.Echo{
 		Say: func(_ context.Context, said string) (string, error) {
 			if said == "panic" {
-				blowUp()
+				panicNow()
 			}
 			return said, nil
 		},
 		Watch: func(grpc.ServerStream) error {
-			blowUp()
+			panicNow()
 			return nil
 		},
 	})
 	_, err := echo.Call(t.Context(), s.conn, echo.Say, "panic")
 	assert.Equal(t, codes.Internal, status.Code(err))
-	assert.NotContains(t, err.Error(), "boom", "what went wrong is not the caller's business")
+	assert.NotContains(t, err.Error(), "boom", "the caller does not get the text of the panic")
 	said, err := echo.Call(t.Context(), s.conn, echo.Say, "next")
 	require.NoError(t, err)
 	assert.Equal(t, "next", said)
@@ -288,24 +294,26 @@ func TestServer_PanicIsInternal(t *testing.T) {
 	for _, line := range panics {
 		assert.Equal(t, "ERROR", line["level"])
 		assert.Equal(t, "boom", line["error"])
-		assert.Contains(t, line["stack"], "blowUp")
+		assert.Contains(t, line["stack"], "panicNow")
 	}
 }
 
-func blowUp() { panic("boom") }
+func panicNow() { panic("boom") }
 
+// The spans of the client and the server, and the server's log line, belong to the
+// caller's trace. Health checks have no spans.
 func TestTrace_ContinuesCallers(t *testing.T) {
 	spans := tracetest.NewInMemoryExporter()
 	provider := sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans))
 	var log kittest.Buffer
-	ours, callers := kittest.Telemetry(t, &log), kittest.Telemetry(t, io.Discard)
-	ours.Traces, callers.Traces = provider, provider
+	serverTel, clientTel := kittest.Telemetry(t, &log), kittest.Telemetry(t, io.Discard)
+	serverTel.Traces, clientTel.Traces = provider, provider
 	inHandler := make(chan trace.SpanContext, 1)
-	s := start(t, grpcserver.Options{Telemetry: ours}, echo.Echo{Say: func(ctx context.Context, _ string) (string, error) {
+	s := start(t, grpcserver.Options{Telemetry: serverTel}, echo.Echo{Say: func(ctx context.Context, _ string) (string, error) {
 		inHandler <- trace.SpanContextFromContext(ctx)
 		return "", nil
 	}})
-	conn := s.client(t, callers)
+	conn := s.client(t, clientTel)
 
 	ctx, parent := provider.Tracer("test").Start(t.Context(), "parent")
 	_, err := echo.Call(ctx, conn, echo.Say, "")
@@ -321,26 +329,26 @@ func TestTrace_ContinuesCallers(t *testing.T) {
 			byKind[span.SpanKind] = span
 		}
 		return len(byKind) == 3
-	}, "parent, client and server")
-	assert.Len(t, spans.GetSpans(), 3, "and none of the health checks")
+	}, "the spans of the parent, the client and the server ended")
+	assert.Len(t, spans.GetSpans(), 3, "health checks have no spans")
 	client, server := byKind[trace.SpanKindClient], byKind[trace.SpanKindServer]
 	assert.Equal(t, parent.SpanContext().SpanID(), client.Parent.SpanID())
 	assert.Equal(t, client.SpanContext.SpanID(), server.Parent.SpanID())
 	assert.Equal(t, got.SpanID(), server.SpanContext.SpanID())
 
-	served := lines(t, &log, "grpc")
-	require.Len(t, served, 1)
-	assert.Equal(t, got.TraceID().String(), served[0]["trace_id"])
-	assert.Equal(t, echo.Say, served[0]["method"])
-	assert.Equal(t, "OK", served[0]["code"])
-	assert.Contains(t, served[0]["from"], "127.0.0.1:")
+	logged := lines(t, &log, "grpc")
+	require.Len(t, logged, 1)
+	assert.Equal(t, got.TraceID().String(), logged[0]["trace_id"])
+	assert.Equal(t, echo.Say, logged[0]["method"])
+	assert.Equal(t, "OK", logged[0]["code"])
+	assert.Contains(t, logged[0]["from"], "127.0.0.1:")
 }
 
 func TestMetrics_CountByMethodAndCode(t *testing.T) {
 	tel := kittest.Telemetry(t, io.Discard)
 	s := start(t, grpcserver.Options{Telemetry: tel}, echo.Echo{Say: func(_ context.Context, said string) (string, error) {
 		if said == "panic" {
-			blowUp()
+			panicNow()
 		}
 		return "", nil
 	}})
@@ -357,7 +365,7 @@ func TestMetrics_CountByMethodAndCode(t *testing.T) {
 	}
 }
 
-// A request message may have 64 KiB, or what the option says.
+// A request message may have 64 KiB, or MaxMessage bytes if that is set.
 func TestServer_LimitsMessages(t *testing.T) {
 	for limit, o := range map[int]grpcserver.Options{64 << 10: {}, 1 << 20: {MaxMessage: 1 << 20}} {
 		s := start(t, o, echo.Echo{Say: func(context.Context, string) (string, error) { return "", nil }})
@@ -368,20 +376,23 @@ func TestServer_LimitsMessages(t *testing.T) {
 	}
 }
 
+// At MaxConnectionAge the client reconnects, and no call fails.
 func TestMaxConnectionAge_LosesNoCall(t *testing.T) {
 	s := start(t, grpcserver.Options{MaxConnectionAge: 300 * time.Millisecond}, echo.Echo{Say: func(ctx context.Context, _ string) (string, error) {
 		p, _ := peer.FromContext(ctx)
 		return p.Addr.String(), nil
 	}})
-	seen := map[string]bool{}
+	addrs := map[string]bool{}
 	kittest.Eventually(t, func() bool {
 		from, err := s.say(t.Context())
 		assert.NoError(t, err)
-		seen[from] = true
-		return len(seen) == 4
-	}, "the client comes from new ports again and again")
+		addrs[from] = true
+		return len(addrs) == 4
+	}, "the client has used four connections")
 }
 
+// A connection of package grpcclient stays open, although the client pings more often
+// than grpc-go's servers permit by default.
 func TestServer_AcceptsPingsOfGRPCClient(t *testing.T) {
 	t.Parallel()
 	s := start(t, grpcserver.Options{}, echo.Echo{Say: func(ctx context.Context, _ string) (string, error) {
@@ -390,15 +401,15 @@ func TestServer_AcceptsPingsOfGRPCClient(t *testing.T) {
 	}})
 	before, err := s.say(t.Context())
 	require.NoError(t, err)
-	// Idle for so long that it pings three times, each 10 s: a server that
-	// finds that too often sends it away at the third.
+	// An idle client pings every 10 s, and a server that does not permit this closes
+	// the connection at the third ping.
 	time.Sleep(35 * time.Second)
 	after, err := s.say(t.Context())
 	require.NoError(t, err)
-	assert.Equal(t, before, after, "the same connection")
+	assert.Equal(t, before, after, "the address of the client's connection")
 }
 
-// Nothing that a client sends goes into a log line without a limit.
+// Values that a client sends are truncated to 256 bytes in log lines.
 func TestLog_TruncatesValues(t *testing.T) {
 	var log kittest.Buffer
 	s := start(t, grpcserver.Options{Telemetry: kittest.Telemetry(t, &log)}, echo.Echo{Say: func(_ context.Context, said string) (string, error) {
@@ -406,11 +417,11 @@ func TestLog_TruncatesValues(t *testing.T) {
 	}})
 	_, err := echo.Call(t.Context(), s.conn, echo.Say, strings.Repeat("x", 10_000))
 	require.Equal(t, codes.InvalidArgument, status.Code(err))
-	kittest.Eventually(t, func() bool { return len(lines(t, &log, "grpc")) == 1 }, "the log line")
+	kittest.Eventually(t, func() bool { return len(lines(t, &log, "grpc")) == 1 }, "the call is logged")
 	assert.Equal(t, strings.Repeat("x", 256), lines(t, &log, "grpc")[0]["error"])
 }
 
-// lines are the log's lines with a message.
+// lines returns the log lines with the message msg.
 func lines(t *testing.T, log *kittest.Buffer, msg string) []map[string]any {
 	t.Helper()
 	var out []map[string]any

@@ -15,10 +15,11 @@ import (
 
 	"example.com/tandem/kit/grpcserver"
 	"example.com/tandem/kit/internal/echo"
+	"example.com/tandem/kit/kittest"
 	"example.com/tandem/kit/lifecycle"
 )
 
-// dial makes a client that sets nothing.
+// dial returns a client of plain grpc-go, without retries or a default deadline.
 func dial(t *testing.T, s *server) *grpc.ClientConn {
 	t.Helper()
 	conn, err := grpc.NewClient("dns:///"+s.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -27,7 +28,7 @@ func dial(t *testing.T, s *server) *grpc.ClientConn {
 	return conn
 }
 
-// shutdown calls Shutdown with a limit.
+// shutdown calls Shutdown with a time limit. The channel receives its result.
 func (s *server) shutdown(limit time.Duration) <-chan error {
 	done := make(chan error, 1)
 	go func() {
@@ -38,49 +39,53 @@ func (s *server) shutdown(limit time.Duration) <-chan error {
 	return done
 }
 
+// Shutdown closes the port, and returns when the calls in flight have ended. Their
+// callers get their responses.
 func TestShutdown_WaitsForCalls(t *testing.T) {
 	g := newGate(t)
 	s := start(t, grpcserver.Options{}, echo.Echo{Say: func(context.Context, string) (string, error) {
 		g.pass()
 		return "served", nil
 	}})
-	type answer struct {
+	type response struct {
 		text string
 		err  error
 	}
-	answered := make(chan answer, 1)
+	responses := make(chan response, 1)
 	go func() {
 		text, err := s.say(t.Context())
-		answered <- answer{text, err}
+		responses <- response{text, err}
 	}()
-	<-g.began
-	down := s.shutdown(time.Minute)
+	<-g.started
+	done := s.shutdown(time.Minute)
 
-	require.Eventually(t, func() bool { // the port is closed, so Shutdown is under way
+	kittest.Eventually(t, func() bool {
 		conn, err := net.Dial("tcp", s.Addr().String())
 		if err == nil {
 			_ = conn.Close()
 		}
 		return err != nil
-	}, aWhile, 10*time.Millisecond)
+	}, "Shutdown closes the port")
 	select {
-	case err := <-down:
-		require.Fail(t, "it does not wait", "%v", err)
+	case err := <-done:
+		require.Fail(t, "Shutdown returned before the call ended", "%v", err)
 	case err := <-s.served:
-		require.Fail(t, "Serve returns before Shutdown", "%v", err)
+		require.Fail(t, "Serve returned before Shutdown", "%v", err)
 	case <-time.After(100 * time.Millisecond):
 	}
 
 	g.open()
-	require.NoError(t, within(t, down, "Shutdown is held"))
-	require.NoError(t, within(t, s.served, "Serve is held"))
-	assert.Equal(t, answer{"served", nil}, <-answered)
+	require.NoError(t, receive(t, done, "Shutdown has not returned"))
+	require.NoError(t, receive(t, s.served, "Serve has not returned"))
+	assert.Equal(t, response{"served", nil}, <-responses)
 }
 
+// Shutdown ends streams that have no end of their own. The handler's context has the
+// cause ErrDraining, and the client gets UNAVAILABLE.
 func TestShutdown_EndsStreams(t *testing.T) {
 	cause := make(chan error, 1)
 	s := start(t, grpcserver.Options{}, echo.Echo{Watch: func(ss grpc.ServerStream) error {
-		if err := echo.Send(ss, "begun"); err != nil {
+		if err := echo.Send(ss, "first"); err != nil {
 			return err
 		}
 		<-ss.Context().Done()
@@ -92,52 +97,54 @@ func TestShutdown_EndsStreams(t *testing.T) {
 	_, err = stream.Recv()
 	require.NoError(t, err)
 
-	down := s.shutdown(time.Minute) // the client's own watch of health is such a stream too
+	done := s.shutdown(time.Minute) // also ends the stream with which the client watches health
 	_, err = stream.Recv()
 	assert.Equal(t, codes.Unavailable, status.Code(err))
 	require.ErrorContains(t, err, lifecycle.ErrDraining.Error())
-	require.NoError(t, within(t, down, "Shutdown is held"))
+	require.NoError(t, receive(t, done, "Shutdown has not returned"))
 	require.ErrorIs(t, <-cause, lifecycle.ErrDraining)
 }
 
+// When the context of Shutdown ends, Shutdown cancels the calls in flight and returns,
+// even if a handler ignores its context.
 func TestShutdown_EndsWithItsContext(t *testing.T) {
 	g := newGate(t)
 	ended := make(chan struct{})
 	for name, tt := range map[string]struct {
-		say  func(context.Context, string) (string, error)
-		then func()
+		say   func(context.Context, string) (string, error)
+		after func() // is called after Shutdown
 	}{
-		"a handler that minds its context": {
-			func(ctx context.Context, _ string) (string, error) {
-				g.began <- struct{}{}
+		"handler ends with its context": {
+			say: func(ctx context.Context, _ string) (string, error) {
+				g.started <- struct{}{}
 				<-ctx.Done()
 				close(ended)
 				return "", ctx.Err()
 			},
-			func() { within(t, ended, "the handler goes on") },
+			after: func() { receive(t, ended, "the handler's context has not ended") },
 		},
-		"a handler that does not": {
-			func(context.Context, string) (string, error) {
+		"handler ignores its context": {
+			say: func(context.Context, string) (string, error) {
 				g.pass()
 				return "", nil
 			},
-			g.open,
+			after: g.open,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := start(t, grpcserver.Options{}, echo.Echo{Say: tt.say})
-			answered := make(chan error, 1)
+			callErr := make(chan error, 1)
 			go func() {
 				_, err := s.say(t.Context())
-				answered <- err
+				callErr <- err
 			}()
-			<-g.began
-			err := within(t, s.shutdown(100*time.Millisecond), "Shutdown is held")
+			<-g.started
+			err := receive(t, s.shutdown(100*time.Millisecond), "Shutdown has not returned")
 			require.ErrorIs(t, err, context.DeadlineExceeded)
 			require.ErrorContains(t, err, "GRPC_ADDR: ")
-			assert.Equal(t, codes.Unavailable, status.Code(<-answered))
-			require.NoError(t, within(t, s.served, "Serve is held"))
-			tt.then()
+			assert.Equal(t, codes.Unavailable, status.Code(<-callErr))
+			require.NoError(t, receive(t, s.served, "Serve has not returned"))
+			tt.after()
 		})
 	}
 }

@@ -23,8 +23,8 @@ func NewAdmin(addrVar, addr string, t *telemetry.Telemetry) *Server {
 
 // NewDebug returns the server of the fault switch, if faults is not nil, and of
 // profiles, if pprof is true. Its addr, the value of the environment variable
-// addrVar, must be on loopback: whoever can connect to it can break the service and
-// read its memory. kubectl port-forward connects to it from inside the pod.
+// addrVar, must be on loopback: a client that can connect to it can break the service
+// and read its memory. kubectl port-forward connects to it from inside the pod.
 func NewDebug(addrVar, addr string, t *telemetry.Telemetry, faults *fault.Switch, pprof bool) *Server {
 	s, root := newInternal(addrVar, addr, t)
 	s.http.WriteTimeout = 2 * time.Minute // a CPU profile takes 30 s by default

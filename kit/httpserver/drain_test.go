@@ -18,19 +18,19 @@ import (
 	"example.com/tandem/kit/httpserver"
 )
 
-// 50 callers without pause lose no POST when the server drains and shuts down.
-// net/http's client reads Connection: close and retries no POST that may have
-// reached the server. A refused connection is no loss: nothing was sent.
+// 50 callers that send POSTs without a pause lose none when the server drains and shuts
+// down. net/http's client does not retry a POST that may have reached the server. A
+// refused connection loses nothing: no request was sent.
 func TestServer_DrainLosesNothing(t *testing.T) {
 	t.Parallel()
 	const callers, shutdowns = 50, 5
-	for _, delay := range []time.Duration{0, 100 * time.Millisecond} { // of StartDraining before Shutdown
+	for _, delay := range []time.Duration{0, 100 * time.Millisecond} { // between StartDraining and Shutdown
 		var calls, lost atomic.Int64
 		for range shutdowns {
 			s := serve(t, httpserver.Options{}, func(s *httpserver.Server) { s.API.Post("/hello", hello) })
 			transport := &http.Transport{MaxIdleConnsPerHost: callers}
-			c := &http.Client{Transport: transport, Timeout: enough}
-			// The body cannot be read again, so that nothing is retried.
+			c := &http.Client{Transport: transport, Timeout: testTimeout}
+			// The body can be read once only, so the client cannot retry.
 			post := func() error {
 				req, err := http.NewRequest(http.MethodPost, s.URL+"/hello", io.NopCloser(strings.NewReader("body")))
 				if err != nil {
@@ -65,18 +65,18 @@ func TestServer_DrainLosesNothing(t *testing.T) {
 			time.Sleep(200 * time.Millisecond)
 			s.StartDraining()
 			time.Sleep(delay)
-			ctx, cancel := context.WithTimeout(t.Context(), enough)
+			ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 			require.NoError(t, s.Shutdown(ctx))
 			cancel()
 			wg.Wait()
 			transport.CloseIdleConnections()
 		}
-		t.Logf("drain for %s: %d of %d calls lost over %d shutdowns", delay, lost.Load(), calls.Load()+lost.Load(), shutdowns)
+		t.Logf("Shutdown %s after StartDraining: %d of %d calls lost over %d shutdowns", delay, lost.Load(), calls.Load()+lost.Load(), shutdowns)
 		assert.Zero(t, lost.Load())
 	}
 }
 
-// A response whose request began before the drain asks its client to reconnect, too.
+// A response also closes the connection if its request arrived before the drain.
 func TestServer_DrainReachesRequestsInFlight(t *testing.T) {
 	t.Parallel()
 	started, release := make(chan struct{}), make(chan struct{})
@@ -87,16 +87,16 @@ func TestServer_DrainReachesRequestsInFlight(t *testing.T) {
 			hello(w, r)
 		})
 	})
-	closes := make(chan bool, 1)
+	closed := make(chan bool, 1)
 	go func() {
 		resp, err := client(t).Get(s.URL + "/slow")
 		if err == nil {
-			_ = resp.Body.Close() // or its connection would outlive the test
+			_ = resp.Body.Close() // otherwise its connection would stay open after the test
 		}
-		closes <- err == nil && resp.Close
+		closed <- err == nil && resp.Close
 	}()
 	<-started
 	s.StartDraining()
 	close(release)
-	assert.True(t, <-closes)
+	assert.True(t, <-closed)
 }

@@ -27,26 +27,25 @@ import (
 
 func TestMain(m *testing.M) {
 	if os.Getenv("TEST_SERVER") != "" {
-		serveAlone()
+		serveProcess()
 	}
 	goleak.VerifyTestMain(m)
 }
 
-// enough is longer than anything here takes, unless it hangs.
-const enough = 30 * time.Second
+// testTimeout is far more than any step of a test takes, unless it hangs.
+const testTimeout = 30 * time.Second
 
-// served is a server that a test has started.
+// served is a running server under test.
 type served struct {
 	*httpserver.Server
 	Tel    *telemetry.Telemetry
 	Health *health.Health
 	Log    *kittest.Buffer
 	URL    string
-	// Done gets what Serve returned.
-	Done chan error
+	Done   chan error // receives the result of Serve
 }
 
-// serve starts a server with some routes; it stops when the test ends.
+// serve starts a server with the given routes. It stops when the test ends.
 func serve(t *testing.T, o httpserver.Options, routes func(s *httpserver.Server)) *served {
 	t.Helper()
 	log := &kittest.Buffer{}
@@ -67,7 +66,7 @@ func (s *served) start(t *testing.T) {
 	s.URL, s.Done = "http://"+s.Addr().String(), make(chan error, 1)
 	go func() { s.Done <- s.Serve() }()
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), enough)
+		ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 		defer cancel()
 		assert.NoError(t, s.Shutdown(ctx))
 		assert.NoError(t, <-s.Done)
@@ -77,15 +76,15 @@ func (s *served) start(t *testing.T) {
 	})
 }
 
-// client keeps connections alive, as services do.
+// client returns a client with a connection pool of its own.
 func client(t *testing.T) *http.Client {
 	t.Helper()
 	transport := &http.Transport{}
 	t.Cleanup(transport.CloseIdleConnections)
-	return &http.Client{Transport: transport, Timeout: enough}
+	return &http.Client{Transport: transport, Timeout: testTimeout}
 }
 
-// do asks and reads the whole answer.
+// do sends a request, and returns the response and its body.
 func do(t *testing.T, c *http.Client, method, url string, body io.Reader) (*http.Response, string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, url, body)
@@ -103,7 +102,7 @@ func get(t *testing.T, c *http.Client, url string) (*http.Response, string) {
 	return do(t, c, http.MethodGet, url, nil)
 }
 
-// background asks beside the test, and delivers what came of it.
+// background sends a GET request in a goroutine. The channel receives its outcome.
 func background(c *http.Client, url string) <-chan outcome {
 	out := make(chan outcome, 1)
 	go func() {
@@ -125,21 +124,22 @@ type outcome struct {
 	err    error
 }
 
-// dial opens a connection to say by hand what no client would send.
+// dial opens a connection on which a test can send any bytes.
 func (s *served) dial(t *testing.T) net.Conn {
 	t.Helper()
 	conn, err := net.Dial("tcp", s.Addr().String())
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close() }) // it may be closed
-	require.NoError(t, conn.SetDeadline(time.Now().Add(enough)))
+	require.NoError(t, conn.SetDeadline(time.Now().Add(testTimeout)))
 	return conn
 }
 
-// raw sends bytes and returns the answer to them.
+// raw sends the bytes of a request on a new connection, and returns the response and
+// its body.
 func (s *served) raw(t *testing.T, request string) (*http.Response, string) {
 	t.Helper()
 	conn := s.dial(t)
-	go func() { _, _ = io.WriteString(conn, request) }() // the server may answer before it has all
+	go func() { _, _ = io.WriteString(conn, request) }() // the server may respond before it has read all bytes
 	method, _, _ := strings.Cut(request, " ")
 	resp, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
 	require.NoError(t, err)
@@ -149,7 +149,8 @@ func (s *served) raw(t *testing.T, request string) (*http.Response, string) {
 	return resp, string(text)
 }
 
-// assertProblem asserts that an answer is a problem of this status, and returns it.
+// assertProblem asserts that the response is a problem with this status, and returns
+// the problem.
 func assertProblem(t *testing.T, resp *http.Response, body string, status int) problem.Problem {
 	t.Helper()
 	assert.Equal(t, status, resp.StatusCode)
@@ -163,7 +164,7 @@ func assertProblem(t *testing.T, resp *http.Response, body string, status int) p
 	return p
 }
 
-// lines returns the log lines with this message, all lines being JSON.
+// lines returns the log lines with the message msg. All lines must be JSON.
 func (s *served) lines(t *testing.T, msg string) []map[string]any {
 	t.Helper()
 	var out []map[string]any
@@ -177,8 +178,8 @@ func (s *served) lines(t *testing.T, msg string) []map[string]any {
 	return out
 }
 
-// line waits for the one log line with this message: the client has its answer
-// before the server has logged it.
+// line waits for the log line with the message msg, which must be the only one. The
+// server logs a request after the client has the response.
 func (s *served) line(t *testing.T, msg string) map[string]any {
 	t.Helper()
 	kittest.Eventually(t, func() bool { return strings.Contains(s.Log.String(), fmt.Sprintf(`"msg":%q`, msg)) }, "a log line "+msg)
@@ -187,7 +188,8 @@ func (s *served) line(t *testing.T, msg string) map[string]any {
 	return lines[0]
 }
 
-// counts is how many requests the metric has counted, by "method route code".
+// counts returns the number of requests that the metric has counted, by "method route
+// code".
 func (s *served) counts(t *testing.T) map[string]uint64 {
 	t.Helper()
 	families, err := s.Tel.Metrics.Gather()
@@ -209,11 +211,11 @@ func (s *served) counts(t *testing.T) map[string]uint64 {
 	return out
 }
 
-// awaitCounts waits until the metric has counted exactly this.
+// awaitCounts waits until counts returns want.
 func (s *served) awaitCounts(t *testing.T, want map[string]uint64) {
 	t.Helper()
 	var got map[string]uint64
-	if !assert.Eventually(t, func() bool { got = s.counts(t); return assert.ObjectsAreEqual(want, got) }, enough, 10*time.Millisecond) {
+	if !assert.Eventually(t, func() bool { got = s.counts(t); return assert.ObjectsAreEqual(want, got) }, testTimeout, 10*time.Millisecond) {
 		assert.Equal(t, want, got)
 	}
 }

@@ -24,10 +24,10 @@ import (
 	"example.com/tandem/kit/telemetry"
 )
 
-// serveAlone is a server in a process of its own, so that its memory can be told
-// from that of its clients. It prints its URL. GET /memory responds with what its
-// heap and stacks take.
-func serveAlone() {
+// serveProcess runs a server in this process, which a test has started, so that the
+// memory of the process is the server's only. It prints its URL. GET /memory responds
+// with the bytes of its heap and stacks.
+func serveProcess() {
 	tel, err := telemetry.New(context.Background(), instance.Instance{}, 0, nil, io.Discard)
 	if err != nil {
 		panic(err)
@@ -48,28 +48,27 @@ func serveAlone() {
 	}
 }
 
-// Two thousand hostile connections do not take the server beyond the memory of
-// its pod (128 MiB), and honest callers are served meanwhile, on connections that
-// they keep and on new ones.
+// Two thousand hostile connections do not push the server beyond the memory of its pod
+// (128 MiB), and other clients are served meanwhile, on open connections and on new ones.
 func TestServer_HostileConnections(t *testing.T) {
-	var tiny strings.Builder // the shortest header lines there are, all different
+	var tiny strings.Builder // the shortest header lines possible, all different
 	for i := range 4500 {
 		tiny.WriteString(strconv.FormatInt(int64(i+36*36), 36) + ":\n")
 	}
 	const head = " / HTTP/1.1\r\nHost: test\r\n"
-	for name, what := range map[string]string{
-		"idle":           "",
-		"half a header":  "GET" + head + "X: " + strings.Repeat("x", 20<<10),
-		"tiny headers":   "GET" + head + tiny.String(),
-		"half a body":    "PUT /things HTTP/1.1\r\nHost: test\r\nContent-Length: 65536\r\n\r\n" + strings.Repeat("x", 60<<10),
-		"half a chunk":   "PUT /things HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n" + strings.Repeat("1\r\nx\r\n", 10<<10),
-		"slow after one": "GET /livez HTTP/1.1\r\nHost: test\r\n\r\nGET" + head + tiny.String(),
+	for name, sent := range map[string]string{
+		"idle":                         "",
+		"half a header":                "GET" + head + "X: " + strings.Repeat("x", 20<<10),
+		"tiny headers":                 "GET" + head + tiny.String(),
+		"half a body":                  "PUT /things HTTP/1.1\r\nHost: test\r\nContent-Length: 65536\r\n\r\n" + strings.Repeat("x", 60<<10),
+		"half a chunk":                 "PUT /things HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n" + strings.Repeat("1\r\nx\r\n", 10<<10),
+		"tiny headers after a request": "GET /livez HTTP/1.1\r\nHost: test\r\n\r\nGET" + head + tiny.String(),
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := kittest.Start(t, os.Args[0], "TEST_SERVER=1", "GOMEMLIMIT=115MiB")
 			kittest.Eventually(t, func() bool { return strings.Contains(p.Log.String(), "\n") }, "the server's URL")
 			url := strings.TrimSpace(p.Log.String())
-			keeps, anew := client(t), &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: enough}
+			keepAlive, newConns := client(t), &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: testTimeout}
 
 			var hostile sync.WaitGroup
 			next := make(chan struct{})
@@ -81,14 +80,14 @@ func TestServer_HostileConnections(t *testing.T) {
 							continue
 						}
 						t.Cleanup(func() { _ = conn.Close() })
-						_ = conn.SetWriteDeadline(time.Now().Add(enough))
-						_, _ = io.WriteString(conn, what) // it may be cut off
+						_ = conn.SetWriteDeadline(time.Now().Add(testTimeout))
+						_, _ = io.WriteString(conn, sent) // the server may close the connection
 					}
 				})
 			}
 			var most uint64
-			honest := func() {
-				for _, c := range []*http.Client{keeps, anew} {
+			call := func() {
+				for _, c := range []*http.Client{keepAlive, newConns} {
 					resp, body := get(t, c, url+"/memory")
 					require.Equal(t, 200, resp.StatusCode)
 					now, err := strconv.ParseUint(body, 10, 64)
@@ -98,11 +97,11 @@ func TestServer_HostileConnections(t *testing.T) {
 			}
 			for range 2000 {
 				next <- struct{}{}
-				honest()
+				call()
 			}
 			close(next)
 			hostile.Wait()
-			honest()
+			call()
 			t.Logf("%d MiB at most", most>>20)
 			assert.Less(t, most, uint64(100<<20))
 		})

@@ -2,6 +2,7 @@ package httpserver_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -28,7 +29,8 @@ func read(w http.ResponseWriter, r *http.Request) {
 	_, _ = fmt.Fprintf(w, "%d bytes %v", len(body), err)
 }
 
-// Whatever is refused is a problem that says what would be right and names its trace.
+// The response to a request that is refused is a problem, which has a trace id and says
+// what would be valid.
 func TestServer_RefusalsAreProblems(t *testing.T) {
 	t.Parallel()
 	s := serve(t, httpserver.Options{}, func(s *httpserver.Server) {
@@ -37,45 +39,71 @@ func TestServer_RefusalsAreProblems(t *testing.T) {
 		s.API.Post("/orders", read)
 		s.API.Get("/things/{id}", hello)
 	})
-	const head = " HTTP/1.1\r\nHost: test\r\n"
-	for _, c := range []struct {
-		name, request string
-		status        int
-		detail, allow string
+	const (
+		noRoute  = "no route for this path"
+		noBody   = "GET requests must not have a body"
+		tooLarge = "request line and headers exceed 16384 bytes"
+	)
+	long := strings.Repeat("x", 16<<10)
+	for name, tt := range map[string]struct {
+		request string // method and path
+		host    string // "" is "test"
+		headers string // additional lines
+		body    string
+		status  int
+		detail  string // "" is the list of allowed methods
+		allow   string
 	}{
-		{"an unknown path", "GET /nothing" + head + "\r\n", 404, "no route for this path", ""},
-		{"another method", "DELETE /things" + head + "\r\n", 405, "allowed methods: GET, HEAD, PUT", "GET, HEAD, PUT"},
-		{"HEAD where there is no GET", "HEAD /orders" + head + "\r\n", 405, "", "POST"},
-		{"another method, below a pattern", "POST /things/a%2Fb" + head + "Content-Length: 0\r\n\r\n", 405, "allowed methods: GET, HEAD", "GET, HEAD"},
-		{"a method that no one knows", "BREW /things" + head + "\r\n", 405, "allowed methods: GET, HEAD, PUT", "GET, HEAD, PUT"},
-		{"a method that no one knows on an unknown path", "BREW /nothing" + head + "\r\n", 404, "no route for this path", ""},
-		{"GET with a body", "GET /things" + head + "Content-Length: 1\r\n\r\nx", 400, "GET requests must not have a body", ""},
-		{"GET with a chunked body", "GET /things" + head + "Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", 400, "GET requests must not have a body", ""},
-		{"HEAD with a body", "HEAD /things" + head + "Content-Length: 1\r\n\r\nx", 400, "", ""},
-		{"a body that says it is too large", "PUT /things" + head + "Content-Length: 65537\r\n\r\n", 413, "the body exceeds 65536 bytes", ""},
-		{"a broken body", "PUT /things" + head + "Transfer-Encoding: chunked\r\n\r\nx\r\n", 400, "read the body: invalid byte in chunk length", ""},
-		{"too long a host", "GET /things HTTP/1.1\r\nHost: " + strings.Repeat("x", 16<<10) + "\r\n\r\n", 431, "request line and headers exceed 16384 bytes", ""},
-		{"too long a method", strings.Repeat("X", 16<<10) + " /things" + head + "\r\n", 431, "request line and headers exceed 16384 bytes", ""},
-		{"too long a header", "GET /things" + head + "X: " + strings.Repeat("x", 16<<10) + "\r\n\r\n", 431, "request line and headers exceed 16384 bytes", ""},
-		{"too many headers", "GET /things" + head + strings.Repeat("X: y\r\n", 3<<10) + "\r\n", 431, "request line and headers exceed 16384 bytes", ""},
-		{"too long a path", "GET /" + strings.Repeat("x", 16<<10) + head + "\r\n", 431, "request line and headers exceed 16384 bytes", ""},
+		"unknown path":           {request: "GET /nothing", status: 404, detail: noRoute},
+		"method not allowed":     {request: "DELETE /things", status: 405, allow: "GET, HEAD, PUT"},
+		"HEAD without GET":       {request: "HEAD /orders", status: 405, allow: "POST"},
+		"not allowed by pattern": {request: "POST /things/a%2Fb", headers: "Content-Length: 0\r\n", status: 405, allow: "GET, HEAD"},
+		"unknown method":         {request: "BREW /things", status: 405, allow: "GET, HEAD, PUT"},
+		"unknown method, path":   {request: "BREW /nothing", status: 404, detail: noRoute},
+		"GET with a body":        {request: "GET /things", headers: "Content-Length: 1\r\n", body: "x", status: 400, detail: noBody},
+		"GET with a chunked body": {
+			request: "GET /things",
+			headers: "Transfer-Encoding: chunked\r\n",
+			body:    "1\r\nx\r\n0\r\n\r\n",
+			status:  400,
+			detail:  noBody,
+		},
+		"HEAD with a body": {request: "HEAD /things", headers: "Content-Length: 1\r\n", body: "x", status: 400},
+		"large Content-Length": {
+			request: "PUT /things",
+			headers: "Content-Length: 65537\r\n",
+			status:  413,
+			detail:  "the body exceeds 65536 bytes",
+		},
+		"invalid chunk": {
+			request: "PUT /things",
+			headers: "Transfer-Encoding: chunked\r\n",
+			body:    "x\r\n",
+			status:  400,
+			detail:  "read the body: invalid byte in chunk length",
+		},
+		"long host":    {request: "GET /things", host: long, status: 431, detail: tooLarge},
+		"long method":  {request: long + " /things", status: 431, detail: tooLarge},
+		"long path":    {request: "GET /" + long, status: 431, detail: tooLarge},
+		"long header":  {request: "GET /things", headers: "X: " + long + "\r\n", status: 431, detail: tooLarge},
+		"many headers": {request: "GET /things", headers: strings.Repeat("X: y\r\n", 3<<10), status: 431, detail: tooLarge},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			resp, body := s.raw(t, c.request)
-			assert.Equal(t, c.allow, resp.Header.Get("Allow"))
-			if strings.HasPrefix(c.request, "HEAD") { // whose answer has no body
-				assert.Equal(t, c.status, resp.StatusCode)
+		t.Run(name, func(t *testing.T) {
+			resp, body := s.raw(t, tt.request+" HTTP/1.1\r\nHost: "+cmp.Or(tt.host, "test")+"\r\n"+tt.headers+"\r\n"+tt.body)
+			assert.Equal(t, tt.allow, resp.Header.Get("Allow"))
+			if strings.HasPrefix(tt.request, "HEAD") { // its response has no body
+				assert.Equal(t, tt.status, resp.StatusCode)
 				assert.Empty(t, body)
 				return
 			}
-			p := assertProblem(t, resp, body, c.status)
-			assert.Equal(t, c.detail, p.Detail)
+			p := assertProblem(t, resp, body, tt.status)
+			assert.Equal(t, cmp.Or(tt.detail, "allowed methods: "+tt.allow), p.Detail)
 			assert.Len(t, p.TraceID, 32)
 		})
 	}
 }
 
-// Requests just within the limits are served.
+// Requests at the limits are served.
 func TestServer_ServesUpToTheLimits(t *testing.T) {
 	t.Parallel()
 	s := serve(t, httpserver.Options{}, func(s *httpserver.Server) {
@@ -83,27 +111,34 @@ func TestServer_ServesUpToTheLimits(t *testing.T) {
 		s.API.Put("/things", read)
 	})
 	const head = " HTTP/1.1\r\nHost: test\r\n"
-	for _, c := range []struct{ name, request, body string }{
-		{"a chunked body that is empty", "GET /things" + head + "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "hello"},
-		{"headers just below the limit", "GET /things" + head + "X: " + strings.Repeat("x", 16<<10-len("GET/thingstest")-len("X: \r\n")) + "\r\n\r\n", "hello"},
-		{"the largest body", "PUT /things" + head + "Content-Length: 65536\r\n\r\n" + strings.Repeat("x", 64<<10), "65536 bytes <nil>"},
-		{"HEAD where GET is", "HEAD /things" + head + "\r\n", ""},
+	longest := strings.Repeat("x", 16<<10-len("GET/thingstest")-len("X: \r\n"))
+	for name, tt := range map[string]struct{ request, want string }{
+		"empty chunked body": {
+			request: "GET /things" + head + "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+			want:    "hello",
+		},
+		"largest headers": {request: "GET /things" + head + "X: " + longest + "\r\n\r\n", want: "hello"},
+		"largest body": {
+			request: "PUT /things" + head + "Content-Length: 65536\r\n\r\n" + strings.Repeat("x", 64<<10),
+			want:    "65536 bytes <nil>",
+		},
+		"HEAD": {request: "HEAD /things" + head + "\r\n", want: ""},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			resp, body := s.raw(t, c.request)
+		t.Run(name, func(t *testing.T) {
+			resp, body := s.raw(t, tt.request)
 			assert.Equal(t, 200, resp.StatusCode)
-			assert.Equal(t, c.body, body)
+			assert.Equal(t, tt.want, body)
 			assert.Equal(t, "nosniff", resp.Header.Get("X-Content-Type-Options"))
 		})
 	}
 }
 
-// A body that does not say its length is refused beyond the limit, too.
+// A body without a Content-Length is also refused beyond the limit.
 func TestServer_LimitsChunkedBodies(t *testing.T) {
 	t.Parallel()
 	s := serve(t, httpserver.Options{MaxBody: 10}, func(s *httpserver.Server) { s.API.Put("/things", read) })
 	put := func(size int) (*http.Response, string) {
-		// A reader of no known length is sent in chunks.
+		// The client sends a reader of unknown length in chunks.
 		return do(t, client(t), http.MethodPut, s.URL+"/things", io.MultiReader(strings.NewReader(strings.Repeat("x", size))))
 	}
 	_, body := put(10)
@@ -124,23 +159,24 @@ func TestServer_SlowBodyIsNotInFlight(t *testing.T) {
 		_, err := io.WriteString(conn, "PUT /things HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\nhalf")
 		require.NoError(t, err)
 	}
-	for range 100 { // the server reads the halves meanwhile
+	for range 100 { // the server reads the halves of the bodies in the meantime
 		resp, _ := get(t, client(t), s.URL+"/hello")
 		require.Equal(t, 200, resp.StatusCode)
 		time.Sleep(time.Millisecond)
 	}
 }
 
-// A body that does not arrive in time is a 408, and ends the connection.
+// The response to a body that does not arrive within readTimeout is a 408, and closes
+// the connection.
 func TestServer_SlowBodyTimesOut(t *testing.T) {
-	t.Parallel() // it waits for 15 s
+	t.Parallel() // takes 15 s
 	s := serve(t, httpserver.Options{}, func(s *httpserver.Server) { s.API.Put("/things", read) })
 	resp, body := s.raw(t, "PUT /things HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\nhalf")
 	assertProblem(t, resp, body, 408)
 	assert.True(t, resp.Close)
 }
 
-// Beyond twice the limit net/http itself refuses, before any handler.
+// Beyond maxHeaderBytes, net/http itself refuses a request before it reaches middleware.
 func TestServer_RefusesHugeHeaders(t *testing.T) {
 	t.Parallel()
 	reached := make(chan struct{}, 1)
@@ -152,11 +188,12 @@ func TestServer_RefusesHugeHeaders(t *testing.T) {
 	assert.Equal(t, "text/plain; charset=utf-8", resp.Header.Get("Content-Type"))
 	assert.Equal(t, "431 Request Header Fields Too Large", body)
 	assert.True(t, resp.Close)
-	assert.Empty(t, s.counts(t), "no handler of ours saw it")
+	assert.Empty(t, s.counts(t), "the request reached no middleware")
 	assert.Empty(t, reached)
 }
 
-// A panic is a 500 without the headers that the handler had set, and a log line.
+// The response to a request whose handler panics is a 500 without the headers that the
+// handler set. The panic is logged with its stack.
 func TestServer_PanicIsA500(t *testing.T) {
 	t.Parallel()
 	s := serve(t, httpserver.Options{}, func(s *httpserver.Server) {
@@ -165,7 +202,7 @@ func TestServer_PanicIsA500(t *testing.T) {
 				w.Header().Set(name, "x")
 			}
 			w.Header().Set("Content-Length", "5")
-			panic("out of cheese")
+			panic("boom")
 		})
 		s.API.Get("/hello", hello)
 	})
@@ -179,41 +216,41 @@ func TestServer_PanicIsA500(t *testing.T) {
 
 	line := s.line(t, "panic")
 	assert.Equal(t, "ERROR", line["level"])
-	assert.Equal(t, "out of cheese", line["error"])
-	assert.Contains(t, line["stack"], "TestServer_PanicIsA500", "the stack leads to the place")
+	assert.Equal(t, "boom", line["error"])
+	assert.Contains(t, line["stack"], "TestServer_PanicIsA500", "the stack names the handler")
 	assert.Equal(t, p.TraceID, line["trace_id"])
 	s.awaitCounts(t, map[string]uint64{"GET /panic 500": 1})
 
 	resp, _ = get(t, c, s.URL+"/hello")
-	assert.Equal(t, 200, resp.StatusCode, "the server goes on")
+	assert.Equal(t, 200, resp.StatusCode, "the server still serves")
 }
 
-// A handler that panics or aborts in the middle of a response breaks the
-// connection, and the response counts as 500.
+// A handler that panics or aborts during a response closes the connection, and the
+// request is logged and counted as 500.
 func TestServer_LogsAbortedResponseAs500(t *testing.T) {
 	t.Parallel()
-	for name, how := range map[string]any{"a panic": "out of cheese", "an abort": http.ErrAbortHandler} {
+	for name, value := range map[string]any{"panic": "boom", "abort": http.ErrAbortHandler} {
 		t.Run(name, func(t *testing.T) {
 			s := serve(t, httpserver.Options{}, func(s *httpserver.Server) {
 				s.API.Get("/panic", func(w http.ResponseWriter, _ *http.Request) {
-					_, _ = io.WriteString(w, "half an ans")
+					_, _ = io.WriteString(w, "half")
 					_ = http.NewResponseController(w).Flush()
-					panic(how)
+					panic(value)
 				})
 			})
 			out := <-background(client(t), s.URL+"/panic")
 			assert.Equal(t, 200, out.status)
-			assert.Equal(t, "half an ans", out.body)
-			require.ErrorIs(t, out.err, io.ErrUnexpectedEOF, "a client must not take half an answer for a whole one")
+			assert.Equal(t, "half", out.body)
+			require.ErrorIs(t, out.err, io.ErrUnexpectedEOF, "the client detects that the response is not complete")
 
 			assert.InDelta(t, 500, s.line(t, "http")["status"], 0)
 			s.awaitCounts(t, map[string]uint64{"GET /panic 500": 1})
-			assert.Len(t, s.lines(t, "panic"), map[string]int{"a panic": 1, "an abort": 0}[name])
+			assert.Len(t, s.lines(t, "panic"), map[string]int{"panic": 1, "abort": 0}[name])
 		})
 	}
 }
 
-// A response whose client leaves in the middle counts as 499.
+// A request whose client disconnects during the response is logged and counted as 499.
 func TestServer_LogsDisconnectAs499(t *testing.T) {
 	t.Parallel()
 	for name, handle := range map[string]http.HandlerFunc{
@@ -225,7 +262,7 @@ func TestServer_LogsDisconnectAs499(t *testing.T) {
 			}
 		},
 		"while the handler waits": func(w http.ResponseWriter, r *http.Request) {
-			_, _ = io.WriteString(w, "half an ans")
+			_, _ = io.WriteString(w, "half")
 			_ = http.NewResponseController(w).Flush()
 			<-r.Context().Done()
 		},
@@ -245,8 +282,8 @@ func TestServer_LogsDisconnectAs499(t *testing.T) {
 	}
 }
 
-// A client that leaves when it has all of the response does not count as 499,
-// whenever the handler returns.
+// A request whose client disconnects after the whole response is counted as 200, even
+// if the handler has not returned yet.
 func TestServer_LogsCompleteResponseAs200(t *testing.T) {
 	t.Parallel()
 	s := serve(t, httpserver.Options{}, func(s *httpserver.Server) {
@@ -268,7 +305,7 @@ func TestServer_LogsCompleteResponseAs200(t *testing.T) {
 	s.awaitCounts(t, map[string]uint64{"GET /whole 200": 1})
 }
 
-// Nothing that a client sends goes into a log line without a limit.
+// Values that a client sends are truncated to 256 bytes in log lines.
 func TestLog_TruncatesValues(t *testing.T) {
 	t.Parallel()
 	s := serve(t, httpserver.Options{}, nil)
@@ -278,20 +315,23 @@ func TestLog_TruncatesValues(t *testing.T) {
 	assert.Equal(t, "/"+strings.Repeat("p", 255), line["path"])
 }
 
+// A path cannot add a log line, or control characters to one.
 func TestLog_CannotBeForged(t *testing.T) {
 	t.Parallel()
 	s := serve(t, httpserver.Options{}, nil)
 	forged := "/x\n{\"level\":\"ERROR\",\"msg\":\"http\"}\r\x1b[31m\x00\u2028"
 	get(t, client(t), s.URL+"/x%0A%7B%22level%22:%22ERROR%22,%22msg%22:%22http%22%7D%0D%1B%5B31m%00%E2%80%A8")
 
-	line := s.line(t, "http") // there is one, and each line is JSON
+	line := s.line(t, "http") // fails if there are two, or if a line is not JSON
 	assert.Equal(t, forged, line["path"])
 	assert.Equal(t, "INFO", line["level"])
 	for _, r := range strings.ReplaceAll(s.Log.String(), "\n", "") {
-		assert.GreaterOrEqual(t, r, ' ', "no control character reaches a terminal")
+		assert.GreaterOrEqual(t, r, ' ', "no control characters in the log")
 	}
 }
 
+// A request is logged at INFO, without its query. A probe is not logged, and a response
+// of status 500 or more is logged at WARN.
 func TestLog_DescribesRequest(t *testing.T) {
 	t.Parallel()
 	s := serve(t, httpserver.Options{}, func(s *httpserver.Server) {
@@ -303,7 +343,7 @@ func TestLog_DescribesRequest(t *testing.T) {
 	line := s.line(t, "http")
 	assert.Equal(t, "INFO", line["level"])
 	assert.Equal(t, "GET", line["method"])
-	assert.Equal(t, "/things/7", line["path"], "queries may hold what is not for logs")
+	assert.Equal(t, "/things/7", line["path"], "a query may contain secrets")
 	assert.InDelta(t, 200, line["status"], 0)
 	assert.InDelta(t, len("hello"), line["bytes"], 0)
 	assert.Contains(t, line["from"], "127.0.0.1:")
@@ -311,12 +351,14 @@ func TestLog_DescribesRequest(t *testing.T) {
 
 	get(t, c, s.URL+"/readyz")
 	get(t, c, s.URL+"/fails")
-	kittest.Eventually(t, func() bool { return strings.Contains(s.Log.String(), `"path":"/fails"`) }, "the log line of /fails")
+	kittest.Eventually(t, func() bool { return strings.Contains(s.Log.String(), `"path":"/fails"`) }, "/fails is logged")
 	lines := s.lines(t, "http")
-	require.Len(t, lines, 2, "what kubelet asks every few seconds is no news")
+	require.Len(t, lines, 2, "/readyz is not logged at INFO")
 	assert.Equal(t, "WARN", lines[1]["level"])
 }
 
+// The handler's span and the log line belong to the caller's trace, or to a new one if
+// the caller has none.
 func TestTrace_ContinuesCallers(t *testing.T) {
 	t.Parallel()
 	inside := make(chan trace.SpanContext, 1)
@@ -327,18 +369,20 @@ func TestTrace_ContinuesCallers(t *testing.T) {
 	_, _ = s.raw(t, "GET /things HTTP/1.1\r\nHost: test\r\ntraceparent: 00-"+id+"-b7ad6b7169203331-01\r\n\r\n")
 	span := <-inside
 	assert.Equal(t, id, span.TraceID().String())
-	assert.NotEqual(t, "b7ad6b7169203331", span.SpanID().String(), "with a span of our own in it")
-	assert.True(t, span.IsSampled(), "sampled by the caller is sampled to the end")
+	assert.NotEqual(t, "b7ad6b7169203331", span.SpanID().String(), "the server's span is not the caller's")
+	assert.True(t, span.IsSampled(), "the caller's decision to sample is kept")
 	line := s.line(t, "http")
 	assert.Equal(t, id, line["trace_id"])
 	assert.Equal(t, span.SpanID().String(), line["span_id"])
 
 	get(t, client(t), s.URL+"/things")
 	span = <-inside
-	assert.True(t, span.IsValid(), "without a caller's trace one begins here")
+	assert.True(t, span.IsValid(), "the server starts a trace")
 	assert.NotEqual(t, id, span.TraceID().String())
 }
 
+// Requests are counted by route pattern, so that the number of time series does not
+// depend on what clients send.
 func TestMetrics_CountByPattern(t *testing.T) {
 	t.Parallel()
 	s := serve(t, httpserver.Options{}, func(s *httpserver.Server) {
@@ -367,28 +411,28 @@ func TestMetrics_CountByPattern(t *testing.T) {
 	assert.Empty(t, problems)
 }
 
-// Beyond the concurrency limit requests are shed, probes are not.
+// Requests beyond the concurrency limit are shed. Probes are not.
 func TestServer_ShedsBeyondTheLimit(t *testing.T) {
 	t.Parallel()
 	started, release := make(chan struct{}), make(chan struct{})
-	slowly := func(http.ResponseWriter, *http.Request) { started <- struct{}{}; <-release }
+	slow := func(http.ResponseWriter, *http.Request) { started <- struct{}{}; <-release }
 	s := serve(t, httpserver.Options{Limiter: limiter.New(2, prometheus.NewRegistry())}, func(s *httpserver.Server) {
-		s.API.Get("/slow", slowly)
+		s.API.Get("/slow", slow)
 		s.API.Get("/hello", hello)
-		s.Streams.Get("/stream", slowly)
+		s.Streams.Get("/stream", slow)
 		s.Probes.Get("/", hello)
 	})
 	c := client(t)
 	stream := background(c, s.URL+"/stream")
 	<-started
 	resp, body := get(t, c, s.URL+"/stream")
-	assertProblem(t, resp, body, 503) // streams may take half of the limit
-	slow := background(c, s.URL+"/slow")
+	assertProblem(t, resp, body, 503) // streams may use half of the limit
+	request := background(c, s.URL+"/slow")
 	<-started
 
-	begun := time.Now()
+	begin := time.Now()
 	resp, body = get(t, c, s.URL+"/hello")
-	assert.GreaterOrEqual(t, time.Since(begun), limiter.QueueTime)
+	assert.GreaterOrEqual(t, time.Since(begin), limiter.QueueTime)
 	p := assertProblem(t, resp, body, 503)
 	assert.Equal(t, "unavailable", p.Class)
 	assert.Equal(t, "1", resp.Header.Get("Retry-After"))
@@ -399,14 +443,16 @@ func TestServer_ShedsBeyondTheLimit(t *testing.T) {
 	}
 
 	close(release)
-	assert.Equal(t, 200, (<-slow).status)
+	assert.Equal(t, 200, (<-request).status)
 	assert.Equal(t, 200, (<-stream).status)
 	kittest.Eventually(t, func() bool {
 		resp, _ := get(t, c, s.URL+"/hello")
 		return resp.StatusCode == 200
-	}, "there is room again")
+	}, "requests are served again")
 }
 
+// A client that disconnects ends the handler's context, or an injected latency before
+// the handler is called. The request is counted as 499.
 func TestServer_DisconnectEndsRequest(t *testing.T) {
 	t.Parallel()
 	ended := make(chan error, 1)
@@ -414,20 +460,20 @@ func TestServer_DisconnectEndsRequest(t *testing.T) {
 	s := serve(t, httpserver.Options{Faults: faults}, func(s *httpserver.Server) {
 		s.API.Get("/slow", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done(); ended <- r.Context().Err() })
 	})
-	leave := func() {
+	disconnect := func() {
 		conn := s.dial(t)
 		_, err := io.WriteString(conn, "GET /slow HTTP/1.1\r\nHost: test\r\n\r\n")
 		require.NoError(t, err)
 		require.NoError(t, conn.Close())
 	}
-	leave()
+	disconnect()
 	require.ErrorIs(t, <-ended, context.Canceled)
 	s.awaitCounts(t, map[string]uint64{"GET /slow 499": 1})
 
 	faults.Set(fault.Fault{Latency: fault.MaxLatency})
-	leave()
+	disconnect()
 	s.awaitCounts(t, map[string]uint64{"GET /slow 499": 2})
-	assert.Empty(t, ended, "a request that waited for the fault's latency was not begun")
+	assert.Empty(t, ended, "the handler was not called during the injected latency")
 }
 
 // Faults are injected into the API and the streams, not into probes.
@@ -445,7 +491,7 @@ func TestServer_InjectsNoFaultsInProbes(t *testing.T) {
 		resp, body := get(t, c, s.URL+path)
 		p := assertProblem(t, resp, body, 503)
 		assert.Equal(t, "unavailable", p.Class)
-		assert.Empty(t, resp.Header.Get("Retry-After"), "another pod may serve it at once")
+		assert.Empty(t, resp.Header.Get("Retry-After"), "the client may retry on another pod immediately")
 	}
 	for _, path := range []string{"/livez", "/readyz", "/health", "/"} {
 		resp, _ := get(t, c, s.URL+path)

@@ -6,6 +6,16 @@
 // handler. server.go has the server and how it drains, middleware.go the
 // middleware, admin.go the servers of the admin and debug ports.
 //
+// The states of a server that stops:
+//
+//	state          entered by     new connections        responses               streams
+//	serving        Serve          accepted               keep the connection     run
+//	draining       StartDraining  accepted               with Connection: close  run
+//	shutting down  Shutdown       dropped, then refused  with Connection: close  contexts end
+//
+// New connections are dropped on Linux only, until no request has arrived for
+// quietTime; awaitQuiet has the reason.
+//
 // Do not use it for uploads: a body is read into memory before its handler runs.
 package httpserver
 
@@ -96,7 +106,7 @@ type Server struct {
 	http           *http.Server
 	tcp            net.Listener // the port
 	listener       net.Listener // tcp, or a connlimit.Listener over it
-	limit          *connlimit.Options
+	connLimit      *connlimit.Options
 	maxAge         time.Duration // of a connection
 	draining       atomic.Bool
 	lastActivity   atomic.Int64    // while draining: when a connection last opened or started a request, Unix ns
@@ -108,7 +118,7 @@ type Server struct {
 func New(o Options) *Server {
 	s := newServer(o.AddrVar, o.Addr, o.Telemetry)
 	s.maxAge = o.MaxConnectionAge
-	s.limit = &connlimit.Options{Name: "http", Budget: connMemory, PerConn: connMemory, Metrics: o.Telemetry.Metrics}
+	s.connLimit = &connlimit.Options{Name: "http", Budget: connMemory, PerConn: connMemory, Metrics: o.Telemetry.Metrics}
 
 	root := chi.NewRouter()
 	// A request passes these from first to last, and its response from last to first.
@@ -158,8 +168,8 @@ func (s *Server) Listen() error {
 		return fmt.Errorf("%s: %w", s.addrVar, err)
 	}
 	s.tcp, s.listener = l, l
-	if s.limit != nil {
-		s.listener = connlimit.New(l, *s.limit)
+	if s.connLimit != nil {
+		s.listener = connlimit.New(l, *s.connLimit)
 	}
 	return nil
 }

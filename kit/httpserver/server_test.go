@@ -20,16 +20,16 @@ import (
 	"example.com/tandem/kit/lifecycle"
 )
 
-// asker asks again and again on one connection, of which net/http's client
-// makes no promise: on a busy machine it opens another now and then.
-func asker(t *testing.T, s *served) (ask func() *http.Response, conn net.Conn) {
+// oneConnection opens a connection, and returns a function that gets /hello on it.
+// net/http's client would sometimes open another connection on a busy machine.
+func oneConnection(t *testing.T, s *served) (getHello func() *http.Response, conn net.Conn) {
 	t.Helper()
 	conn = s.dial(t)
-	answers := bufio.NewReader(conn)
+	responses := bufio.NewReader(conn)
 	return func() *http.Response {
 		_, err := io.WriteString(conn, "GET /hello HTTP/1.1\r\nHost: test\r\n\r\n")
 		require.NoError(t, err)
-		resp, err := http.ReadResponse(answers, nil)
+		resp, err := http.ReadResponse(responses, nil)
 		require.NoError(t, err)
 		body, err := io.ReadAll(resp.Body)
 		require.NoError(t, err)
@@ -41,19 +41,21 @@ func asker(t *testing.T, s *served) (ask func() *http.Response, conn net.Conn) {
 
 func routeHello(s *httpserver.Server) { s.API.Get("/hello", hello) }
 
+// A connection older than MaxConnectionAge is closed after its next response.
 func TestMaxConnectionAge_ClosesOldConnection(t *testing.T) {
 	t.Parallel()
 	s := serve(t, httpserver.Options{MaxConnectionAge: 50 * time.Millisecond}, routeHello)
-	begun := time.Now()
-	ask, conn := asker(t, s)
-	for !ask().Close {
-		require.Less(t, time.Since(begun), enough, "it never grows old")
+	begin := time.Now()
+	getHello, conn := oneConnection(t, s)
+	for !getHello().Close {
+		require.Less(t, time.Since(begin), testTimeout, "the connection is still open")
 	}
-	assert.GreaterOrEqual(t, time.Since(begun), 40*time.Millisecond, "it was not old from the start")
+	assert.GreaterOrEqual(t, time.Since(begin), 40*time.Millisecond, "the age of the connection when it closed")
 	_, err := conn.Read(make([]byte, 1))
 	require.ErrorIs(t, err, io.EOF)
 }
 
+// A client reconnects when its connection is too old, and no request fails.
 func TestMaxConnectionAge_ClientReconnects(t *testing.T) {
 	t.Parallel()
 	s := serve(t, httpserver.Options{MaxConnectionAge: 50 * time.Millisecond}, func(s *httpserver.Server) {
@@ -62,7 +64,7 @@ func TestMaxConnectionAge_ClientReconnects(t *testing.T) {
 	c := client(t)
 	for reconnected := 0; reconnected < 3; {
 		resp, addr := get(t, c, s.URL+"/from")
-		require.Equal(t, 200, resp.StatusCode, "no request is lost by it")
+		require.Equal(t, 200, resp.StatusCode, "no request fails")
 		if resp.Close {
 			reconnected++
 			_, other := get(t, c, s.URL+"/from")
@@ -71,33 +73,36 @@ func TestMaxConnectionAge_ClientReconnects(t *testing.T) {
 	}
 }
 
+// A connection stays open until MaxConnectionAge, and without limit if that is 0.
 func TestMaxConnectionAge_KeepsYoungConnection(t *testing.T) {
 	t.Parallel()
-	for name, age := range map[string]time.Duration{"young": time.Hour, "never old": 0} {
+	for name, age := range map[string]time.Duration{"an hour": time.Hour, "no limit": 0} {
 		t.Run(name, func(t *testing.T) {
-			ask, _ := asker(t, serve(t, httpserver.Options{MaxConnectionAge: age}, routeHello))
+			getHello, _ := oneConnection(t, serve(t, httpserver.Options{MaxConnectionAge: age}, routeHello))
 			for range 20 {
-				require.False(t, ask().Close)
+				require.False(t, getHello().Close)
 			}
 		})
 	}
 }
 
-// A server that drains serves on, and asks its clients to connect elsewhere.
+// A server that drains still serves, and closes each connection after its next response.
 func TestServer_DrainingClosesConnections(t *testing.T) {
 	t.Parallel()
 	s := serve(t, httpserver.Options{}, routeHello)
-	ask, conn := asker(t, s)
-	assert.False(t, ask().Close)
+	getHello, conn := oneConnection(t, s)
+	assert.False(t, getHello().Close)
 	s.StartDraining()
-	assert.True(t, ask().Close, "on a connection that was open")
+	assert.True(t, getHello().Close, "on an open connection")
 	_, err := conn.Read(make([]byte, 1))
 	require.ErrorIs(t, err, io.EOF)
 
-	ask, _ = asker(t, s)
-	assert.True(t, ask().Close, "on a new connection, too")
+	getHello, _ = oneConnection(t, s)
+	assert.True(t, getHello().Close, "on a new connection")
 }
 
+// Shutdown closes the port, and returns when the requests in flight have ended. Their
+// clients get their responses.
 func TestShutdown_WaitsForRequests(t *testing.T) {
 	t.Parallel()
 	started, release := make(chan struct{}), make(chan struct{})
@@ -105,30 +110,32 @@ func TestShutdown_WaitsForRequests(t *testing.T) {
 		s.API.Get("/slow", func(w http.ResponseWriter, _ *http.Request) {
 			close(started)
 			<-release
-			_, _ = io.WriteString(w, "in the end")
+			_, _ = io.WriteString(w, "served")
 		})
 	})
 	slow := background(client(t), s.URL+"/slow")
 	<-started
-	shut := make(chan error, 1)
+	done := make(chan error, 1)
 	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), enough)
+		ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 		defer cancel()
-		shut <- s.Shutdown(ctx)
+		done <- s.Shutdown(ctx)
 	}()
 	kittest.Eventually(t, func() bool {
 		conn, err := net.Dial("tcp", s.Addr().String())
 		if err == nil {
-			_ = conn.Close() // to get it was one too many
+			_ = conn.Close()
 		}
 		return err != nil
-	}, "no one new is let in")
-	assert.Empty(t, shut, "it has not returned")
+	}, "Shutdown closes the port")
+	assert.Empty(t, done, "Shutdown has not returned")
 	close(release)
-	assert.Equal(t, outcome{200, "in the end", nil}, <-slow)
-	require.NoError(t, <-shut)
+	assert.Equal(t, outcome{200, "served", nil}, <-slow)
+	require.NoError(t, <-done)
 }
 
+// When the context of Shutdown ends, Shutdown closes the connections of requests in
+// flight, which ends their handlers' contexts.
 func TestShutdown_EndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	started, ended := make(chan struct{}), make(chan error, 1)
@@ -147,10 +154,10 @@ func TestShutdown_EndsWithItsContext(t *testing.T) {
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.ErrorContains(t, err, "HTTP_ADDR: requests canceled")
 	require.Error(t, (<-endless).err)
-	require.ErrorIs(t, <-ended, context.Canceled, "the handler hears of it, long before its own time is up")
+	require.ErrorIs(t, <-ended, context.Canceled, "the handler's context ends before its own time limit")
 }
 
-// tick is a stream that says what ended it.
+// tick is a stream that sends its context's cause to ended.
 func tick(ended chan<- error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		ticker := time.NewTicker(100 * time.Millisecond)
@@ -168,16 +175,17 @@ func tick(ended chan<- error) http.HandlerFunc {
 	}
 }
 
+// A stream has no time limit and ends on Shutdown, with the cause ErrDraining. A handler
+// in API ends at its time limit.
 func TestStreams_EndOnShutdownOnly(t *testing.T) {
-	t.Parallel() // for most of its half minute it waits
+	t.Parallel() // takes 31 s
 	ended, slowEnded := make(chan error, 1), make(chan error, 1)
 	s := serve(t, httpserver.Options{}, func(s *httpserver.Server) {
 		s.Streams.Get("/stream", tick(ended))
 		s.API.Get("/slow", tick(slowEnded))
 	})
 	slow := background(client(t), s.URL+"/slow")
-	// A client without a time-out, as streams need.
-	transport := &http.Transport{}
+	transport := &http.Transport{} // has no timeout
 	t.Cleanup(transport.CloseIdleConnections)
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+"/stream", nil)
 	require.NoError(t, err)
@@ -192,17 +200,18 @@ func TestStreams_EndOnShutdownOnly(t *testing.T) {
 		require.Equal(t, "tick\n", line)
 	}
 	assert.Empty(t, ended)
-	require.ErrorIs(t, <-slowEnded, context.DeadlineExceeded, "the same among the API's routes has ended")
-	require.NoError(t, (<-slow).err, "in time to say so")
+	require.ErrorIs(t, <-slowEnded, context.DeadlineExceeded, "the handler in API has ended")
+	require.NoError(t, (<-slow).err, "its response was complete")
 
-	ctx, cancel := context.WithTimeout(t.Context(), enough)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
-	require.NoError(t, s.Shutdown(ctx), "a stream does not hold the exit")
+	require.NoError(t, s.Shutdown(ctx), "Shutdown ends the stream")
 	require.ErrorIs(t, <-ended, lifecycle.ErrDraining)
 	_, err = io.Copy(io.Discard, lines)
-	require.NoError(t, err, "its client sees a clean end")
+	require.NoError(t, err, "the response ends without an error")
 }
 
+// A client that disconnects ends its stream's context.
 func TestStreams_EndOnDisconnect(t *testing.T) {
 	t.Parallel()
 	ended := make(chan error, 1)
@@ -216,21 +225,22 @@ func TestStreams_EndOnDisconnect(t *testing.T) {
 	require.ErrorIs(t, <-ended, context.Canceled)
 }
 
+// A connection is closed if no request header arrives within readHeaderTimeout.
 func TestServer_ClosesSilentConnection(t *testing.T) {
-	t.Parallel() // it waits for 5 s
+	t.Parallel() // takes 5 s
 	s := serve(t, httpserver.Options{}, nil)
-	for name, says := range map[string]string{"nothing": "", "half a header": "GET / HTTP/1.1\r\nHost: t"} {
+	for name, sent := range map[string]string{"nothing": "", "half a header": "GET / HTTP/1.1\r\nHost: t"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			start := time.Now()
 			conn := s.dial(t)
-			_, err := io.WriteString(conn, says)
+			_, err := io.WriteString(conn, sent)
 			require.NoError(t, err)
 			_, err = conn.Read(make([]byte, 1))
-			require.ErrorIs(t, err, io.EOF, "the server hangs up")
+			require.ErrorIs(t, err, io.EOF, "the server closes the connection")
 			took := time.Since(start)
-			assert.Greater(t, took, 3*time.Second, "for the time, and for nothing else")
-			assert.Less(t, took, 14*time.Second, "before readTimeout would")
+			assert.Greater(t, took, 3*time.Second, "not before readHeaderTimeout")
+			assert.Less(t, took, 14*time.Second, "not only at readTimeout")
 		})
 	}
 }
@@ -249,8 +259,8 @@ func TestListen_FailsOnPortInUse(t *testing.T) {
 func TestServe_AfterShutdownIsNoError(t *testing.T) {
 	t.Parallel()
 	s := serve(t, httpserver.Options{}, nil)
-	ctx, cancel := context.WithTimeout(t.Context(), enough)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
 	require.NoError(t, s.Shutdown(ctx))
-	require.NoError(t, s.Serve(), "as when the signal comes while a service starts")
+	require.NoError(t, s.Serve(), "SIGTERM may arrive while a service starts")
 }

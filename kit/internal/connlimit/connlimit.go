@@ -20,8 +20,8 @@
 //
 // What a connection holds is estimated from the bytes on the wire, without support
 // by the server. For HTTP/2 these are the frames in both directions: a stream holds
-// memory from its HEADERS frame until the server ends it. For HTTP/1.1 these are the
-// bytes received since the last response.
+// memory from its HEADERS frame until the server ends it or the client resets it. For
+// HTTP/1.1 these are the bytes received since the last response.
 //
 // Do not use it where clients upload in long streams: what a stream has sent counts
 // until the server ends the stream, even if it was processed.
@@ -68,8 +68,8 @@ const (
 	// openedRecently how long after it opened. The second is short because it also
 	// protects the connections of a flood.
 	servedRecently, openedRecently = time.Second, 100 * time.Millisecond
-	// lastToGo is a factor that makes a score smaller than every score without it.
-	lastToGo = 1e-30
+	// evictLast is a factor that makes a score smaller than every score without it.
+	evictLast = 1e-30
 )
 
 // Options of a Listener.
@@ -104,30 +104,30 @@ type addr struct {
 	conns int // guarded by Listener.mu
 }
 
-// New returns a Listener that accepts from l, and registers its metrics.
-func New(l net.Listener, o Options) *Listener {
-	limited := &Listener{
-		Listener: l, o: o, start: time.Now(), conns: map[*conn]struct{}{}, addrs: map[netip.Addr]*addr{},
+// New returns a Listener that accepts from inner, and registers its metrics.
+func New(inner net.Listener, o Options) *Listener {
+	l := &Listener{
+		Listener: inner, o: o, start: time.Now(), conns: map[*conn]struct{}{}, addrs: map[netip.Addr]*addr{},
 	}
 	labels := prometheus.Labels{"server": o.Name}
-	limited.evicted = prometheus.NewCounter(prometheus.CounterOpts{
+	l.evicted = prometheus.NewCounter(prometheus.CounterOpts{
 		Name:        "server_connections_evicted_total",
 		Help:        "Connections closed because they held too much memory for requests that were not complete.",
 		ConstLabels: labels,
 	})
-	o.Metrics.MustRegister(limited.evicted,
+	o.Metrics.MustRegister(l.evicted,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "server_connections", Help: "Open connections.", ConstLabels: labels,
 		}, func() float64 {
-			limited.mu.Lock()
-			defer limited.mu.Unlock()
-			return float64(len(limited.conns))
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			return float64(len(l.conns))
 		}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "server_connections_held_bytes", Help: "Memory that open connections hold, as estimated.", ConstLabels: labels,
-		}, func() float64 { return float64(limited.held.Load()) }),
+		}, func() float64 { return float64(l.held.Load()) }),
 	)
-	return limited
+	return l
 }
 
 // Accept returns the next connection.
@@ -189,7 +189,7 @@ func (l *Listener) worst() *conn {
 		byAddr := float64(c.addr.held.Load())
 		score := float64(c.held.Load()) * byAddr * byAddr * float64(idle+time.Millisecond)
 		if idle < openedRecently || c.served.Load() && idle < servedRecently {
-			score *= lastToGo
+			score *= evictLast
 		}
 		if score > highest {
 			worst, highest = c, score
