@@ -1,6 +1,6 @@
-// Package cli is the command line of a service: what it does instead of serving
-// when it is started with arguments. The subcommands probe and fault are there
-// because the images have no shell, no curl and no grpcurl.
+// Package cli is the command line of a service: started with arguments, a service
+// runs a subcommand instead of serving. The subcommands probe and fault exist
+// because the images contain no shell, curl or grpcurl.
 package cli
 
 import (
@@ -12,16 +12,16 @@ import (
 	"example.com/tandem/kit/instance"
 )
 
-// Run runs the subcommand in args. It returns false if args is empty: the
-// service is to serve. C is the service's configuration, which --help lists below
-// about.
+// Run runs the subcommand in args and returns true. It returns false if args is
+// empty, and the service then serves. name and about introduce the output of --help,
+// which lists C, the configuration of the service, with its defaults.
 func Run[C any](ctx context.Context, name, about string, args []string, environ map[string]string, out io.Writer) (done bool, err error) {
 	if len(args) == 0 {
 		return false, nil
 	}
 	switch args[0] {
 	case "probe":
-		return true, runProbe(ctx, args[1:], out)
+		return true, runProbe(ctx, environ["POD_NAMESPACE"], args[1:], out)
 	case "fault":
 		cfg, err := config.Load[config.Server](environ)
 		if err == nil {
@@ -32,33 +32,33 @@ func Run[C any](ctx context.Context, name, about string, args []string, environ 
 		_, err = fmt.Fprintln(out, name, instance.Version())
 		return true, err
 	case "--help", "-help", "-h", "help":
-		help[C](name, about, out)
+		printHelp[C](name, about, out)
 		return true, nil
 	}
-	return true, &config.Error{Msg: fmt.Sprintf("%s: unknown argument %q; see %s --help", name, args[0], name)}
+	return true, usageError{fmt.Sprintf("%s: unknown argument %q; see %s --help", name, args[0], name)}
 }
 
-func help[C any](name, about string, out io.Writer) {
+func printHelp[C any](name, about string, out io.Writer) {
 	fmt.Fprintf(out, `%s
 
 usage:
   %-27s serve until SIGTERM
-  %-27s call a service by its name and show each step
-  %-27s show, set or remove the fault of the service that runs here
+  %-27s call a service by its name and print each step
+  %-27s print, set or remove the fault of the service in this container
   %-27s print the version
-  %-27s print this
+  %-27s print this help
 
-Environment, with defaults:
+Environment variables, with defaults:
 `, about, name, name+" probe URL", name+" fault [JSON|off]", name+" --version", name+" --help")
 	config.Help[C](out)
 	fmt.Fprint(out, `
-Traces are exported where OTEL_EXPORTER_OTLP_ENDPOINT says (and the other OTEL_* variables).
-POD_NAME, POD_NAMESPACE, POD_IP, NODE_NAME and NODE_ZONE say where this instance runs.
-GOGC and GOMEMLIMIT tune Go's garbage collector, as for every Go program.
+OTEL_EXPORTER_OTLP_ENDPOINT and the other OTEL_* variables configure the export of traces.
+POD_NAME, POD_NAMESPACE, POD_IP, NODE_NAME and NODE_ZONE describe this instance.
+GOGC and GOMEMLIMIT configure Go's garbage collector.
 `)
 }
 
-// usageError ends a process with status 2.
+// usageError makes the process exit with status 2.
 type usageError struct{ msg string }
 
 func (e usageError) Error() string { return e.msg }

@@ -15,11 +15,13 @@ import (
 	"example.com/tandem/kit/lifecycle"
 )
 
+// settings is the configuration of a service.
 type settings struct {
 	config.Server
 	Message string `env:"MESSAGE" envDefault:"hello" help:"what to say"`
 }
 
+// run runs the command line of service-x in an empty environment.
 func run(t *testing.T, args ...string) (done bool, out string, err error) {
 	t.Helper()
 	return runIn(t, nil, args...)
@@ -32,14 +34,15 @@ func runIn(t *testing.T, environ map[string]string, args ...string) (done bool, 
 	return done, buf.String(), err
 }
 
-func TestWithoutArgumentsTheServiceServes(t *testing.T) {
+func TestRun_WithoutArgumentsServes(t *testing.T) {
 	done, out, err := run(t)
 	require.NoError(t, err)
 	assert.False(t, done)
 	assert.Empty(t, out)
 }
 
-func TestHelpIsTheManual(t *testing.T) {
+// --help lists the subcommands and the environment variables with their meaning.
+func TestRun_Help(t *testing.T) {
 	for _, arg := range []string{"--help", "-help", "-h", "help"} {
 		done, out, err := run(t, arg)
 		require.NoError(t, err, arg)
@@ -55,7 +58,7 @@ func TestHelpIsTheManual(t *testing.T) {
 	}
 }
 
-func TestVersionNamesServiceAndBuild(t *testing.T) {
+func TestRun_Version(t *testing.T) {
 	for _, arg := range []string{"--version", "-version", "version"} {
 		done, out, err := run(t, arg)
 		require.NoError(t, err, arg)
@@ -64,13 +67,13 @@ func TestVersionNamesServiceAndBuild(t *testing.T) {
 	}
 }
 
-func TestProbeIsASubcommand(t *testing.T) {
+func TestRun_Probe(t *testing.T) {
 	server := httptest.NewServer(http.NotFoundHandler())
 	defer server.Close()
 
 	done, out, err := run(t, "probe", server.URL)
 	assert.True(t, done)
-	assert.Contains(t, out, "answered")
+	assert.Contains(t, out, "received")
 	require.ErrorContains(t, err, "status 404")
 	assert.Equal(t, 1, lifecycle.ExitCode(err))
 
@@ -80,9 +83,9 @@ func TestProbeIsASubcommand(t *testing.T) {
 	assert.Equal(t, 2, lifecycle.ExitCode(err))
 }
 
-func TestAnUnknownArgumentIsWrongUsage(t *testing.T) {
+func TestRun_UnknownArgumentIsWrongUsage(t *testing.T) {
 	done, out, err := run(t, "serve\n")
-	assert.True(t, done, "it must not serve")
+	assert.True(t, done, "the service must not serve")
 	assert.Empty(t, out)
 	require.EqualError(t, err, `service-x: unknown argument "serve\n"; see service-x --help`)
 	assert.Equal(t, 2, lifecycle.ExitCode(err))

@@ -14,16 +14,17 @@ import (
 
 const faultUsage = `usage: fault [JSON | off]
 
-JSON sets the fault of the service that runs here, off removes it, and no argument
-leaves it. The fault that is then set is printed. JSON is such as
+Sets the fault of the service in this container to JSON, or removes it (off), and
+prints the fault that is set now. Without an argument it only prints. JSON is such as
 ` + fault.Example
 
-// runFault is the subcommand fault of a service. It talks to the fault switch at
-// addr, which is on loopback and so within reach of a process in the same
-// container only; images have no curl to do it with:
+// runFault runs the subcommand fault, which calls the fault switch at addr. The
+// switch listens on loopback, so that only a process in the same container reaches
+// it, and the images contain no curl:
 //
-//	kubectl exec POD -- /service-b fault '{"latency":"5s"}'
-//	docker compose exec service-b /service-b fault off
+//	kubectl exec POD -- /service fault '{"latency":"5s"}'
+//	kubectl exec POD -- /service fault off
+//	docker compose exec service-b /service fault off
 func runFault(ctx context.Context, addr string, args []string, out io.Writer) error {
 	method, body := http.MethodGet, ""
 	switch {
@@ -41,19 +42,19 @@ func runFault(ctx context.Context, addr string, args []string, out io.Writer) er
 	if err != nil {
 		return err
 	}
-	transport := &http.Transport{DisableKeepAlives: true} // and no proxy
+	transport := &http.Transport{DisableKeepAlives: true} // without a proxy
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
-		return fmt.Errorf("reach the fault switch at DEBUG_ADDR: %w; is FAULTS=on?", err)
+		return fmt.Errorf("call the fault switch at DEBUG_ADDR: %w; is FAULTS=on?", err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // it has been read
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
+	defer resp.Body.Close() //nolint:errcheck // only read
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
 	if err == nil && resp.StatusCode != http.StatusOK {
-		err = errors.New(strings.TrimSpace(string(answer)))
+		err = errors.New(strings.TrimSpace(string(text)))
 	}
 	if err != nil {
 		return fmt.Errorf("fault: %w", err)
 	}
-	_, err = out.Write(answer)
+	_, err = out.Write(text)
 	return err
 }

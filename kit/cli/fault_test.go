@@ -13,8 +13,8 @@ import (
 	"example.com/tandem/kit/lifecycle"
 )
 
-// serveFaults serves a fault switch, and returns a function that runs the
-// subcommand fault in the environment of its service.
+// serveFaults serves a fault switch. run runs the subcommand fault with DEBUG_ADDR set
+// to its address.
 func serveFaults(t *testing.T) (server *httptest.Server, run func(args ...string) (string, error)) {
 	t.Helper()
 	server = httptest.NewServer(fault.NewSwitch(true, func(bool) {}))
@@ -30,16 +30,16 @@ func serveFaults(t *testing.T) (server *httptest.Server, run func(args ...string
 
 func TestFault_SetsShowsAndRemoves(t *testing.T) {
 	_, run := serveFaults(t)
-	const healthy = `{"latency":"0s","cpu":"0s","errorRate":0,"notReady":false}`
+	const none = `{"latency":"0s","cpu":"0s","errorRate":0,"notReady":false}`
 	const slow = `{"latency":"5s","cpu":"0s","errorRate":0,"notReady":false}`
 	for _, c := range []struct {
 		args []string
 		want string
 	}{
-		{nil, healthy},
-		{[]string{`{"latency":"5s"}`}, slow},
-		{nil, slow},
-		{[]string{"off"}, healthy},
+		{args: nil, want: none},
+		{args: []string{`{"latency":"5s"}`}, want: slow},
+		{args: nil, want: slow},
+		{args: []string{"off"}, want: none},
 	} {
 		out, err := run(c.args...)
 		require.NoError(t, err)

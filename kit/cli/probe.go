@@ -9,10 +9,10 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"net/url"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
@@ -25,17 +25,18 @@ import (
 
 const probeUsage = `usage: probe [-timeout 3s] URL
 
-URL is http://HOST[:PORT]/PATH, https://…, or grpc://HOST:PORT, which asks
-grpc.health.v1. It resolves the name, connects, asks, and shows each step.
-Ends with 0 if the answer is 2xx or SERVING, 1 if not, 2 for wrong usage.
+Calls a service once and prints each step: the name is resolved, the connection
+opened, the response received. URL is http://HOST[:PORT]/PATH, https://… or
+grpc://HOST:PORT, which calls grpc.health.v1.
+Exit status: 0 for a 2xx response or SERVING, 1 for a failure, 2 for wrong usage.
 `
 
-// runProbe is the subcommand probe: it calls a service by its name and prints each
-// step.
+// runProbe runs the subcommand probe, which calls a service by its name and prints
+// each step. namespace is that of the pod that runs it, or empty.
 //
-//	kubectl exec deploy/service-a -- /service-a probe http://service-b/health
-//	kubectl exec deploy/service-a -- /service-a probe grpc://service-b-headless:9090
-func runProbe(ctx context.Context, args []string, out io.Writer) error {
+//	kubectl exec deploy/service-a -- /service probe http://service-b/health
+//	kubectl exec deploy/service-a -- /service probe grpc://service-b-headless:9090
+func runProbe(ctx context.Context, namespace string, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("probe", flag.ContinueOnError)
 	flags.SetOutput(io.Discard) // errors are returned, and printed once
 	timeout := flags.Duration("timeout", 3*time.Second, "")
@@ -66,67 +67,73 @@ func runProbe(ctx context.Context, args []string, out io.Writer) error {
 	defer cancel()
 	p := &prober{out: out, target: target, port: port}
 	if err := p.run(ctx); err != nil {
-		return fmt.Errorf("probe: %s: %w", call.ClassOf(err), err)
+		err = fmt.Errorf("probe: %s: %w", call.ClassOf(err), err)
+		if advice := p.advice(err, namespace); advice != "" {
+			err = fmt.Errorf("%w\nhint: %s", err, advice)
+		}
+		return err
 	}
 	return nil
 }
 
 type prober struct {
-	out    io.Writer
-	target *url.URL
-	port   string
+	out       io.Writer
+	target    *url.URL
+	port      string
+	connected bool
 }
 
-// run resolves, connects and asks, each a line; the first that fails ends it.
+// run resolves the name, connects and sends a request. It prints each step, and
+// returns the error of the first step that fails.
 func (p *prober) run(ctx context.Context) error {
 	start := time.Now()
 	addrs, err := net.DefaultResolver.LookupHost(ctx, p.target.Hostname())
 	if err != nil {
 		return err
 	}
-	p.step("resolved", start, "%s is %s", p.target.Hostname(), strings.Join(addrs, ", "))
-	if p.target.Scheme == "grpc" {
-		return p.grpc(ctx)
-	}
-	return p.http(ctx)
-}
+	p.printStep("resolved", start, "%s is %s", p.target.Hostname(), strings.Join(addrs, ", "))
 
-func (p *prober) step(what string, since time.Time, format string, args ...any) {
-	fmt.Fprintf(p.out, "%-9s %s (%s)\n", what, printable(fmt.Sprintf(format, args...)), time.Since(since).Round(10*time.Microsecond))
-}
-
-func (p *prober) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	start := time.Now()
-	conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
-	if late, ok := errors.AsType[net.Error](err); ok && late.Timeout() {
-		return nil, &call.Error{Class: call.Timeout, Err: err} // as over HTTP: all of the time was given to it
+	start = time.Now()
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", net.JoinHostPort(p.target.Hostname(), p.port))
+	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+		// ClassOf would say Unavailable, because a client's dial timeout is shorter than
+		// its deadline. Here both are the same.
+		return &call.Error{Class: call.Timeout, Err: err}
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	p.step("connected", start, "to %s", conn.RemoteAddr())
-	return conn, nil
+	defer conn.Close() //nolint:errcheck // the call has returned
+	p.connected = true
+	p.printStep("connected", start, "to %s", conn.RemoteAddr())
+
+	if p.target.Scheme == "grpc" {
+		return p.grpc(ctx, conn)
+	}
+	return p.http(ctx, conn)
 }
 
-func (p *prober) http(ctx context.Context) error {
-	transport := &http.Transport{DialContext: p.dial, DisableKeepAlives: true}
-	var sent time.Time
-	trace := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent = time.Now() }})
-	req, err := http.NewRequestWithContext(trace, http.MethodGet, p.target.String(), nil)
+func (p *prober) http(ctx context.Context, conn net.Conn) error {
+	transport := &http.Transport{
+		DialContext:       func(context.Context, string, string) (net.Conn, error) { return conn, nil },
+		DisableKeepAlives: true,
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.target.String(), nil)
 	if err != nil {
 		return err
 	}
 	req.Header.Set("User-Agent", "tandem-probe")
+	start := time.Now()
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close() //nolint:errcheck // read is all we want
+	defer resp.Body.Close() //nolint:errcheck // only read
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 1024))
 	if err != nil {
 		return err
 	}
-	p.step("answered", sent, "%s %s", resp.Proto, resp.Status)
+	p.printStep("received", start, "%s %s", resp.Proto, resp.Status)
 	if text := bytes.TrimSpace(body); len(text) > 0 {
 		fmt.Fprintf(p.out, "%s\n", printable(string(text)))
 	}
@@ -136,7 +143,75 @@ func (p *prober) http(ctx context.Context) error {
 	return nil
 }
 
-// printable is s, quoted if it holds anything that could steer a terminal.
+func (p *prober) grpc(ctx context.Context, conn net.Conn) error {
+	client, err := grpc.NewClient("passthrough:///"+p.target.Host,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) { return conn, nil }),
+	)
+	if err != nil {
+		return err
+	}
+	defer client.Close() //nolint:errcheck // the call has returned
+	start := time.Now()
+	resp, err := grpc_health_v1.NewHealthClient(client).Check(ctx, &grpc_health_v1.HealthCheckRequest{})
+	if err != nil {
+		return &call.Error{Class: call.ClassOfCode(status.Code(err)), Err: errors.New(printable(err.Error()))}
+	}
+	p.printStep("received", start, "gRPC health %s", resp.GetStatus())
+	if resp.GetStatus() != grpc_health_v1.HealthCheckResponse_SERVING {
+		return fmt.Errorf("health %s: want SERVING", resp.GetStatus())
+	}
+	return nil
+}
+
+func (p *prober) printStep(step string, since time.Time, format string, args ...any) {
+	fmt.Fprintf(p.out, "%-9s %s (%s)\n", step, printable(fmt.Sprintf(format, args...)), time.Since(since).Round(10*time.Microsecond))
+}
+
+// advice returns what to check after a probe that failed with err, or "" if the error
+// says enough. A wrong protocol has no error type: its text is matched.
+func (p *prober) advice(err error, namespace string) string {
+	host, text := p.target.Hostname(), err.Error()
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
+		return dnsAdvice(dns, host, namespace)
+	}
+	switch class := call.ClassOf(err); {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Sprintf("nothing listens on port %s of %s, or its Service has no ready pod. Is the program running, and is the port right? A Service's port may differ from the pod's; a headless name takes the pod's port", p.port, host)
+	case !p.connected && (class == call.Timeout || class == call.Unavailable):
+		return "no response to the connection request: usually a NetworkPolicy drops it, or the port or the IP is wrong"
+	case class == call.Timeout:
+		return "connected, but no response in time: raise -timeout, or see the log of the service"
+	case p.target.Scheme == "http" && strings.Contains(text, "malformed HTTP"):
+		return fmt.Sprintf("port %s does not speak HTTP/1. If it is a gRPC port, use grpc://%s", p.port, net.JoinHostPort(host, p.port))
+	case p.target.Scheme == "grpc" && (strings.Contains(text, "HTTP/1.1 header") || strings.Contains(text, "HTTP status code received")):
+		return fmt.Sprintf("port %s speaks HTTP and not gRPC: use http://%s/health, or the gRPC port", p.port, net.JoinHostPort(host, p.port))
+	case p.target.Scheme == "grpc" && strings.Contains(text, "code = Unimplemented"):
+		return "the server speaks gRPC, but does not serve grpc.health.v1"
+	default:
+		return ""
+	}
+}
+
+func dnsAdvice(err *net.DNSError, host, namespace string) string {
+	switch {
+	case err.IsNotFound && !strings.Contains(host, "."):
+		where := "the name has no address"
+		if namespace != "" {
+			where += " in namespace " + namespace
+		}
+		return fmt.Sprintf("%s; did you mean %s.NAMESPACE? A short name resolves only in the caller's own namespace. A headless name has no address while no pod is ready", where, host)
+	case err.IsNotFound:
+		return "the name has no address: check its spelling and namespace. A headless name has no address while no pod is ready"
+	case err.IsTimeout:
+		return "DNS did not respond: check that the NetworkPolicies allow port 53 (UDP and TCP) to the cluster's DNS"
+	default:
+		return "the DNS server failed: check its pods and their log (k8s-app=kube-dns in kube-system)"
+	}
+}
+
+// printable returns s, quoted if it contains control characters, which could steer
+// a terminal.
 func printable(s string) string {
 	s = strings.ToValidUTF8(s, "\uFFFD")
 	for _, r := range s {
@@ -145,29 +220,4 @@ func printable(s string) string {
 		}
 	}
 	return s
-}
-
-func (p *prober) grpc(ctx context.Context) error {
-	wire, err := p.dial(ctx, "tcp", net.JoinHostPort(p.target.Hostname(), p.port))
-	if err != nil {
-		return err
-	}
-	sent := time.Now()
-	conn, err := grpc.NewClient("passthrough:///"+p.target.Host,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) { return wire, nil }),
-	)
-	if err != nil {
-		return err
-	}
-	defer conn.Close() //nolint:errcheck // one question was all
-	answer, err := grpc_health_v1.NewHealthClient(conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{})
-	if err != nil {
-		return &call.Error{Class: call.ClassOfCode(status.Code(err)), Err: errors.New(printable(err.Error()))}
-	}
-	p.step("answered", sent, "gRPC health %s", answer.GetStatus())
-	if answer.GetStatus() != grpc_health_v1.HealthCheckResponse_SERVING {
-		return fmt.Errorf("health %s: want SERVING", answer.GetStatus())
-	}
-	return nil
 }

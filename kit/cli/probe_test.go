@@ -3,12 +3,15 @@ package cli_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -33,6 +36,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreCurrent()) // the DNS server stays
 }
 
+// probe runs the subcommand probe.
 func probe(t *testing.T, args ...string) (out string, err error) {
 	t.Helper()
 	var buf bytes.Buffer
@@ -40,7 +44,7 @@ func probe(t *testing.T, args ...string) (out string, err error) {
 	return buf.String(), err
 }
 
-// named returns a name that stands for 127.0.0.1, and addr's port after it.
+// named makes name resolve to 127.0.0.1, and returns it with the port of addr.
 func named(t *testing.T, name, addr string) string {
 	t.Helper()
 	dns.Set(name, "127.0.0.1")
@@ -49,7 +53,7 @@ func named(t *testing.T, name, addr string) string {
 	return name + ":" + port
 }
 
-// serveGRPC serves a grpc.health.v1 and returns its address.
+// serveGRPC serves gRPC, with grpc.health.v1 unless h is nil, and returns its address.
 func serveGRPC(t *testing.T, h grpc_health_v1.HealthServer) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -67,15 +71,37 @@ func serveGRPC(t *testing.T, h grpc_health_v1.HealthServer) string {
 	return l.Addr().String()
 }
 
-// silent is the address of a listener that takes connections and never answers.
+// silent returns the address of a listener that never responds.
 func silent(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0") // the kernel accepts for it
+	l, err := net.Listen("tcp", "127.0.0.1:0") // the kernel accepts its connections
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, l.Close()) })
 	return l.Addr().String()
 }
 
+// unresponsive returns a loopback address where a connection request gets no response,
+// as behind a NetworkPolicy: the address of a listener whose backlog is full.
+func unresponsive(t *testing.T) string {
+	t.Helper()
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux drops connection requests when the backlog is full")
+	}
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, syscall.Close(fd)) })
+	require.NoError(t, syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	require.NoError(t, syscall.Listen(fd, 0)) // room for one connection
+	bound, err := syscall.Getsockname(fd)
+	require.NoError(t, err)
+	addr := fmt.Sprintf("127.0.0.1:%d", bound.(*syscall.SockaddrInet4).Port)
+	conn, err := net.Dial("tcp", addr)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, conn.Close()) })
+	return addr
+}
+
+// serveHTTP serves h and returns its address.
 func serveHTTP(t *testing.T, h http.HandlerFunc) string {
 	t.Helper()
 	server := httptest.NewServer(h)
@@ -83,7 +109,7 @@ func serveHTTP(t *testing.T, h http.HandlerFunc) string {
 	return server.Listener.Addr().String()
 }
 
-// assertSteps asserts that each line of out matches its pattern and ends with a duration.
+// assertSteps asserts that each line of out matches its pattern.
 func assertSteps(t *testing.T, out string, patterns ...string) {
 	t.Helper()
 	lines := strings.Split(strings.TrimSpace(out), "\n")
@@ -93,9 +119,10 @@ func assertSteps(t *testing.T, out string, patterns ...string) {
 	}
 }
 
+// took matches the duration at the end of a step.
 const took = ` \([0-9.]+(µs|ms|s)\)`
 
-func TestEachStepOfAnHTTPProbeIsShown(t *testing.T) {
+func TestProbe_PrintsHTTPSteps(t *testing.T) {
 	addr := serveHTTP(t, func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, r.Method+" "+r.Host+" "+r.URL.String()+" "+r.Header.Get("User-Agent")+"\n\n")
 	})
@@ -105,12 +132,12 @@ func TestEachStepOfAnHTTPProbeIsShown(t *testing.T) {
 	assertSteps(t, out,
 		`resolved  web\.probe\.test is 127\.0\.0\.1`+took,
 		`connected to `+regexp.QuoteMeta(addr)+took,
-		`answered  HTTP/1\.1 200 OK`+took,
+		`received  HTTP/1\.1 200 OK`+took,
 		regexp.QuoteMeta("GET "+target+" /health?x=1 tandem-probe"),
 	)
 }
 
-func TestEachStepOfAGRPCProbeIsShown(t *testing.T) {
+func TestProbe_PrintsGRPCSteps(t *testing.T) {
 	h := health.New(instance.Instance{})
 	h.Ready()
 	addr := serveGRPC(t, h.GRPC())
@@ -121,68 +148,200 @@ func TestEachStepOfAGRPCProbeIsShown(t *testing.T) {
 	assertSteps(t, out,
 		`resolved  rpc\.probe\.test is 127\.0\.0\.1`+took,
 		`connected to `+regexp.QuoteMeta(addr)+took,
-		`answered  gRPC health SERVING`+took,
+		`received  gRPC health SERVING`+took,
 	)
 
 	h.SetNotReady(true)
 	out, err = probe(t, "grpc://"+target)
 	require.ErrorContains(t, err, "health NOT_SERVING: want SERVING")
-	assert.Contains(t, out, "answered  gRPC health NOT_SERVING")
+	assert.Contains(t, out, "received  gRPC health NOT_SERVING")
 	assert.Equal(t, 1, lifecycle.ExitCode(err))
 }
 
-func TestAProbeThatFailsSaysHowAndAfterWhichStep(t *testing.T) {
+// A probe that fails prints the steps before the failure, and returns an error with
+// the class of the failure and, where there is more to say, advice on a second line.
+func TestProbe_FailureHasClassAndAdvice(t *testing.T) {
 	closed := "127.0.0.1:" + kittest.FreePort()
+	_, closedPort, _ := net.SplitHostPort(closed)
 	status := func(code int) string {
 		return serveHTTP(t, func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Location", "/"); w.WriteHeader(code) })
 	}
+	httpAddr, grpcAddr := status(200), serveGRPC(t, nil)
+	const resolved, connected = "resolved .*", "connected .*"
 	for _, c := range []struct {
-		name  string
-		args  []string
-		err   string
-		steps []string
+		name      string
+		args      []string
+		namespace string // POD_NAMESPACE
+		err       string // pattern of the error's first line
+		advice    string // part of its second line; empty if there is none
+		steps     []string
 	}{
-		{"http, a name that no one knows", []string{"http://nobody.probe.test./"}, "probe: dns: ", nil},
-		{"grpc, a name that no one knows", []string{"grpc://nobody.probe.test.:9090"}, "probe: dns: ", nil},
-		{"http, nothing listens", []string{"http://" + named(t, "closed.probe.test", closed)}, "probe: refused: ", []string{"resolved .*"}},
-		{"grpc, nothing listens", []string{"grpc://" + closed}, "probe: refused: ", []string{"resolved .*"}},
-		{"http, no answer", []string{"-timeout", "200ms", "http://" + silent(t)}, "probe: timeout: ", []string{"resolved .*", "connected .*"}},
-		{"grpc, no answer", []string{"-timeout=200ms", "grpc://" + silent(t)}, "probe: timeout: ", []string{"resolved .*", "connected .*"}},
-		{"http, status 503", []string{"http://" + status(503)}, "status 503: want 2xx", []string{"resolved .*", "connected .*", "answered  HTTP/1.1 503 .*"}},
-		{"http, a redirect is not followed", []string{"http://" + status(302)}, "status 302: want 2xx", []string{"resolved .*", "connected .*", "answered  HTTP/1.1 302 .*"}},
-		{"grpc, a server without health", []string{"grpc://" + serveGRPC(t, nil)}, "probe: other: .*Unimplemented", []string{"resolved .*", "connected .*"}},
-		{"https, a server that speaks none", []string{"https://" + status(200)}, "probe: other: tls: ", []string{"resolved .*", "connected .*"}},
+		{
+			name:   "http, unknown name",
+			args:   []string{"http://unknown.probe.test./"},
+			err:    "probe: dns: lookup .*no such host",
+			advice: "check its spelling and namespace",
+		},
+		{
+			name:   "grpc, unknown name",
+			args:   []string{"grpc://unknown.probe.test.:9090"},
+			err:    "probe: dns: lookup .*no such host",
+			advice: "check its spelling and namespace",
+		},
+		{
+			name:   "unknown short name",
+			args:   []string{"http://service-c/"},
+			err:    "probe: dns: lookup .*no such host",
+			advice: "the name has no address; did you mean service-c.NAMESPACE? A short name resolves only in the caller's own namespace",
+		},
+		{
+			name:      "unknown short name in a pod",
+			args:      []string{"http://service-c/"},
+			namespace: "tandem",
+			err:       "probe: dns: lookup .*no such host",
+			advice:    "the name has no address in namespace tandem; did you mean service-c.NAMESPACE?",
+		},
+		{
+			name:   "http, nothing listens",
+			args:   []string{"http://" + named(t, "closed.probe.test", closed)},
+			err:    "probe: refused: .*connection refused",
+			advice: "nothing listens on port " + closedPort + " of closed.probe.test",
+			steps:  []string{resolved},
+		},
+		{
+			name:   "grpc, nothing listens",
+			args:   []string{"grpc://" + closed},
+			err:    "probe: refused: .*connection refused",
+			advice: "a headless name takes the pod's port",
+			steps:  []string{resolved},
+		},
+		{
+			name:   "http, no response",
+			args:   []string{"-timeout", "200ms", "http://" + silent(t)},
+			err:    "probe: timeout: ",
+			advice: "connected, but no response in time",
+			steps:  []string{resolved, connected},
+		},
+		{
+			name:   "grpc, no response",
+			args:   []string{"-timeout=200ms", "grpc://" + silent(t)},
+			err:    "probe: timeout: ",
+			advice: "connected, but no response in time",
+			steps:  []string{resolved, connected},
+		},
+		{
+			name:  "http, status 503",
+			args:  []string{"http://" + status(503)},
+			err:   "status 503: want 2xx",
+			steps: []string{resolved, connected, "received  HTTP/1.1 503 .*"},
+		},
+		{
+			name:  "http, redirects are not followed",
+			args:  []string{"http://" + status(302)},
+			err:   "status 302: want 2xx",
+			steps: []string{resolved, connected, "received  HTTP/1.1 302 .*"},
+		},
+		{
+			name:   "grpc, server without health",
+			args:   []string{"grpc://" + grpcAddr},
+			err:    "probe: other: .*Unimplemented",
+			advice: "does not serve grpc.health.v1",
+			steps:  []string{resolved, connected},
+		},
+		{
+			name:   "http to a gRPC port",
+			args:   []string{"http://" + grpcAddr + "/health"},
+			err:    "probe: other: .*malformed HTTP",
+			advice: "does not speak HTTP/1. If it is a gRPC port, use grpc://" + grpcAddr,
+			steps:  []string{resolved, connected},
+		},
+		{
+			name:   "grpc to an HTTP port",
+			args:   []string{"grpc://" + httpAddr},
+			err:    "probe: unavailable: .*HTTP/1.1 header",
+			advice: "speaks HTTP and not gRPC: use http://" + httpAddr + "/health",
+			steps:  []string{resolved, connected},
+		},
+		{
+			name:  "https to an HTTP port",
+			args:  []string{"https://" + httpAddr},
+			err:   "probe: other: tls: ",
+			steps: []string{resolved, connected},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			out, err := probe(t, c.args...)
-			require.Error(t, err)
-			assert.Regexp(t, c.err, err.Error())
-			assert.Equal(t, 1, lifecycle.ExitCode(err))
-			if c.steps == nil {
-				assert.Empty(t, out)
-				return
-			}
-			assertSteps(t, out, c.steps...)
+			assertFailure(t, map[string]string{"POD_NAMESPACE": c.namespace}, c.args, c.err, c.advice, c.steps)
 		})
 	}
 }
 
-func TestWrongUsageEndsWith2(t *testing.T) {
+func assertFailure(t *testing.T, environ map[string]string, args []string, errPattern, advice string, steps []string) {
+	t.Helper()
+	_, out, err := runIn(t, environ, append([]string{"probe"}, args...)...)
+	require.Error(t, err)
+	assert.Equal(t, 1, lifecycle.ExitCode(err))
+	first, second, hasAdvice := strings.Cut(err.Error(), "\n")
+	assert.Regexp(t, errPattern, first)
+	assert.Equal(t, advice != "", hasAdvice, err.Error())
+	if hasAdvice {
+		assert.Regexp(t, "^hint: .*"+regexp.QuoteMeta(advice), second)
+	}
+	if steps == nil {
+		assert.Empty(t, out)
+		return
+	}
+	assertSteps(t, out, steps...)
+}
+
+// A server that fails, and one that does not respond, get different advice.
+func TestProbe_AdviceOnDNSFailure(t *testing.T) {
+	dns.Break(true)
+	defer dns.Break(false)
+	args := []string{"http://service-b"}
+	assertFailure(t, nil, args, "probe: dns: .*server misbehaving", "the DNS server failed", nil)
+
+	working := net.DefaultResolver
+	defer func() { net.DefaultResolver = working }()
+	net.DefaultResolver = &net.Resolver{
+		PreferGo: true,
+		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "udp", silentUDP(t))
+		},
+	}
+	assertFailure(t, nil, append([]string{"-timeout=200ms"}, args...), "probe: dns: .*i/o timeout", "allow port 53", nil)
+}
+
+// silentUDP returns the address of a UDP socket that never responds.
+func silentUDP(t *testing.T) string {
+	t.Helper()
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, conn.Close()) })
+	return conn.LocalAddr().String()
+}
+
+func TestProbe_AdviceOnConnectTimeout(t *testing.T) {
+	for _, scheme := range []string{"http://", "grpc://"} {
+		assertFailure(t, nil, []string{"-timeout=200ms", scheme + unresponsive(t)}, "probe: timeout: ", "usually a NetworkPolicy drops it", []string{"resolved .*"})
+	}
+}
+
+func TestProbe_WrongUsageExitsWith2(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		args []string
 		want string
 	}{
-		{"no URL", nil, "usage: probe"},
-		{"two URLs", []string{"http://a", "http://b"}, "usage: probe"},
-		{"an unknown flag", []string{"-fast", "http://a"}, "usage: probe"},
-		{"a time-out that is none", []string{"-timeout", "3", "http://a"}, "usage: probe"},
-		{"no time at all", []string{"-timeout", "0s", "http://a"}, "-timeout: want more than 0"},
-		{"no scheme", []string{"service-b/health"}, "want http://HOST"},
-		{"an unknown scheme", []string{"ftp://service-b"}, "want http://HOST"},
-		{"no host", []string{"http:///health"}, "want http://HOST"},
-		{"grpc without a port", []string{"grpc://service-b"}, "want http://HOST"},
-		{"no URL at all", []string{"http://service b"}, "probe: "},
+		{name: "no URL", args: nil, want: "usage: probe"},
+		{name: "two URLs", args: []string{"http://a", "http://b"}, want: "usage: probe"},
+		{name: "unknown flag", args: []string{"-fast", "http://a"}, want: "usage: probe"},
+		{name: "timeout without a unit", args: []string{"-timeout", "3", "http://a"}, want: "usage: probe"},
+		{name: "timeout of zero", args: []string{"-timeout", "0s", "http://a"}, want: "-timeout: want more than 0"},
+		{name: "no scheme", args: []string{"service-b/health"}, want: "want http://HOST"},
+		{name: "unknown scheme", args: []string{"ftp://service-b"}, want: "want http://HOST"},
+		{name: "no host", args: []string{"http:///health"}, want: "want http://HOST"},
+		{name: "grpc without a port", args: []string{"grpc://service-b"}, want: "want http://HOST"},
+		{name: "invalid URL", args: []string{"http://service b"}, want: "probe: "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			out, err := probe(t, c.args...)
@@ -193,33 +352,39 @@ func TestWrongUsageEndsWith2(t *testing.T) {
 	}
 }
 
-func TestHelpIsNoError(t *testing.T) {
+func TestProbe_HelpIsNoError(t *testing.T) {
 	out, err := probe(t, "-h")
 	require.NoError(t, err)
 	assert.True(t, strings.HasPrefix(out, "usage: probe"), out)
 }
 
-// hostileHealth is a health service whose error carries a terminal's control sequence.
+// hostileHealth is a health service whose error contains a terminal control sequence.
 type hostileHealth struct {
 	grpc_health_v1.UnimplementedHealthServer
 }
 
-const evil = "\x1b]0;owned\a"
+func (hostileHealth) Check(context.Context, *grpc_health_v1.HealthCheckRequest) (*grpc_health_v1.HealthCheckResponse, error) {
+	return nil, status.Error(codes.Internal, controlSequence)
+}
 
-func TestNothingThatAPeerSaysSteersTheTerminal(t *testing.T) {
+// controlSequence sets the title of a terminal.
+const controlSequence = "\x1b]0;owned\a"
+
+// Text from the server is quoted if it contains control characters.
+func TestProbe_QuotesControlCharacters(t *testing.T) {
 	statusLine := func() string {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		require.NoError(t, err)
 		done := make(chan struct{})
-		go func() { // by hand, as net/http sends no such line
+		go func() { // net/http would not send such a status line
 			defer close(done)
 			conn, err := l.Accept()
 			if err != nil {
 				return
 			}
-			_, _ = conn.Read(make([]byte, 4096)) // a request is shorter
-			_, _ = io.WriteString(conn, "HTTP/1.1 500 "+evil+"\r\nContent-Length: 0\r\n\r\n")
-			_ = conn.Close() // the probe says whether it was answered
+			_, _ = conn.Read(make([]byte, 4096)) // enough for the request
+			_, _ = io.WriteString(conn, "HTTP/1.1 500 "+controlSequence+"\r\nContent-Length: 0\r\n\r\n")
+			_ = conn.Close() // the output shows whether it was received
 		}()
 		t.Cleanup(func() { _ = l.Close(); <-done })
 		return l.Addr().String()
@@ -228,11 +393,11 @@ func TestNothingThatAPeerSaysSteersTheTerminal(t *testing.T) {
 		return serveHTTP(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, s) })
 	}
 	for _, c := range []struct{ name, url, want string }{
-		{"a body", "http://" + body("good\n"+evil), `"good\n\x1b]0;owned\a"`},
-		{"a body that is no UTF-8", "http://" + body("\x9b2J"), "\uFFFD2J"},
-		{"a body's tabs and lines stay", "http://" + body("a\tb\nc"), "a\tb\nc"},
-		{"a status line", "http://" + statusLine(), `500 \x1b]0;owned\a"`},
-		{"a gRPC status", "grpc://" + serveGRPC(t, hostileHealth{}), `\x1b]0;owned\a`},
+		{name: "body", url: "http://" + body("good\n"+controlSequence), want: `"good\n\x1b]0;owned\a"`},
+		{name: "body that is not UTF-8", url: "http://" + body("\x9b2J"), want: "\uFFFD2J"},
+		{name: "tabs and lines of a body are kept", url: "http://" + body("a\tb\nc"), want: "a\tb\nc"},
+		{name: "status line", url: "http://" + statusLine(), want: `500 \x1b]0;owned\a"`},
+		{name: "gRPC status", url: "grpc://" + serveGRPC(t, hostileHealth{}), want: `\x1b]0;owned\a`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			out, err := probe(t, c.url)
@@ -245,8 +410,4 @@ func TestNothingThatAPeerSaysSteersTheTerminal(t *testing.T) {
 			}
 		})
 	}
-}
-
-func (hostileHealth) Check(context.Context, *grpc_health_v1.HealthCheckRequest) (*grpc_health_v1.HealthCheckResponse, error) {
-	return nil, status.Error(codes.Internal, evil)
 }

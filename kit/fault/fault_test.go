@@ -17,15 +17,18 @@ import (
 	"example.com/tandem/kit/fault"
 )
 
-func TestParse(t *testing.T) {
+func TestParse_ReadsFault(t *testing.T) {
 	for _, c := range []struct {
 		in   string
 		want fault.Fault
 	}{
-		{`{}`, fault.Fault{}},
-		{` {"latency":"250ms","cpu":"5ms","errorRate":0.3,"notReady":true} ` + "\n", fault.Fault{Latency: 250 * time.Millisecond, CPU: 5 * time.Millisecond, ErrorRate: 0.3, NotReady: true}},
-		{`{"latency":"1m"}`, fault.Fault{Latency: fault.MaxLatency}},
-		{`{"latency":"0s","cpu":"0s","errorRate":1}`, fault.Fault{ErrorRate: 1}},
+		{in: `{}`, want: fault.Fault{}},
+		{
+			in:   ` {"latency":"250ms","cpu":"5ms","errorRate":0.3,"notReady":true} ` + "\n",
+			want: fault.Fault{Latency: 250 * time.Millisecond, CPU: 5 * time.Millisecond, ErrorRate: 0.3, NotReady: true},
+		},
+		{in: `{"latency":"1m"}`, want: fault.Fault{Latency: fault.MaxLatency}},
+		{in: `{"latency":"0s","cpu":"0s","errorRate":1}`, want: fault.Fault{ErrorRate: 1}},
 	} {
 		t.Run(c.in, func(t *testing.T) {
 			f, err := fault.Parse(strings.NewReader(c.in))
@@ -35,21 +38,22 @@ func TestParse(t *testing.T) {
 	}
 }
 
-func TestParseSaysWhatIsWanted(t *testing.T) {
+// The error says what would be valid.
+func TestParse_RejectsInvalid(t *testing.T) {
 	const example = `want JSON such as {"latency":"250ms","cpu":"5ms","errorRate":0.3,"notReady":true}: `
 	for _, c := range []struct{ name, in, want string }{
-		{"nothing", ``, example + "EOF"},
-		{"no JSON", `latency=1s`, example},
-		{"an unknown field", `{"latancy":"1s"}`, example + `json: unknown field "latancy"`},
-		{"a second value", `{"latency":"1s"}{"latency":"2s"}`, example + "there is more after it"},
-		{"rubbish after it", `{"latency":"1s"}}`, example + "there is more after it"},
-		{"a number without a unit", `{"latency":250}`, example},
-		{"a latency that is none", `{"latency":"soon"}`, `latency "soon": want 0s to 1m0s`},
-		{"a negative latency", `{"latency":"-1s"}`, `latency "-1s": want 0s to 1m0s`},
-		{"too long a latency", `{"latency":"61s"}`, `latency "61s": want 0s to 1m0s`},
-		{"too much work", `{"cpu":"61s"}`, `cpu "61s": want 0s to 1m0s`},
-		{"a rate below 0", `{"errorRate":-0.1}`, "errorRate -0.1: want 0 to 1"},
-		{"a rate in percent", `{"errorRate":30}`, "errorRate 30: want 0 to 1"},
+		{name: "empty", in: ``, want: example + "EOF"},
+		{name: "no JSON", in: `latency=1s`, want: example},
+		{name: "unknown field", in: `{"latancy":"1s"}`, want: example + `json: unknown field "latancy"`},
+		{name: "second value", in: `{"latency":"1s"}{"latency":"2s"}`, want: example + "unexpected text after the JSON value"},
+		{name: "text after the value", in: `{"latency":"1s"}}`, want: example + "unexpected text after the JSON value"},
+		{name: "number without a unit", in: `{"latency":250}`, want: example},
+		{name: "invalid latency", in: `{"latency":"soon"}`, want: `latency "soon": want 0s to 1m0s`},
+		{name: "negative latency", in: `{"latency":"-1s"}`, want: `latency "-1s": want 0s to 1m0s`},
+		{name: "latency too long", in: `{"latency":"61s"}`, want: `latency "61s": want 0s to 1m0s`},
+		{name: "CPU time too long", in: `{"cpu":"61s"}`, want: `cpu "61s": want 0s to 1m0s`},
+		{name: "rate below 0", in: `{"errorRate":-0.1}`, want: "errorRate -0.1: want 0 to 1"},
+		{name: "rate in percent", in: `{"errorRate":30}`, want: "errorRate 30: want 0 to 1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f, err := fault.Parse(strings.NewReader(c.in))
@@ -59,10 +63,12 @@ func TestParseSaysWhatIsWanted(t *testing.T) {
 	}
 }
 
-// FuzzParse: whatever is put is refused, or is within bounds and reads back
-// as the same fault.
-func FuzzParse(f *testing.F) {
-	for _, seed := range []string{`{}`, `null`, `{"latency":"250ms","cpu":"5ms","errorRate":0.3,"notReady":true}`, `{"latency":"1h"}`, `{"errorRate":1e-320}`, `{"errorRate":-0}`, `{}{}`} {
+// Parse either returns an error or a fault within the limits, which a GET of the
+// switch shows unchanged.
+func FuzzParse_RoundTrips(f *testing.F) {
+	for _, seed := range []string{
+		`{}`, `null`, fault.Example, `{"latency":"1h"}`, `{"errorRate":1e-320}`, `{"errorRate":-0}`, `{}{}`,
+	} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, in string) {
@@ -77,19 +83,20 @@ func FuzzParse(f *testing.F) {
 
 		s := fault.NewSwitch(true, func(bool) {})
 		s.Set(got)
-		shown, err := fault.Parse(ask(s, http.MethodGet, "").Body)
+		shown, err := fault.Parse(send(s, http.MethodGet, "").Body)
 		require.NoError(t, err)
 		assert.Equal(t, got, shown)
 	})
 }
 
-func ask(s *fault.Switch, method, body string) *httptest.ResponseRecorder {
+// send sends a request to a switch.
+func send(s *fault.Switch, method, body string) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
 	s.ServeHTTP(w, httptest.NewRequest(method, "/faults", strings.NewReader(body)))
 	return w
 }
 
-func TestLatencyIsWaited(t *testing.T) {
+func TestInject_WaitsForLatency(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := fault.NewSwitch(true, func(bool) {})
 		s.Set(fault.Fault{Latency: 7 * time.Second})
@@ -99,7 +106,7 @@ func TestLatencyIsWaited(t *testing.T) {
 	})
 }
 
-func TestLatencyEndsWhenTheCallerLeaves(t *testing.T) {
+func TestInject_LatencyEndsWithContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := fault.NewSwitch(true, func(bool) {})
 		s.Set(fault.Fault{Latency: fault.MaxLatency, ErrorRate: 1})
@@ -111,10 +118,10 @@ func TestLatencyEndsWhenTheCallerLeaves(t *testing.T) {
 	})
 }
 
-func TestCPUTimeIsUsedUp(t *testing.T) {
+func TestInject_UsesCPUTime(t *testing.T) {
 	s := fault.NewSwitch(true, func(bool) {})
 	s.Set(fault.Fault{CPU: time.Millisecond})
-	require.NoError(t, s.Inject(t.Context())) // which finds out how fast the CPU is
+	require.NoError(t, s.Inject(t.Context())) // measures how fast the CPU is
 	const n, each = 20, 10 * time.Millisecond
 	s.Set(fault.Fault{CPU: each})
 	before := cpuTime(t)
@@ -122,13 +129,13 @@ func TestCPUTimeIsUsedUp(t *testing.T) {
 		require.NoError(t, s.Inject(t.Context()))
 	}
 	used := cpuTime(t) - before
-	t.Logf("%d times %s used up %s", n, each, used)
-	// A CPU that others slow down needs longer for the same work; none needs less
-	// than at its fastest, but for what the fastest of the first moments was not.
+	t.Logf("%d times %s used %s", n, each, used)
+	// Other load makes the same work take longer. Half is enough to pass, because the
+	// CPU may be faster now than when it was measured.
 	assert.Greater(t, used, n*each/2)
 }
 
-// cpuTime is what this process has used, and no other.
+// cpuTime returns the CPU time that this process has used.
 func cpuTime(t *testing.T) time.Duration {
 	t.Helper()
 	var used syscall.Rusage
@@ -136,7 +143,7 @@ func cpuTime(t *testing.T) time.Duration {
 	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
-func TestWorkEndsWhenTheCallerLeaves(t *testing.T) {
+func TestInject_CPUTimeEndsWithContext(t *testing.T) {
 	s := fault.NewSwitch(true, func(bool) {})
 	s.Set(fault.Fault{CPU: fault.MaxLatency})
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
@@ -146,7 +153,7 @@ func TestWorkEndsWhenTheCallerLeaves(t *testing.T) {
 	assert.Less(t, time.Since(start), fault.MaxLatency/4)
 }
 
-func TestTheErrorRateIsAShare(t *testing.T) {
+func TestInject_FailsAtErrorRate(t *testing.T) {
 	for _, rate := range []float64{0, 0.3, 1} {
 		s := fault.NewSwitch(true, func(bool) {})
 		s.Set(fault.Fault{ErrorRate: rate})
@@ -166,37 +173,67 @@ func TestTheErrorRateIsAShare(t *testing.T) {
 	}
 }
 
-func TestANilSwitchNeverStrikes(t *testing.T) {
+func TestSwitch_NilInjectsNothing(t *testing.T) {
 	s := fault.NewSwitch(false, func(bool) {})
 	require.Nil(t, s)
 	s.Set(fault.Fault{ErrorRate: 1})
 	require.NoError(t, s.Inject(t.Context()))
 }
 
-func TestTheSwitchOverHTTP(t *testing.T) {
-	var sick []bool
-	s := fault.NewSwitch(true, func(b bool) { sick = append(sick, b) })
-	const healthy = `{"latency":"0s","cpu":"0s","errorRate":0,"notReady":false}`
+// The cases run in order on one switch.
+func TestSwitch_ServesHTTP(t *testing.T) {
+	var notReady []bool
+	s := fault.NewSwitch(true, func(b bool) { notReady = append(notReady, b) })
+	const none = `{"latency":"0s","cpu":"0s","errorRate":0,"notReady":false}`
 	for _, c := range []struct {
 		name, method, body string
 		status             int
-		answer             string
+		response           string // not compared if empty
 	}{
-		{"nothing is wrong at first", http.MethodGet, "", 200, healthy},
-		{"a fault is set", http.MethodPut, `{"latency":"1ms","notReady":true}`, 200, `{"latency":"1ms","cpu":"0s","errorRate":0,"notReady":true}`},
-		{"a bad one is refused", http.MethodPut, `{"errorRate":2}`, 400, `{"title":"Bad Request","status":400,"detail":"errorRate 2: want 0 to 1"}`},
-		{"and one of no end", http.MethodPut, strings.Repeat(" ", 5000) + "{}", 400, ""},
-		{"so the one before stays", http.MethodGet, "", 200, `{"latency":"1ms","cpu":"0s","errorRate":0,"notReady":true}`},
-		{"another takes its place", http.MethodPut, `{"errorRate":1}`, 200, `{"latency":"0s","cpu":"0s","errorRate":1,"notReady":false}`},
-		{"it heals", http.MethodDelete, "", 200, healthy},
-		{"for good", http.MethodGet, "", 200, healthy},
-		{"other methods are not for it", http.MethodPost, `{"errorRate":1}`, 405, `{"title":"Method Not Allowed","status":405,"detail":"use GET, PUT or DELETE"}`},
+		{name: "no fault at first", method: http.MethodGet, status: 200, response: none},
+		{
+			name:     "set a fault",
+			method:   http.MethodPut,
+			body:     `{"latency":"1ms","notReady":true}`,
+			status:   200,
+			response: `{"latency":"1ms","cpu":"0s","errorRate":0,"notReady":true}`,
+		},
+		{
+			name:     "reject an invalid fault",
+			method:   http.MethodPut,
+			body:     `{"errorRate":2}`,
+			status:   400,
+			response: `{"title":"Bad Request","status":400,"detail":"errorRate 2: want 0 to 1"}`,
+		},
+		{name: "reject a body that is too long", method: http.MethodPut, body: strings.Repeat(" ", 5000) + "{}", status: 400},
+		{
+			name:     "a rejected fault changes nothing",
+			method:   http.MethodGet,
+			status:   200,
+			response: `{"latency":"1ms","cpu":"0s","errorRate":0,"notReady":true}`,
+		},
+		{
+			name:     "replace the fault",
+			method:   http.MethodPut,
+			body:     `{"errorRate":1}`,
+			status:   200,
+			response: `{"latency":"0s","cpu":"0s","errorRate":1,"notReady":false}`,
+		},
+		{name: "remove the fault", method: http.MethodDelete, status: 200, response: none},
+		{name: "no fault at the end", method: http.MethodGet, status: 200, response: none},
+		{
+			name:     "reject other methods",
+			method:   http.MethodPost,
+			body:     `{"errorRate":1}`,
+			status:   405,
+			response: `{"title":"Method Not Allowed","status":405,"detail":"use GET, PUT or DELETE"}`,
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			w := ask(s, c.method, c.body)
+			w := send(s, c.method, c.body)
 			require.Equal(t, c.status, w.Code)
-			if c.answer != "" {
-				assert.JSONEq(t, c.answer, w.Body.String())
+			if c.response != "" {
+				assert.JSONEq(t, c.response, w.Body.String())
 			}
 			if c.status == 200 {
 				assert.Equal(t, "application/json", w.Header().Get("Content-Type"))
@@ -208,6 +245,6 @@ func TestTheSwitchOverHTTP(t *testing.T) {
 			}
 		})
 	}
-	assert.Equal(t, []bool{true, false, false}, sick, "readiness heard of each change, and of nothing that was refused")
+	assert.Equal(t, []bool{true, false, false}, notReady, "setNotReady must be called for each accepted change only")
 	require.NoError(t, s.Inject(t.Context()))
 }

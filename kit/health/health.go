@@ -1,6 +1,13 @@
-// Package health is one state of a service behind every way of asking for it:
-// GET /livez and /readyz for kubelet, GET /health for people and load
-// balancers, and grpc.health.v1 for gRPC clients and probes.
+// Package health holds the state of a service (starting, ready, draining, or made
+// not ready by the fault switch) and serves it in four ways: GET /livez and
+// GET /readyz for kubelet, GET /health for people and load balancers, and
+// grpc.health.v1 for gRPC clients and probes.
+//
+//	state                 /livez  /readyz  /health         grpc.health.v1
+//	starting              200     503      503 fail        NOT_SERVING
+//	ready                 200     200      200 pass, warn  SERVING
+//	made not ready        200     503      503 fail        NOT_SERVING
+//	draining (final)      200     503      503 fail        NOT_SERVING
 package health
 
 import (
@@ -16,11 +23,12 @@ import (
 	"example.com/tandem/kit/instance"
 )
 
-// Health is the state of one service. It starts not ready.
+// Health is the state of one instance of a service. It is safe for concurrent use,
+// except where a comment says otherwise.
 type Health struct {
-	// Details makes /health show where this instance runs and why a check fails.
-	// Everyone who can call the service then sees pods, nodes and addresses. Set it
-	// before serving.
+	// Details adds to /health where this instance runs and the error of a failed
+	// check. Every caller of the service can then read the names and addresses of pods
+	// and nodes. Set it before serving.
 	Details bool
 
 	me     instance.Instance
@@ -30,130 +38,74 @@ type Health struct {
 	mu       sync.Mutex
 	started  bool
 	draining bool
-	sick     bool
+	notReady bool // by the fault switch
 }
 
-// New makes the state of an instance.
+// New returns the state of an instance that is starting.
 func New(me instance.Instance) *Health {
 	h := &Health{me: me, rpc: grpchealth.NewServer()}
-	h.tell()
+	h.publish()
 	return h
 }
 
-// GRPC is the same state as grpc.health.v1, under the empty service name. Its
-// Watch is what takes an instance out of its clients' choice at once.
-func (h *Health) GRPC() grpc_health_v1.HealthServer { return h.rpc }
-
-// Ready says that the servers listen: send requests.
+// Ready marks the instance as started: its servers listen.
 func (h *Health) Ready() { h.set(func() { h.started = true }) }
 
-// Drain says for good that this instance is leaving: send no new requests.
+// Drain marks the instance as draining: it will soon refuse connections. This state
+// is final.
 func (h *Health) Drain() { h.set(func() { h.draining = true }) }
 
-// SetNotReady makes an instance not ready, or ready again: the fault switch.
-func (h *Health) SetNotReady(sick bool) { h.set(func() { h.sick = sick }) }
+// SetNotReady makes the instance not ready, or ends that. The fault switch calls it.
+func (h *Health) SetNotReady(notReady bool) { h.set(func() { h.notReady = notReady }) }
 
 func (h *Health) set(change func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	change()
-	h.tell()
+	h.publish()
 }
 
-// tell passes the state on to gRPC; h.mu is held, or no one else has h yet.
-func (h *Health) tell() {
+// publish passes the state on to gRPC. The caller holds h.mu, or has the only
+// reference to h.
+func (h *Health) publish() {
 	switch {
 	case h.draining:
-		h.rpc.Shutdown() // NOT_SERVING for every service, and deaf to later changes
-	case h.started && !h.sick:
+		h.rpc.Shutdown() // NOT_SERVING for every service; later changes are ignored
+	case h.started && !h.notReady:
 		h.rpc.SetServingStatus("", grpc_health_v1.HealthCheckResponse_SERVING)
 	default:
 		h.rpc.SetServingStatus("", grpc_health_v1.HealthCheckResponse_NOT_SERVING)
 	}
 }
 
-// state is the reason not to be ready; empty when there is none.
-func (h *Health) state() string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	switch {
-	case h.draining:
-		return "draining"
-	case !h.started:
-		return "starting"
-	case h.sick:
-		return "made not ready by the fault switch"
-	default:
-		return ""
-	}
+// GRPC returns the state as grpc.health.v1, under the empty service name. Clients
+// that watch it stop using an instance as soon as it is not ready.
+func (h *Health) GRPC() grpc_health_v1.HealthServer { return h.rpc }
+
+// ServeLivez serves /livez. It responds 200 in every state, because a restart would
+// fix none of them.
+func (h *Health) ServeLivez(w http.ResponseWriter, _ *http.Request) {
+	writeText(w, http.StatusOK, "live")
 }
 
-// check is a question about something this service depends on.
-type check struct {
-	name string
-	ask  func(context.Context) error
-
-	mu   sync.Mutex
-	last result
-}
-
-type result struct {
-	Status string    `json:"status"`
-	Time   time.Time `json:"time"`
-	Output string    `json:"output,omitempty"`
-}
-
-// Check adds a dependency to /health. One that is down is a warning, never a
-// failure, and readiness does not ask: if it did, one service that is down
-// would take down every service that calls it. Add checks before serving.
-func (h *Health) Check(name string, ask func(context.Context) error) {
-	h.checks = append(h.checks, &check{name: name, ask: ask})
-}
-
-const (
-	checkTimeout = time.Second // a checker waits for /health: stay below its patience
-	checkEvery   = time.Second // asked more often, the last answer is good enough
-)
-
-func (c *check) result() result {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if time.Since(c.last.Time) < checkEvery {
-		return c.last
-	}
-	// Not the asker's context: one that leaves must not spoil the answer of the next.
-	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
-	defer cancel()
-	c.last = result{Status: "pass"}
-	if err := c.ask(ctx); err != nil {
-		c.last = result{Status: "warn", Output: err.Error()}
-	}
-	c.last.Time = time.Now().UTC()
-	return c.last
-}
-
-// Live answers 200 for as long as the process can answer at all.
-func (h *Health) Live(w http.ResponseWriter, _ *http.Request) {
-	text(w, http.StatusOK, "live")
-}
-
-// IsReady answers 200 when requests are welcome, else 503 and why not.
-func (h *Health) IsReady(w http.ResponseWriter, _ *http.Request) {
-	if why := h.state(); why != "" {
-		text(w, http.StatusServiceUnavailable, why)
+// ServeReadyz serves /readyz. It responds 200 if the instance is ready, else 503 with
+// the reason.
+func (h *Health) ServeReadyz(w http.ResponseWriter, _ *http.Request) {
+	if reason := h.notReadyReason(); reason != "" {
+		writeText(w, http.StatusServiceUnavailable, reason)
 		return
 	}
-	text(w, http.StatusOK, "ready")
+	writeText(w, http.StatusOK, "ready")
 }
 
-func text(w http.ResponseWriter, status int, s string) {
+func writeText(w http.ResponseWriter, status int, text string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_, _ = w.Write([]byte(s + "\n")) // the asker may have left
+	_, _ = w.Write([]byte(text + "\n")) // the caller may have disconnected
 }
 
-// report is the form of draft-inadarei-api-health-check-06.
+// report is the body of /health, as in draft-inadarei-api-health-check-06.
 type report struct {
 	Status   string              `json:"status"`
 	Version  string              `json:"version"`
@@ -163,10 +115,10 @@ type report struct {
 	Checks   map[string][]result `json:"checks,omitempty"`
 }
 
-// Report answers the whole state as application/health+json: 200 with pass or
-// warn, 503 with fail while this instance itself is not ready.
-func (h *Health) Report(w http.ResponseWriter, _ *http.Request) {
-	rep := report{Status: "pass", Version: h.me.Version, Service: h.me.Service, Checks: h.ask()}
+// ServeHealth serves /health as application/health+json: 200 with status pass or, if
+// a check fails, warn; 503 with fail if this instance is not ready.
+func (h *Health) ServeHealth(w http.ResponseWriter, _ *http.Request) {
+	rep := report{Status: "pass", Version: h.me.Version, Service: h.me.Service, Checks: h.runChecks()}
 	if h.Details {
 		rep.Instance = &h.me
 	}
@@ -179,17 +131,55 @@ func (h *Health) Report(w http.ResponseWriter, _ *http.Request) {
 		}
 	}
 	status := http.StatusOK
-	if why := h.state(); why != "" {
-		status, rep.Status, rep.Output = http.StatusServiceUnavailable, "fail", why
+	if reason := h.notReadyReason(); reason != "" {
+		status, rep.Status, rep.Output = http.StatusServiceUnavailable, "fail", reason
 	}
 	w.Header().Set("Content-Type", "application/health+json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(rep) // the asker may have left
+	_ = json.NewEncoder(w).Encode(rep) // the caller may have disconnected
 }
 
-// ask runs all checks side by side.
-func (h *Health) ask() map[string][]result {
+// notReadyReason returns why the instance is not ready, or "" if it is.
+func (h *Health) notReadyReason() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.draining:
+		return "draining"
+	case !h.started:
+		return "starting"
+	case h.notReady:
+		return "made not ready by the fault switch"
+	default:
+		return ""
+	}
+}
+
+// check tests a dependency of the service and caches the result.
+type check struct {
+	name string
+	run  func(context.Context) error
+
+	mu   sync.Mutex
+	last result
+}
+
+type result struct {
+	Status string    `json:"status"`
+	Time   time.Time `json:"time"`
+	Output string    `json:"output,omitempty"`
+}
+
+// Check adds a dependency to /health; run returns an error if it is down. That is
+// reported as a warning, and readiness ignores it: otherwise one service that is down
+// would take down every service that calls it. Add checks before serving.
+func (h *Health) Check(name string, run func(context.Context) error) {
+	h.checks = append(h.checks, &check{name: name, run: run})
+}
+
+// runChecks runs all checks at the same time and returns their results by name.
+func (h *Health) runChecks() map[string][]result {
 	results := make([]result, len(h.checks))
 	var wg sync.WaitGroup
 	for i, c := range h.checks {
@@ -201,4 +191,29 @@ func (h *Health) ask() map[string][]result {
 		out[c.name] = []result{results[i]}
 	}
 	return out
+}
+
+const (
+	checkTimeout  = time.Second // shorter than the timeout of a load balancer's request to /health
+	checkInterval = time.Second // a check runs at most this often, however often /health is requested
+)
+
+// result returns the cached result, or runs the check if that is older than
+// checkInterval. Concurrent calls wait for one run.
+func (c *check) result() result {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if time.Since(c.last.Time) < checkInterval {
+		return c.last
+	}
+	// The request's context is not used: if its caller disconnects, the result is still
+	// needed by the next one.
+	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
+	defer cancel()
+	c.last = result{Status: "pass"}
+	if err := c.run(ctx); err != nil {
+		c.last = result{Status: "warn", Output: err.Error()}
+	}
+	c.last.Time = time.Now().UTC()
+	return c.last
 }

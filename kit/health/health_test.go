@@ -27,12 +27,14 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var me = instance.Instance{Service: "service-b", Version: "v1", Pod: "service-b-7d", Zone: "z1"}
 
-func ask(h http.HandlerFunc) *httptest.ResponseRecorder {
+// get sends a GET request to a handler.
+func get(h http.HandlerFunc) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
 	h(w, httptest.NewRequest(http.MethodGet, "/", nil))
 	return w
 }
 
+// report is the response of /health.
 type report struct {
 	Status, Version, ServiceID, Output string
 	Instance                           instance.Instance
@@ -42,9 +44,9 @@ type report struct {
 	}
 }
 
-func reportOf(t *testing.T, h *health.Health) (int, report) {
+func getHealth(t *testing.T, h *health.Health) (int, report) {
 	t.Helper()
-	w := ask(h.Report)
+	w := get(h.ServeHealth)
 	assert.Equal(t, "application/health+json", w.Header().Get("Content-Type"))
 	assert.Equal(t, "no-store", w.Header().Get("Cache-Control"))
 	var r report
@@ -52,7 +54,7 @@ func reportOf(t *testing.T, h *health.Health) (int, report) {
 	return w.Code, r
 }
 
-// dial serves the health of h over gRPC and returns a client of it.
+// dial serves h over gRPC and returns a client.
 func dial(t *testing.T, h *health.Health) grpc_health_v1.HealthClient {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -71,7 +73,8 @@ func dial(t *testing.T, h *health.Health) grpc_health_v1.HealthClient {
 	return grpc_health_v1.NewHealthClient(conn)
 }
 
-func TestOneStateBehindEveryWayOfAsking(t *testing.T) {
+// /livez, /readyz, /health and gRPC show the same state, through all its changes.
+func TestHealth_StatesEverywhere(t *testing.T) {
 	h := health.New(me)
 	h.Details = true
 	client := dial(t, h)
@@ -83,17 +86,50 @@ func TestOneStateBehindEveryWayOfAsking(t *testing.T) {
 	steps := []struct {
 		name  string
 		do    func()
-		ready string // what /readyz says; "ready" is 200
-		// heard is false where the state stays what it was, so that a watcher hears nothing.
-		heard bool
+		ready string // the body of /readyz; "ready" comes with status 200
+		// notified is false if the gRPC status stays the same, so that watchers get no message.
+		notified bool
 	}{
-		{"before the servers listen", func() {}, "starting", true},
-		{"the fault switch changes nothing then", func() { h.SetNotReady(true); h.SetNotReady(false) }, "starting", false},
-		{"they listen", h.Ready, "ready", true},
-		{"made sick", func() { h.SetNotReady(true) }, "made not ready by the fault switch", true},
-		{"healed", func() { h.SetNotReady(false) }, "ready", true},
-		{"told to go", h.Drain, "draining", true},
-		{"there is no way back", func() { h.Ready(); h.SetNotReady(true); h.SetNotReady(false) }, "draining", false},
+		{
+			name:     "before the servers listen",
+			do:       func() {},
+			ready:    "starting",
+			notified: true,
+		},
+		{
+			name:  "the fault switch before the servers listen",
+			do:    func() { h.SetNotReady(true); h.SetNotReady(false) },
+			ready: "starting",
+		},
+		{
+			name:     "the servers listen",
+			do:       h.Ready,
+			ready:    "ready",
+			notified: true,
+		},
+		{
+			name:     "made not ready",
+			do:       func() { h.SetNotReady(true) },
+			ready:    "made not ready by the fault switch",
+			notified: true,
+		},
+		{
+			name:     "ready again",
+			do:       func() { h.SetNotReady(false) },
+			ready:    "ready",
+			notified: true,
+		},
+		{
+			name:     "draining",
+			do:       h.Drain,
+			ready:    "draining",
+			notified: true,
+		},
+		{
+			name:  "draining is final",
+			do:    func() { h.Ready(); h.SetNotReady(true); h.SetNotReady(false) },
+			ready: "draining",
+		},
 	}
 	for _, s := range steps {
 		t.Run(s.name, func(t *testing.T) {
@@ -104,23 +140,23 @@ func TestOneStateBehindEveryWayOfAsking(t *testing.T) {
 				code, status, serving, output = 200, "pass", grpc_health_v1.HealthCheckResponse_SERVING, ""
 			}
 
-			live := ask(h.Live)
-			assert.Equal(t, 200, live.Code, "a restart mends none of these")
+			live := get(h.ServeLivez)
+			assert.Equal(t, 200, live.Code, "a restart would fix none of these states")
 			assert.Equal(t, "live\n", live.Body.String())
 
-			ready := ask(h.IsReady)
+			ready := get(h.ServeReadyz)
 			assert.Equal(t, code, ready.Code)
 			assert.Equal(t, s.ready+"\n", ready.Body.String())
 			assert.Equal(t, "text/plain; charset=utf-8", ready.Header().Get("Content-Type"))
 
-			got, rep := reportOf(t, h)
+			got, rep := getHealth(t, h)
 			assert.Equal(t, code, got)
 			assert.Equal(t, report{Status: status, Version: "v1", ServiceID: "service-b", Output: output, Instance: me}, rep)
 
 			check, err := client.Check(ctx, &grpc_health_v1.HealthCheckRequest{})
 			require.NoError(t, err)
 			assert.Equal(t, serving, check.GetStatus())
-			if s.heard {
+			if s.notified {
 				change, err := watch.Recv()
 				require.NoError(t, err)
 				assert.Equal(t, serving, change.GetStatus())
@@ -129,19 +165,20 @@ func TestOneStateBehindEveryWayOfAsking(t *testing.T) {
 	}
 }
 
-func TestADependencyThatIsDownIsAWarning(t *testing.T) {
+// A failed check is a warning in /health, and does not change readiness or liveness.
+func TestCheck_FailureIsWarning(t *testing.T) {
 	h := health.New(me)
 	h.Details = true
 	h.Ready()
-	asked := 0
-	h.Check("service-b", func(context.Context) error { asked++; return errors.New("connection refused") })
+	runs := 0
+	h.Check("service-b", func(context.Context) error { runs++; return errors.New("connection refused") })
 	h.Check("disk", func(context.Context) error { return nil })
 
-	assert.Equal(t, 200, ask(h.IsReady).Code)
-	assert.Equal(t, 200, ask(h.Live).Code)
-	assert.Zero(t, asked, "neither readiness nor liveness asks")
+	assert.Equal(t, 200, get(h.ServeReadyz).Code)
+	assert.Equal(t, 200, get(h.ServeLivez).Code)
+	assert.Zero(t, runs, "readiness and liveness must not run checks")
 
-	code, rep := reportOf(t, h)
+	code, rep := getHealth(t, h)
 	assert.Equal(t, 200, code)
 	assert.Equal(t, "warn", rep.Status)
 	require.Len(t, rep.Checks["service-b"], 1)
@@ -150,61 +187,62 @@ func TestADependencyThatIsDownIsAWarning(t *testing.T) {
 	assert.WithinDuration(t, time.Now(), rep.Checks["service-b"][0].Time, time.Minute)
 	require.Len(t, rep.Checks["disk"], 1)
 	assert.Equal(t, "pass", rep.Checks["disk"][0].Status)
-	assert.Equal(t, 200, ask(h.IsReady).Code, "nor does a check that failed change readiness")
+	assert.Equal(t, 200, get(h.ServeReadyz).Code, "a failed check must not change readiness")
 
 	h.Drain()
-	code, rep = reportOf(t, h)
+	code, rep = getHealth(t, h)
 	assert.Equal(t, 503, code)
-	assert.Equal(t, "fail", rep.Status, "not to be ready oneself is more than a warning")
+	assert.Equal(t, "fail", rep.Status, "fail must take precedence over warn")
 }
 
-// Without Details, /health shows neither where the instance runs nor the error of a
-// check, which names addresses; the status is the same.
-func TestReport_HidesDetailsByDefault(t *testing.T) {
+// Without Details, /health shows neither where the instance runs nor the errors of
+// checks, which contain addresses. The status is the same.
+func TestServeHealth_HidesDetailsByDefault(t *testing.T) {
 	h := health.New(me)
 	h.Ready()
 	h.Check("service-b", func(context.Context) error { return errors.New("dial tcp 10.0.0.7:80: connection refused") })
-	code, rep := reportOf(t, h)
+	code, rep := getHealth(t, h)
 	assert.Equal(t, 200, code)
 	assert.Equal(t, "warn", rep.Status)
 	assert.Equal(t, "warn", rep.Checks["service-b"][0].Status)
 	assert.Equal(t, "service-b", rep.ServiceID)
-	body := ask(h.Report).Body.String()
+	body := get(h.ServeHealth).Body.String()
 	for _, hidden := range []string{"instance", me.Pod, me.Zone, "10.0.0.7"} {
 		assert.NotContains(t, body, hidden)
 	}
 }
 
-func TestAChecksAnswerIsKeptForASecond(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // whose clock is exact
+func TestCheck_ResultIsCachedForASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // with an exact clock
 		h := health.New(me)
 		h.Ready()
-		var asked atomic.Int64
+		var runs atomic.Int64
 		h.Check("service-b", func(context.Context) error {
-			if asked.Add(1) == 1 {
+			if runs.Add(1) == 1 {
 				return errors.New("down")
 			}
 			return nil
 		})
 		for _, step := range []struct {
 			wait   time.Duration
-			asked  int64
+			runs   int64
 			status string
 		}{
-			{0, 1, "warn"},
-			{time.Second - 1, 1, "warn"},
-			{1, 2, "pass"},
-			{0, 2, "pass"},
+			{wait: 0, runs: 1, status: "warn"},
+			{wait: time.Second - 1, runs: 1, status: "warn"},
+			{wait: 1, runs: 2, status: "pass"},
+			{wait: 0, runs: 2, status: "pass"},
 		} {
 			time.Sleep(step.wait)
-			_, rep := reportOf(t, h)
-			assert.Equal(t, step.asked, asked.Load())
+			_, rep := getHealth(t, h)
+			assert.Equal(t, step.runs, runs.Load())
 			assert.Equal(t, step.status, rep.Status)
 		}
 	})
 }
 
-func TestChecksThatHangHoldTheReportForASecondAtMost(t *testing.T) {
+// Hanging checks delay /health by one second in all: they run at the same time.
+func TestCheck_HangingEndsAfterASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := health.New(me)
 		h.Details = true
@@ -214,28 +252,29 @@ func TestChecksThatHangHoldTheReportForASecondAtMost(t *testing.T) {
 		h.Check("two", hang)
 
 		start := time.Now()
-		code, rep := reportOf(t, h)
-		assert.Equal(t, time.Second, time.Since(start), "they are asked side by side")
+		code, rep := getHealth(t, h)
+		assert.Equal(t, time.Second, time.Since(start), "the checks must run at the same time")
 		assert.Equal(t, 200, code)
 		assert.Equal(t, "warn", rep.Status)
 		assert.Equal(t, "context deadline exceeded", rep.Checks["two"][0].Output)
 	})
 }
 
-func TestManyAskersAtOnceMakeOneQuestion(t *testing.T) {
+// Concurrent requests to /health share one run of each check.
+func TestCheck_ConcurrentRequestsShareARun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := health.New(me)
-		var asked atomic.Int64
-		answer := make(chan struct{})
-		h.Check("service-b", func(context.Context) error { asked.Add(1); <-answer; return nil })
+		var runs atomic.Int64
+		release := make(chan struct{})
+		h.Check("service-b", func(context.Context) error { runs.Add(1); <-release; return nil })
 		done := make(chan struct{})
 		for range 20 {
-			go func() { ask(h.Report); done <- struct{}{} }()
+			go func() { get(h.ServeHealth); done <- struct{}{} }()
 		}
-		close(answer)
+		close(release)
 		for range 20 {
 			<-done
 		}
-		assert.EqualValues(t, 1, asked.Load())
+		assert.EqualValues(t, 1, runs.Load())
 	})
 }

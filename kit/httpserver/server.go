@@ -121,9 +121,9 @@ func New(o Options) *Server {
 	root.NotFound(notFound)
 	root.MethodNotAllowed(methodNotAllowed)
 	s.Probes = root.With(limitTime)
-	s.Probes.Get(livez, o.Health.Live)
-	s.Probes.Get(readyz, o.Health.IsReady)
-	s.Probes.Get(healthPath, o.Health.Report)
+	s.Probes.Get(livez, o.Health.ServeLivez)
+	s.Probes.Get(readyz, o.Health.ServeReadyz)
+	s.Probes.Get(healthPath, o.Health.ServeHealth)
 	s.API = root.With(limitTime, shed(o.Limiter.Acquire, o.Limiter.Release), injectFaults(o.Faults))
 	s.Streams = root.With(shed(o.Limiter.AcquireStream, o.Limiter.ReleaseStream), injectFaults(o.Faults), s.endOnShutdown)
 	s.http.Handler = root

@@ -1,4 +1,4 @@
 package lifecycle
 
-// GCPercent is gcPercent for tests.
+// GCPercent makes gcPercent visible to the tests of package lifecycle_test.
 const GCPercent = gcPercent

@@ -1,28 +1,34 @@
-// Package lifecycle starts a service, waits for the signal that ends it, and
-// ends it in an order in which no request is lost.
+// Package lifecycle starts a service, waits for the signal that stops it, and
+// stops it without losing a request. A service's main calls Main; its run
+// function calls Run.
 //
-// This is how a pod stops. The times are those of deploy/base; every step ends
-// early when it has nothing left to wait for, so that a pod without slow
-// requests is gone after ten seconds.
+// # How a pod stops
+//
+// The times are the settings of deploy/base. Each step ends early when there is
+// nothing left to wait for: a pod without slow requests is gone after ten seconds.
 //
 //	from to   set by            what happens
-//	 0 s      the API server    the pod is marked for deletion. Two things begin at
-//	                            once: its address leaves DNS, nodes and gateways, and
-//	                            kubelet calls the preStop hook. The grace period runs.
-//	 0 –  5 s PRE_STOP_DELAY    preStop sleeps: the pod serves as if nothing had happened
-//	 5 s      kubelet           SIGTERM. gRPC health turns NOT_SERVING, HTTP responses
-//	                            carry "Connection: close"
-//	 5 – 10 s DRAIN_DELAY       it serves, while callers that are still connected leave
-//	10 – 25 s DRAIN_TIMEOUT     no new connections; it waits for requests in flight
-//	25 – 26 s CutOffGrace       what is still in flight is cut off; its handlers return
-//	26 – 27 s adminGrace        the admin and debug ports close: a drain can be observed
-//	                            to its end
-//	27 – 32 s FlushTimeout      the last spans are sent (package telemetry)
-//	32 – 36 s                   margin, for a node that is busy
-//	36 s      kubelet           SIGKILL, at terminationGracePeriodSeconds
+//	 0 s      API server        The pod is marked for deletion, and the grace period
+//	                            begins. Two things start at once: the pod's address is
+//	                            removed from DNS, nodes and gateways, and kubelet runs
+//	                            the preStop hook.
+//	 0 –  5 s PRE_STOP_DELAY    preStop sleeps. The pod serves as before while the
+//	                            removal of its address reaches callers.
+//	 5 s      kubelet           SIGTERM. /readyz responds 503, gRPC health NOT_SERVING, and
+//	                            HTTP responses carry "Connection: close". Log lines are
+//	                            no longer buffered.
+//	 5 – 10 s DRAIN_DELAY       The pod still serves, while connected callers leave.
+//	10 – 25 s DRAIN_TIMEOUT     No new connections; gRPC sends GOAWAY; streams end.
+//	                            Requests in flight finish.
+//	25 – 26 s CutOffGrace       Requests still in flight are cut off; handlers return.
+//	26 – 27 s adminGrace        The admin and debug ports close: until here, metrics show
+//	                            the drain.
+//	27 – 32 s FlushTimeout      The last spans are sent (package telemetry).
+//	32 – 36 s                   Margin for a busy node.
+//	36 s      kubelet           SIGKILL, at terminationGracePeriodSeconds.
 //
 // Run refuses to start if TERMINATION_GRACE_PERIOD is shorter than the sum of
-// these steps, which stopTime computes.
+// these steps without the margin.
 package lifecycle
 
 import (
@@ -34,6 +40,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -46,61 +53,48 @@ import (
 )
 
 const (
-	// CutOffGrace is how long a Server's Shutdown may take after its context has
-	// ended.
+	// CutOffGrace is how long a Server's Shutdown may still take after its context
+	// has ended.
 	CutOffGrace = time.Second
-	// adminGrace is how long a scrape that is in flight may take at the end.
+	// adminGrace is how long a scrape in flight may take when the admin ports close.
 	adminGrace = time.Second
 )
 
-// stopTime returns the longest time that a process with these settings takes to
-// stop, the sleep of its preStop hook included.
-func stopTime(d config.Drain) time.Duration {
-	return d.PreStopDelay + d.DrainDelay + d.DrainTimeout + CutOffGrace + adminGrace + telemetry.FlushTimeout
-}
+// RunFunc is the body of a service or a subcommand. ctx ends on SIGTERM or
+// SIGINT; args, environ and out are the process's arguments without the program's
+// name, its environment and its standard output.
+type RunFunc func(ctx context.Context, args []string, environ map[string]string, out io.Writer) error
 
-// checkStopTime returns a configuration error if the process would be killed
-// before it has stopped.
-func checkStopTime(d config.Drain) error {
-	if d.TerminationGracePeriod == 0 || stopTime(d) <= d.TerminationGracePeriod {
-		return nil
-	}
-	return config.Invalid("TERMINATION_GRACE_PERIOD", d.TerminationGracePeriod.String(), fmt.Sprintf(
-		"want at least %s (PRE_STOP_DELAY %s + DRAIN_DELAY %s + DRAIN_TIMEOUT %s + %s to cut off requests, close ports and send spans); raise it with terminationGracePeriodSeconds, or lower DRAIN_TIMEOUT",
-		stopTime(d), d.PreStopDelay, d.DrainDelay, d.DrainTimeout, CutOffGrace+adminGrace+telemetry.FlushTimeout))
-}
-
-// Main calls run with a context that ends on SIGTERM or SIGINT, and with the
-// process's arguments, environment and standard output. It ends the process
-// with status 0 if run returns nil, with the status that the error's ExitCode
-// method returns (2 for a configuration error), else with 1. A second signal ends
-// the process at once.
-func Main(run func(ctx context.Context, args []string, environ map[string]string, out io.Writer) error) {
+// Main calls run and ends the process: with status 0 if run returns nil, else with
+// the ExitCode of its error. A second signal ends the process at once.
+func Main(run RunFunc) {
 	environ := config.Environ(os.Environ())
-	tune(environ)
-	// gRPC logs to stderr by itself; make its lines JSON, as all others are.
+	tuneGC(environ)
+	// grpc-go logs plain text to stderr by default; all other log lines are JSON.
 	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard,
 		slog.NewLogLogger(slog.NewJSONHandler(os.Stderr, nil), slog.LevelWarn).Writer()))
 	os.Exit(ExitCode(runUntilSignal(run, environ)))
 }
 
-func runUntilSignal(run func(ctx context.Context, args []string, environ map[string]string, out io.Writer) error, environ map[string]string) error {
-	out := &lines{w: os.Stdout}
-	defer out.Flush() // after a panic too, which then ends the process
+func runUntilSignal(run RunFunc, environ map[string]string) error {
+	out := &bufferedWriter{w: os.Stdout}
+	defer out.Flush() // also when run panics
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	context.AfterFunc(ctx, func() {
-		out.Unbuffer() // a SIGKILL may follow, which leaves no time to flush
-		stop()         // the next signal has its default effect
+		out.Unbuffer() // from now on SIGKILL may come at any time
+		stop()         // restore the default effect of signals
 	})
 	err := run(ctx, os.Args[1:], environ, out)
 	if err != nil {
-		out.Flush() // what led to the error comes before it
+		out.Flush() // write the log lines before the error
 		fmt.Fprintln(os.Stderr, err)
 	}
 	return err
 }
 
-// ExitCode returns the status with which a process ends that failed with err.
+// ExitCode returns the exit status of a process whose run function returned err: 0
+// for nil, the result of the error's ExitCode method if there is one (2 for a
+// configuration error), else 1.
 func ExitCode(err error) int {
 	var coded interface{ ExitCode() int }
 	switch {
@@ -117,16 +111,18 @@ func ExitCode(err error) int {
 // shuts down. The client connects again, to another instance.
 var ErrDraining = errors.New("the server is draining; connect again")
 
-// Server is what Run runs; packages httpserver and grpcserver have them.
+// Server is a server that Run can run, such as those of packages httpserver and
+// grpcserver.
 type Server interface {
-	// Listen opens the port.
+	// Listen opens the port. Its error starts with the variable that sets the
+	// address and a colon.
 	Listen() error
 	// Serve serves until Shutdown, and then returns nil.
 	Serve() error
-	// StartDraining asks clients to connect elsewhere, and goes on serving.
+	// StartDraining signals clients to connect elsewhere. The server continues to serve.
 	StartDraining()
-	// Shutdown waits for what is in flight. When ctx ends first, it cuts the rest
-	// off and returns an error within CutOffGrace.
+	// Shutdown waits for the requests in flight. If ctx ends first, it cuts them off
+	// and returns an error within CutOffGrace.
 	Shutdown(ctx context.Context) error
 }
 
@@ -134,17 +130,17 @@ type Server interface {
 type Options struct {
 	Log    *slog.Logger
 	Health *health.Health
-	// Admin servers are served until the others have shut down, so that a drain can
-	// be observed.
+	// Admin servers shut down after the others, so that metrics show the drain.
 	Admin []Server
 	Drain config.Drain
 	// Unknown environment variables are logged at the start.
 	Unknown []config.Unknown
 }
 
-// Run opens all ports, serves until ctx ends or a server fails, drains and
-// returns. The error joins all failures, requests that were cut off included. It
-// is a configuration error if the drain does not fit the grace period.
+// Run opens all ports, serves until ctx ends or a server fails, drains, and
+// returns. The error joins the errors of all servers, including those about
+// requests that were cut off. Run returns a configuration error without opening a
+// port if the drain does not fit the grace period.
 func Run(ctx context.Context, o Options, servers ...Server) error {
 	if err := checkStopTime(o.Drain); err != nil {
 		return err
@@ -152,7 +148,7 @@ func Run(ctx context.Context, o Options, servers ...Server) error {
 	logStart(o.Log, o.Unknown)
 	all := slices.Concat(o.Admin, servers)
 	for _, s := range all {
-		if err := s.Listen(); err != nil {
+		if err := listen(s); err != nil {
 			return err
 		}
 	}
@@ -184,17 +180,44 @@ func Run(ctx context.Context, o Options, servers ...Server) error {
 		time.Sleep(o.Drain.DrainDelay)
 	}
 	cutOff := shutdown(o.Drain.DrainTimeout, servers)
-	_ = shutdown(adminGrace, o.Admin) // a scrape that is cut off is no failure
+	_ = shutdown(adminGrace, o.Admin) // losing a scrape is no failure
 	serving.Wait()
 	close(failed)
-	for err := range failed { // those that failed beside the first, or while draining
+	for err := range failed { // servers that failed after the first, or while draining
 		failure = errors.Join(failure, err)
 	}
 	o.Log.Info("drained")
 	return errors.Join(failure, cutOff)
 }
 
-// shutdown shuts servers down side by side.
+// checkStopTime returns a configuration error if kubelet would kill the process
+// before it has stopped.
+func checkStopTime(d config.Drain) error {
+	if d.TerminationGracePeriod == 0 || stopTime(d) <= d.TerminationGracePeriod {
+		return nil
+	}
+	return config.Invalid("TERMINATION_GRACE_PERIOD", d.TerminationGracePeriod.String(), fmt.Sprintf(
+		"want at least %s (PRE_STOP_DELAY %s + DRAIN_DELAY %s + DRAIN_TIMEOUT %s + %s to cut off requests, close ports and send spans); raise it with terminationGracePeriodSeconds, or lower DRAIN_TIMEOUT",
+		stopTime(d), d.PreStopDelay, d.DrainDelay, d.DrainTimeout, CutOffGrace+adminGrace+telemetry.FlushTimeout))
+}
+
+// stopTime returns the longest time that a pod with these settings takes to stop,
+// from its deletion to the end of the process.
+func stopTime(d config.Drain) time.Duration {
+	return d.PreStopDelay + d.DrainDelay + d.DrainTimeout + CutOffGrace + adminGrace + telemetry.FlushTimeout
+}
+
+// listen opens the port of s. If the port is taken, the error says what to do.
+func listen(s Server) error {
+	err := s.Listen()
+	if errors.Is(err, syscall.EADDRINUSE) {
+		variable, _, _ := strings.Cut(err.Error(), ":")
+		return fmt.Errorf("%w; stop the process that listens there, or set %s to an address with another port", err, variable)
+	}
+	return err
+}
+
+// shutdown shuts down all servers at the same time.
 func shutdown(timeout time.Duration, servers []Server) error {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()

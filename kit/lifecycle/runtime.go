@@ -12,40 +12,45 @@ import (
 	"example.com/tandem/kit/config"
 )
 
-// gcPercent is the smallest GOGC within the noise of the best. With GOGC=400 as 1
-// and the soft limit of a pod (115 MiB), the pair's CPU time a call was 1.08 to 1.30
-// with 100, 1.00 to 1.05 with 200 and 0.98 to 1.05 with 300: the medians of 25 rounds
-// in turns, over both transports at 32 and 128 calls in flight, on 2 CPUs that other
-// work shared (quartiles ±0.05 to ±0.13). At 128 calls service-a held 32, 38, 45 and
-// 53 MiB.
+// gcPercent is the GOGC of a process that does not set GOGC: the smallest value
+// whose cost cannot be told from the lowest measured. The CPU time of a call through
+// both services, relative to GOGC=400 and under a pod's soft memory limit (115 MiB):
+//
+//	GOGC                           100          200          300          400
+//	CPU time of a call             1.08–1.30    1.00–1.05    0.98–1.05    1
+//	service-a's memory, 128 calls  32 MiB       38 MiB       45 MiB       53 MiB
+//
+// The ranges are over both transports at 32 and 128 calls in flight: medians of 25
+// interleaved rounds on 2 shared CPUs (quartiles ±0.05 to ±0.13).
 const gcPercent = 200
 
-// tune sets Go's garbage collector for a small service in a container, unless
-// GOGC and GOMEMLIMIT set it.
-func tune(environ map[string]string) {
+// tuneGC sets the garbage collector for a small service in a container, unless
+// GOGC or GOMEMLIMIT does.
+func tuneGC(environ map[string]string) {
 	if environ["GOGC"] == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	// Go does not read the container's limit by itself. As the heap nears the soft
-	// limit it is collected more often, instead of the kernel killing the process
-	// at the hard one. A tenth stays free for memory that Go does not count, such
-	// as the binary itself. A value that is no number is config.Load's to report.
+	// Go does not read the container's memory limit. With a soft limit, a heap that
+	// comes near it is collected more often; without one, the kernel kills the process
+	// at the container's limit. A tenth stays free for memory that Go does not count,
+	// such as the binary itself. A MEMORY_LIMIT that is no number is ignored here:
+	// config.Load reports it.
 	limit, err := strconv.ParseInt(environ["MEMORY_LIMIT"], 10, 64)
 	if environ["GOMEMLIMIT"] == "" && err == nil && limit > 0 {
 		debug.SetMemoryLimit(limit / 10 * 9)
 	}
 }
 
-// logStart logs what was started with which settings of the runtime, and the
-// environment variables that look like a setting and are none.
+// logStart logs the settings of Go's runtime, and a warning for each unknown
+// environment variable.
 func logStart(log *slog.Logger, unknown []config.Unknown) {
-	in := []metrics.Sample{{Name: "/gc/gogc:percent"}, {Name: "/gc/gomemlimit:bytes"}}
-	metrics.Read(in)
+	samples := []metrics.Sample{{Name: "/gc/gogc:percent"}, {Name: "/gc/gomemlimit:bytes"}}
+	metrics.Read(samples)
 	limit := "off"
-	if bytes := in[1].Value.Uint64(); bytes < math.MaxInt64 {
+	if bytes := samples[1].Value.Uint64(); bytes < math.MaxInt64 {
 		limit = fmt.Sprintf("%dMiB", bytes>>20)
 	}
-	log.Info("starting", "gomaxprocs", runtime.GOMAXPROCS(0), "gogc", in[0].Value.Uint64(), "gomemlimit", limit)
+	log.Info("starting", "gomaxprocs", runtime.GOMAXPROCS(0), "gogc", samples[0].Value.Uint64(), "gomemlimit", limit)
 	for _, u := range unknown {
 		log.Warn("unknown environment variable; is it misspelled?", "name", u.Name, "nearest", u.Nearest)
 	}
