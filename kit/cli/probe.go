@@ -76,11 +76,12 @@ func runProbe(ctx context.Context, namespace string, args []string, out io.Write
 	return nil
 }
 
+// prober runs one probe.
 type prober struct {
 	out       io.Writer
 	target    *url.URL
-	port      string
-	connected bool
+	port      string // of target, or the default of its scheme
+	connected bool   // set by run
 }
 
 // run resolves the name, connects and sends a request. It prints each step, and
@@ -179,7 +180,7 @@ func (p *prober) advice(err error, namespace string) string {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Sprintf("nothing listens on port %s of %s, or its Service has no ready pod. Is the program running, and is the port right? A Service's port may differ from the pod's; a headless name takes the pod's port", p.port, host)
 	case !p.connected && (class == call.Timeout || class == call.Unavailable):
-		return "no response to the connection request: usually a NetworkPolicy drops it, or the port or the IP is wrong"
+		return "the connection was not opened: usually a NetworkPolicy drops it, or the port or the address is wrong"
 	case class == call.Timeout:
 		return "connected, but no response in time: raise -timeout, or see the log of the service"
 	case p.target.Scheme == "http" && strings.Contains(text, "malformed HTTP"):

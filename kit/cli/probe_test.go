@@ -275,6 +275,9 @@ func TestProbe_FailureHasClassAndAdvice(t *testing.T) {
 	}
 }
 
+// assertFailure runs probe with args. It asserts that the printed steps match steps, the
+// first line of the error errPattern, and that its second line contains advice, or is
+// absent if advice is empty.
 func assertFailure(t *testing.T, environ map[string]string, args []string, errPattern, advice string, steps []string) {
 	t.Helper()
 	_, out, err := runIn(t, environ, append([]string{"probe"}, args...)...)
@@ -300,12 +303,12 @@ func TestProbe_AdviceOnDNSFailure(t *testing.T) {
 	args := []string{"http://service-b"}
 	assertFailure(t, nil, args, "probe: dns: .*server misbehaving", "the DNS server failed", nil)
 
-	working := net.DefaultResolver
+	silent, working := silentUDP(t), net.DefaultResolver
 	defer func() { net.DefaultResolver = working }()
 	net.DefaultResolver = &net.Resolver{
 		PreferGo: true,
 		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "udp", silentUDP(t))
+			return (&net.Dialer{}).DialContext(ctx, "udp", silent)
 		},
 	}
 	assertFailure(t, nil, append([]string{"-timeout=200ms"}, args...), "probe: dns: .*i/o timeout", "allow port 53", nil)
@@ -322,7 +325,7 @@ func silentUDP(t *testing.T) string {
 
 func TestProbe_AdviceOnConnectTimeout(t *testing.T) {
 	for _, scheme := range []string{"http://", "grpc://"} {
-		assertFailure(t, nil, []string{"-timeout=200ms", scheme + unresponsive(t)}, "probe: timeout: ", "usually a NetworkPolicy drops it", []string{"resolved .*"})
+		assertFailure(t, nil, []string{"-timeout=200ms", scheme + unresponsive(t)}, "probe: timeout: ", "a NetworkPolicy drops it", []string{"resolved .*"})
 	}
 }
 
