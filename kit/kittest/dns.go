@@ -1,5 +1,3 @@
-// Package kittest is what tests of services need and should not fake: a DNS
-// server, loopback addresses to be pods at, and processes.
 package kittest
 
 import (
@@ -12,25 +10,25 @@ import (
 	"github.com/miekg/dns"
 )
 
-// DNS is a DNS server on loopback. It answers A queries in random order, as
-// CoreDNS does, and knows no other names than those that were set.
+// DNS is a DNS server on loopback. It knows only the names that Set gave it, and
+// returns their addresses in random order, as CoreDNS does.
 type DNS struct {
 	server *dns.Server
-	mu     sync.Mutex
-	names  map[string][]string
-	broken bool
-	asked  map[string]int
+
+	mu      sync.Mutex
+	addrs   map[string][]string // by name
+	broken  bool
+	queries map[string]int // A queries, by name
 }
 
-// UseDNS starts a DNS server and makes net.DefaultResolver ask it. Call it
-// once, in TestMain, and give each test names of its own: that resolver is
-// what the code under test asks, and there is only one in a process.
+// UseDNS starts a DNS server and makes net.DefaultResolver use it for the whole
+// process. Call it once, in TestMain, and use different names in each test.
 func UseDNS() *DNS {
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		panic(err)
 	}
-	d := &DNS{names: map[string][]string{}, asked: map[string]int{}}
+	d := &DNS{addrs: map[string][]string{}, queries: map[string]int{}}
 	d.server = &dns.Server{PacketConn: conn, Handler: d}
 	started := make(chan struct{})
 	d.server.NotifyStartedFunc = func() { close(started) }
@@ -48,49 +46,49 @@ func UseDNS() *DNS {
 // Close stops the server.
 func (d *DNS) Close() { _ = d.server.Shutdown() }
 
-// Set makes name stand for addresses; for none, it does not exist.
+// Set makes name resolve to addrs. Without addrs, the name does not exist.
 func (d *DNS) Set(name string, addrs ...string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.names[dns.Fqdn(name)] = addrs
+	d.addrs[dns.Fqdn(name)] = addrs
 }
 
-// Break makes the server answer SERVFAIL, as CoreDNS does when it is in trouble.
+// Break makes the server respond SERVFAIL to every query, or ends that.
 func (d *DNS) Break(broken bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.broken = broken
 }
 
-// Queries is how many A queries for name have come.
+// Queries returns the number of A queries for name so far.
 func (d *DNS) Queries(name string) int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.asked[dns.Fqdn(name)]
+	return d.queries[dns.Fqdn(name)]
 }
 
-// ServeDNS answers one query.
+// ServeDNS implements dns.Handler.
 func (d *DNS) ServeDNS(w dns.ResponseWriter, query *dns.Msg) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	answer := new(dns.Msg).SetReply(query)
+	resp := new(dns.Msg).SetReply(query)
 	question := query.Question[0]
-	addrs := d.names[question.Name]
+	addrs := d.addrs[question.Name]
 	switch {
 	case d.broken:
-		answer.Rcode = dns.RcodeServerFailure
+		resp.Rcode = dns.RcodeServerFailure
 	case len(addrs) == 0:
-		answer.Rcode = dns.RcodeNameError
+		resp.Rcode = dns.RcodeNameError
 	case question.Qtype == dns.TypeA:
 		for _, i := range rand.Perm(len(addrs)) {
-			answer.Answer = append(answer.Answer, &dns.A{
+			resp.Answer = append(resp.Answer, &dns.A{
 				Hdr: dns.RR_Header{Name: question.Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 1},
 				A:   net.ParseIP(addrs[i]),
 			})
 		}
 	}
 	if question.Qtype == dns.TypeA {
-		d.asked[question.Name]++
+		d.queries[question.Name]++
 	}
-	_ = w.WriteMsg(answer) // who asked may have left
+	_ = w.WriteMsg(resp) // the client may have disconnected
 }

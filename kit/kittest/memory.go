@@ -9,15 +9,15 @@ import (
 	"time"
 )
 
-// Memory is the peak of the resident memory of one or more processes, each on
-// its own. It is sampled: Go returns memory to the system only after seconds,
-// so that a peak is not missed. The zero Memory is ready to use.
+// Memory records the peak resident memory of a process; of several processes, that of
+// the largest. It samples every 10 ms. Go returns memory to the system only after
+// seconds, so that no peak is missed. The zero Memory is ready to use.
 type Memory struct {
 	mu   sync.Mutex
 	peak float64
 }
 
-// Watch samples a process until it ends. It needs Linux's /proc.
+// Watch samples a process in the background until it ends. It needs Linux's /proc.
 func (m *Memory) Watch(p *Process) {
 	go func() {
 		for {
@@ -42,14 +42,14 @@ func (m *Memory) Peak() float64 {
 	return m.peak
 }
 
-// Reset forgets the samples so far.
+// Reset discards the samples so far.
 func (m *Memory) Reset() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.peak = 0
 }
 
-// resident returns a process's resident memory in MiB.
+// resident returns the resident memory of a process in MiB.
 func resident(pid int) (float64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"example.com/tandem/kit/telemetry"
 )
 
-// Scrape returns the metrics as Prometheus reads them, and fails the test if
-// one is not named as Prometheus's conventions have it.
+// Scrape returns the metrics in Prometheus's text format. The test fails if a metric
+// breaks Prometheus's naming conventions.
 func Scrape(t testing.TB, tel *telemetry.Telemetry) string {
 	t.Helper()
 	problems, err := testutil.GatherAndLint(tel.Metrics)

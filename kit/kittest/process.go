@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Build builds the program in dir into the file out, with the race detector if
-// the test has it.
+// Build builds the program in dir into the file out, with the race detector if the
+// test was built with it.
 func Build(dir, out string) error {
 	if raceEnabled {
 		return build(dir, out, "-race")
@@ -20,8 +20,8 @@ func Build(dir, out string) error {
 	return build(dir, out)
 }
 
-// BuildRelease builds it as scripts/run does, never with the race detector,
-// which multiplies memory and time.
+// BuildRelease builds the program in dir into the file out, as scripts/run does. It
+// never uses the race detector, which multiplies memory and time.
 func BuildRelease(dir, out string) error {
 	return build(dir, out, "-trimpath", "-tags", "grpcnotrace,nethttpomithttp2")
 }
@@ -35,14 +35,15 @@ func build(dir, out string, flags ...string) error {
 	return nil
 }
 
-// Process is a program that runs until Stop, or until its test ends.
+// Process is a running program. Log holds its standard output and error.
 type Process struct {
 	Log  *Buffer
 	cmd  *exec.Cmd
 	done chan struct{}
 }
 
-// Start starts a program with an environment of its own.
+// Start starts a program whose environment is PATH and environ. It is killed when
+// the test ends, and its log is shown if the test failed.
 func Start(t testing.TB, binary string, environ ...string) *Process {
 	t.Helper()
 	p := &Process{Log: &Buffer{}, done: make(chan struct{})}
@@ -51,11 +52,11 @@ func Start(t testing.TB, binary string, environ ...string) *Process {
 	p.cmd.Stdout, p.cmd.Stderr = p.Log, p.Log
 	require.NoError(t, p.cmd.Start())
 	go func() {
-		_ = p.cmd.Wait() // how it ended stands in ProcessState
+		_ = p.cmd.Wait() // the result is in ProcessState
 		close(p.done)
 	}()
 	t.Cleanup(func() {
-		_ = p.cmd.Process.Kill() // it may have ended
+		_ = p.cmd.Process.Kill() // the process may have ended
 		<-p.done
 		if log := p.Log.String(); t.Failed() && log != "" {
 			t.Logf("%s:\n%s", binary, log)
@@ -70,18 +71,18 @@ func (p *Process) Signal(t testing.TB, s syscall.Signal) {
 	require.NoError(t, p.cmd.Process.Signal(s))
 }
 
-// Wait waits for the program to end by itself and returns its exit status,
-// -1 if a signal ended it. The test fails if it takes longer than limit.
-func (p *Process) Wait(t testing.TB, limit time.Duration) int {
+// Wait waits until the process has ended, and returns its exit status, or -1 if a
+// signal ended it. The test fails if that takes longer than timeout.
+func (p *Process) Wait(t testing.TB, timeout time.Duration) int {
 	t.Helper()
 	select {
 	case <-p.done:
 		return p.cmd.ProcessState.ExitCode()
-	case <-time.After(limit):
-		require.FailNow(t, "the program has not ended", "within %s; its log:\n%s", limit, p.Log)
+	case <-time.After(timeout):
+		require.FailNow(t, "the process has not ended", "after %s; its log:\n%s", timeout, p.Log)
 		return 0
 	}
 }
 
-// PID is the process's id.
+// PID returns the process id.
 func (p *Process) PID() int { return p.cmd.Process.Pid }

@@ -11,18 +11,19 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Service is a service that runs inside its test.
+// Service is a service that runs inside the test's process.
 type Service struct {
 	Log *Buffer
-	// URL is http:// and HTTP_ADDR.
+	// URL is that of HTTP_ADDR, without a path.
 	URL  string
 	stop context.CancelFunc
 	done chan struct{}
 	err  error
 }
 
-// Serve runs a service's run function with an environment, and waits until it
-// is ready. It stops when the test ends, or at Stop.
+// Serve calls run, the body of a service's main, with an environment that sets at
+// least HTTP_ADDR, and waits until the service is ready. The service stops with Stop
+// or at the end of the test, which shows its log if the test failed.
 func Serve(t testing.TB, run func(ctx context.Context, args []string, environ map[string]string, out io.Writer) error, environ map[string]string) *Service {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -41,14 +42,14 @@ func Serve(t testing.TB, run func(ctx context.Context, args []string, environ ma
 	return s
 }
 
-// Stop ends the service as SIGTERM would, and returns what run returned.
+// Stop stops the service, as SIGTERM would, and returns the error of run.
 func (s *Service) Stop() error {
 	s.stop()
 	<-s.done
 	return s.err
 }
 
-// AwaitReady waits until the service at url says that it is ready.
+// AwaitReady waits up to 20 seconds until the service at url is ready.
 func AwaitReady(t testing.TB, url string) {
 	t.Helper()
 	transport := &http.Transport{DisableKeepAlives: true}
@@ -57,11 +58,12 @@ func AwaitReady(t testing.TB, url string) {
 		if err != nil {
 			return false
 		}
-		_ = resp.Body.Close() // its status is all that is asked
+		_ = resp.Body.Close() // only the status is needed
 		return resp.StatusCode == http.StatusOK
 	}, 20*time.Second, 10*time.Millisecond, "%s is not ready", url)
 }
 
+// request returns a GET request.
 func request(t testing.TB, url string) *http.Request {
 	t.Helper()
 	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, url, nil)
@@ -69,27 +71,27 @@ func request(t testing.TB, url string) *http.Request {
 	return req
 }
 
-// Get asks url on a connection of its own and returns status, header and body.
+// Get sends a GET request on a new connection and returns status, header and body.
 func Get(t testing.TB, url string) (int, http.Header, string) {
 	t.Helper()
 	return Do(t, request(t, url))
 }
 
-// Do sends any request in the same way.
+// Do sends a request on a new connection and returns status, header and body.
 func Do(t testing.TB, req *http.Request) (int, http.Header, string) {
 	t.Helper()
 	transport := &http.Transport{DisableKeepAlives: true, ExpectContinueTimeout: 10 * time.Second}
 	resp, err := transport.RoundTrip(req)
 	require.NoError(t, err)
-	defer resp.Body.Close() //nolint:errcheck // read whole below
+	defer resp.Body.Close() //nolint:errcheck // the body is read to its end
 	body, err := io.ReadAll(resp.Body)
 	require.NoError(t, err)
 	return resp.StatusCode, resp.Header, string(body)
 }
 
-// Eventually polls until condition holds; it is for what takes a moment, and
-// the limit is far beyond that moment, so that a busy machine does not matter.
-func Eventually(t testing.TB, condition func() bool, what string) {
+// Eventually polls until condition is true. The test fails with description after 20
+// seconds, which is long enough for a busy machine. It is not for measuring time.
+func Eventually(t testing.TB, condition func() bool, description string) {
 	t.Helper()
-	require.Eventually(t, condition, 20*time.Second, 10*time.Millisecond, what)
+	require.Eventually(t, condition, 20*time.Second, 10*time.Millisecond, description)
 }

@@ -21,14 +21,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// CA signs certificates for one test.
+// CA is a certificate authority for one test.
 type CA struct {
-	File string // its certificate, as PEM
+	File string // path of the CA's certificate, as PEM
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 }
 
-// NewCA makes a certificate authority.
+// NewCA creates a certificate authority. Its certificates are valid for an hour.
 func NewCA(t testing.TB) *CA {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -46,7 +46,8 @@ func NewCA(t testing.TB) *CA {
 	return ca
 }
 
-// Files writes a certificate and its key for a name, and returns where.
+// Files issues a certificate for a DNS name, writes it and its key as PEM files, and
+// returns their paths.
 func (ca *CA) Files(t testing.TB, name string) (cert, key string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -65,8 +66,8 @@ func (ca *CA) Files(t testing.TB, name string) (cert, key string) {
 	return cert, key
 }
 
-// ServerConfig returns the TLS settings of a server with a name, which accepts
-// only clients whose certificate the CA signed.
+// ServerConfig returns the TLS settings of a server with a certificate for a DNS name.
+// The server accepts only clients whose certificate the CA signed.
 func (ca *CA) ServerConfig(t testing.TB, name string) *tls.Config {
 	t.Helper()
 	pair, err := tls.LoadX509KeyPair(ca.Files(t, name))
@@ -76,7 +77,7 @@ func (ca *CA) ServerConfig(t testing.TB, name string) *tls.Config {
 	return &tls.Config{Certificates: []tls.Certificate{pair}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert}
 }
 
-// ServeTLS serves until the end of the test, and returns where.
+// ServeTLS serves on loopback until the end of the test, and returns the address.
 func ServeTLS(t testing.TB, server *http.Server) (host, port string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

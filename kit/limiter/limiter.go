@@ -1,6 +1,6 @@
-// Package limiter bounds how many requests a process serves at once. Further
-// requests are queued for at most QueueTime and then shed: a caller whose request
-// is shed early can still try another instance within its deadline.
+// Package limiter limits how many requests a process serves at the same time.
+// Further requests are queued for at most QueueTime and then shed. A caller whose
+// request is shed early can still retry on another instance within its deadline.
 package limiter
 
 import (
@@ -11,28 +11,27 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// ErrFull is returned for a request that is shed. The request was not begun, so
-// the caller may safely retry it elsewhere.
+// ErrFull is the error of a request that is shed. The request was not processed, so
+// it may be retried.
 var ErrFull = errors.New("too many requests in flight")
 
 const (
-	// QueueTime is how long a request is queued at most: long enough for a burst
-	// of a few requests to pass, short against any sensible deadline.
+	// QueueTime is the longest time in the queue: long enough for a burst of a few
+	// requests to pass, short compared with any sensible deadline.
 	QueueTime = 50 * time.Millisecond
-	// RetryAfter is what a server tells the caller of a shed request to wait. A
-	// second is the least that the HTTP header can say.
+	// RetryAfter is the value of Retry-After in the response to a shed request. One
+	// second is the smallest value of that header.
 	RetryAfter = time.Second
 )
 
-// Limiter is the concurrency limit of one process, whatever the transport. It is
-// safe for concurrent use. A nil Limiter never sheds.
+// Limiter is the concurrency limit of one process, over all transports. It is safe
+// for concurrent use. A nil Limiter never sheds.
 //
-// A stream counts as one request in flight for as long as it lives, because it
-// holds a goroutine and buffers as a request does. Streams live for minutes and
-// calls for milliseconds, so streams may take half of the limit at most: however
-// many streams there are, calls keep the other half.
+// A stream counts as a request in flight until it ends, because it holds a goroutine
+// and buffers as a request does. Streams live for minutes and calls for milliseconds,
+// so streams may take at most half of the limit. The other half is left to calls.
 type Limiter struct {
-	inFlight chan struct{} // one element for each request in flight
+	inFlight chan struct{} // one element for each request in flight, streams included
 	queue    chan struct{} // one element for each queued request
 	streams  chan struct{} // one element for each stream in flight
 	shed     prometheus.Counter
@@ -52,14 +51,14 @@ func New(n int, metrics prometheus.Registerer) *Limiter {
 	}
 	metrics.MustRegister(l.shed, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "requests_in_flight",
-		Help: "Requests and streams that count towards the concurrency limit now, over all transports.",
+		Help: "Requests and streams in flight that count towards the concurrency limit, over all transports.",
 	}, func() float64 { return float64(len(l.inFlight)) }))
 	return l
 }
 
-// Acquire waits up to QueueTime until fewer than n requests are in flight. It
-// returns ErrFull if the request is shed, or ctx's error if ctx ends first.
-// After a nil error the caller must call Release.
+// Acquire admits a request as soon as fewer than n requests are in flight, or returns
+// ErrFull after at most QueueTime, or ctx's error if ctx ends first. After a nil
+// error the caller must call Release.
 func (l *Limiter) Acquire(ctx context.Context) error {
 	if l == nil {
 		return nil
@@ -69,23 +68,23 @@ func (l *Limiter) Acquire(ctx context.Context) error {
 		return nil
 	default:
 	}
-	err := l.wait(ctx)
+	err := l.enqueue(ctx)
 	if errors.Is(err, ErrFull) {
 		l.shed.Inc()
 	}
 	return err
 }
 
-// wait queues a request until another ends, for at most QueueTime. It returns
+// enqueue queues a request until another ends, for at most QueueTime. It returns
 // ErrFull at once if the queue is full.
-func (l *Limiter) wait(ctx context.Context) error {
+func (l *Limiter) enqueue(ctx context.Context) error {
 	select {
 	case l.queue <- struct{}{}:
 		defer func() { <-l.queue }()
 	default:
 		return ErrFull
 	}
-	// A deadline that is nearer than QueueTime needs no second timer.
+	// A deadline before the end of QueueTime has a timer already.
 	var timeout <-chan time.Time
 	if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) > QueueTime {
 		timer := time.NewTimer(QueueTime)
@@ -102,16 +101,16 @@ func (l *Limiter) wait(ctx context.Context) error {
 	}
 }
 
-// Release ends a request that Acquire admitted.
+// Release marks the end of a request that Acquire admitted.
 func (l *Limiter) Release() {
 	if l != nil {
 		<-l.inFlight
 	}
 }
 
-// AcquireStream is Acquire for a stream. If streams have half of the limit, the
-// stream is shed at once: streams are long, so to queue it would rarely help.
-// After a nil error the caller must call ReleaseStream.
+// AcquireStream is Acquire for a stream. It returns ErrFull at once if streams take
+// half of the limit already: streams are long, so a queue would rarely help. After a
+// nil error the caller must call ReleaseStream.
 func (l *Limiter) AcquireStream(ctx context.Context) error {
 	if l == nil {
 		return nil
@@ -129,7 +128,7 @@ func (l *Limiter) AcquireStream(ctx context.Context) error {
 	return err
 }
 
-// ReleaseStream ends a stream that AcquireStream admitted.
+// ReleaseStream marks the end of a stream that AcquireStream admitted.
 func (l *Limiter) ReleaseStream() {
 	if l != nil {
 		<-l.streams

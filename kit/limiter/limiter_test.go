@@ -20,11 +20,12 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// The tests run in bubbles of synctest, whose clock moves only when every
-// goroutine waits: what they say of time is exact on any machine.
+// The tests use synctest, whose clock advances only when every goroutine waits. The
+// times that they assert are exact on any machine.
 
 func newLimiter(n int) *limiter.Limiter { return limiter.New(n, prometheus.NewRegistry()) }
 
+// acquire acquires n requests, each of which must be admitted.
 func acquire(t *testing.T, l *limiter.Limiter, n int) {
 	t.Helper()
 	for range n {
@@ -44,7 +45,7 @@ func TestLimiter_AdmitsUpToN(t *testing.T) {
 
 		l.Release()
 		acquire(t, l, 1)
-		assert.Equal(t, limiter.QueueTime, time.Since(start), "after a Release there is no wait")
+		assert.Equal(t, limiter.QueueTime, time.Since(start), "a request must not wait after Release")
 	})
 }
 
@@ -72,7 +73,7 @@ func TestLimiter_FullQueueShedsAtOnce(t *testing.T) {
 		for range n {
 			go func() { shed <- l.Acquire(t.Context()) }()
 		}
-		synctest.Wait() // all of them are queued now
+		synctest.Wait() // until all are queued
 
 		start := time.Now()
 		require.ErrorIs(t, l.Acquire(t.Context()), limiter.ErrFull)
@@ -83,11 +84,12 @@ func TestLimiter_FullQueueShedsAtOnce(t *testing.T) {
 		assert.Equal(t, limiter.QueueTime, time.Since(start))
 
 		require.ErrorIs(t, l.Acquire(t.Context()), limiter.ErrFull)
-		assert.Equal(t, 2*limiter.QueueTime, time.Since(start), "the queue is empty again")
+		assert.Equal(t, 2*limiter.QueueTime, time.Since(start), "the queue must be empty again")
 	})
 }
 
-// A caller that leaves, or whose deadline passes, leaves the queue at once.
+// A request leaves the queue at once when its context is canceled or its deadline
+// passes.
 func TestLimiter_QueueEndsWithContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLimiter(1)
@@ -107,7 +109,7 @@ func TestLimiter_QueueEndsWithContext(t *testing.T) {
 		assert.Equal(t, limiter.QueueTime/2, time.Since(start))
 
 		l.Release()
-		acquire(t, l, 1) // fails if a request that left still counts
+		acquire(t, l, 1) // fails if a canceled request still counts
 	})
 }
 
@@ -120,18 +122,18 @@ func TestLimiter_StreamsTakeAtMostHalf(t *testing.T) {
 		require.NoError(t, l.AcquireStream(t.Context()))
 		require.ErrorIs(t, l.AcquireStream(t.Context()), limiter.ErrFull)
 		acquire(t, l, 2)
-		assert.Zero(t, time.Since(start), "none of these was queued")
-		require.ErrorIs(t, l.Acquire(t.Context()), limiter.ErrFull, "streams count")
+		assert.Zero(t, time.Since(start), "no request may be queued")
+		require.ErrorIs(t, l.Acquire(t.Context()), limiter.ErrFull, "streams must count towards the limit")
 
 		l.ReleaseStream()
 		acquire(t, l, 1)
-		require.ErrorIs(t, l.AcquireStream(t.Context()), limiter.ErrFull, "calls count for streams, too")
+		require.ErrorIs(t, l.AcquireStream(t.Context()), limiter.ErrFull, "calls must count towards the limit of streams")
 		l.Release()
-		require.NoError(t, l.AcquireStream(t.Context()), "a stream that was shed does not count")
+		require.NoError(t, l.AcquireStream(t.Context()), "a stream that was shed must not count")
 	})
 }
 
-// Without a Limiter nothing is shed.
+// A nil Limiter sheds nothing.
 func TestLimiter_NilNeverSheds(t *testing.T) {
 	var l *limiter.Limiter
 	acquire(t, l, 10_000)
@@ -140,7 +142,7 @@ func TestLimiter_NilNeverSheds(t *testing.T) {
 	l.ReleaseStream()
 }
 
-// However many goroutines call, never more than n requests are in flight.
+// With many goroutines, never more than n requests are in flight.
 func TestLimiter_NeverExceedsN(t *testing.T) {
 	const n = 3
 	l := newLimiter(n)
@@ -164,10 +166,10 @@ func TestLimiter_NeverExceedsN(t *testing.T) {
 	wg.Wait()
 	assert.LessOrEqual(t, most.Load(), int64(n))
 	assert.Positive(t, served.Load())
-	acquire(t, l, n) // every request was released
+	acquire(t, l, n) // fails if a request was not released
 }
 
-// The metrics say how many requests are in flight and how many were shed.
+// The metrics count the requests in flight and those that were shed.
 func TestLimiter_Metrics(t *testing.T) {
 	tel := kittest.Telemetry(t, io.Discard)
 	l := limiter.New(2, tel.Metrics)

@@ -1,4 +1,5 @@
-// Package echo is a gRPC service for tests: what it does, each test says.
+// Package echo is a gRPC service, and its client, for tests of grpcclient and
+// grpcserver. Each test supplies the handlers. It needs no generated code.
 package echo
 
 import (
@@ -14,7 +15,8 @@ import (
 // Service is the name of the service.
 const Service = "kit.test.Echo"
 
-// The methods. Say and Write do the same, but only Say is idempotent.
+// The methods. Say and Write have the same handler, but only Say is idempotent.
+// Watch streams from the server, Put from the client.
 const (
 	Say   = "/" + Service + "/Say"
 	Write = "/" + Service + "/Write"
@@ -22,9 +24,9 @@ const (
 	Put   = "/" + Service + "/Put"
 )
 
-// The contract, which generated code would register: clients read from it what
-// is idempotent.
-func init() { //nolint:gochecknoinits // as generated code does
+// init registers the contract, as generated code would: clients read from it which
+// methods are idempotent.
+func init() { //nolint:gochecknoinits // as in generated code
 	text := new(".google.protobuf.StringValue")
 	method := func(name string, level descriptorpb.MethodOptions_IdempotencyLevel) *descriptorpb.MethodDescriptorProto {
 		return &descriptorpb.MethodDescriptorProto{
@@ -48,15 +50,15 @@ func init() { //nolint:gochecknoinits // as generated code does
 	}
 }
 
-// Echo responds to calls.
+// Echo holds the handlers of a server.
 type Echo struct {
-	// Say answers a unary call; nil answers what was said.
-	Say func(ctx context.Context, said string) (string, error)
-	// Watch answers a stream from the server. It sends with Send.
+	// Say handles Say and Write. If it is nil, the response is the request.
+	Say func(ctx context.Context, text string) (string, error)
+	// Watch handles Watch. It sends messages with Send.
 	Watch func(ss grpc.ServerStream) error
 }
 
-// Register registers the service.
+// Register registers the service. Put responds with the last message of the stream.
 func (e Echo) Register(r grpc.ServiceRegistrar) {
 	unary := func(_ any, ctx context.Context, decode func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) {
 		in := new(wrapperspb.StringValue)
@@ -96,7 +98,7 @@ func (e Echo) Register(r grpc.ServiceRegistrar) {
 	}, e)
 }
 
-// Send sends one message to a stream.
+// Send sends one message to the client of a Watch.
 func Send(ss grpc.ServerStream, text string) error { return ss.SendMsg(wrapperspb.String(text)) }
 
 // Call calls Say or Write.
@@ -106,10 +108,10 @@ func Call(ctx context.Context, conn grpc.ClientConnInterface, method, text strin
 	return out.GetValue(), err
 }
 
-// Stream is the client's side of Watch.
+// Stream is the client side of a Watch.
 type Stream struct{ grpc.ClientStream }
 
-// Open opens a Watch.
+// Open starts a Watch.
 func Open(ctx context.Context, conn grpc.ClientConnInterface) (Stream, error) {
 	s, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, Watch)
 	if err != nil {
