@@ -178,7 +178,8 @@ func (p *prober) advice(err error, namespace string) string {
 	}
 	switch class := call.ClassOf(err); {
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Sprintf("nothing listens on port %s of %s, or its Service has no ready pod. Is the program running, and is the port right? A Service's port may differ from the pod's; a headless name takes the pod's port", p.port, host)
+		return fmt.Sprintf("nothing listens on port %s of %s, or its Service has no ready pod. Is the program running, and is the port right? "+
+			"A Service's port may differ from the pod's; a headless name takes the pod's port", p.port, host)
 	case !p.connected && (class == call.Timeout || class == call.Unavailable):
 		return "the connection was not opened: usually a NetworkPolicy drops it, or the port or the address is wrong"
 	case class == call.Timeout:
@@ -194,6 +195,7 @@ func (p *prober) advice(err error, namespace string) string {
 	}
 }
 
+// dnsAdvice is advice for a lookup of host that failed.
 func dnsAdvice(err *net.DNSError, host, namespace string) string {
 	switch {
 	case err.IsNotFound && !strings.Contains(host, "."):
@@ -201,7 +203,8 @@ func dnsAdvice(err *net.DNSError, host, namespace string) string {
 		if namespace != "" {
 			where += " in namespace " + namespace
 		}
-		return fmt.Sprintf("%s; did you mean %s.NAMESPACE? A short name resolves only in the caller's own namespace. A headless name has no address while no pod is ready", where, host)
+		return fmt.Sprintf("%s; did you mean %s.NAMESPACE? A short name resolves only in the caller's own namespace. "+
+			"A headless name has no address while no pod is ready", where, host)
 	case err.IsNotFound:
 		return "the name has no address: check its spelling and namespace. A headless name has no address while no pod is ready"
 	case err.IsTimeout:

@@ -325,7 +325,8 @@ func silentUDP(t *testing.T) string {
 
 func TestProbe_AdviceOnConnectTimeout(t *testing.T) {
 	for _, scheme := range []string{"http://", "grpc://"} {
-		assertFailure(t, nil, []string{"-timeout=200ms", scheme + unresponsive(t)}, "probe: timeout: ", "a NetworkPolicy drops it", []string{"resolved .*"})
+		args := []string{"-timeout=200ms", scheme + unresponsive(t)}
+		assertFailure(t, nil, args, "probe: timeout: ", "a NetworkPolicy drops it", []string{"resolved .*"})
 	}
 }
 
