@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"flag"
 	"fmt"
@@ -111,21 +113,32 @@ func (p *prober) run(ctx context.Context) error {
 	if p.target.Scheme == "grpc" {
 		return p.grpc(ctx, conn)
 	}
-	return p.http(ctx, conn)
+	if err = p.http(ctx, conn); err != nil && ctx.Err() != nil {
+		return ctx.Err() // the reason why a read or write failed
+	}
+	return err
 }
 
+// http does without http.Transport, which can fail with an unrelated error if the
+// server sends first, as a gRPC server does.
 func (p *prober) http(ctx context.Context, conn net.Conn) error {
-	transport := &http.Transport{
-		DialContext:       func(context.Context, string, string) (net.Conn, error) { return conn, nil },
-		DisableKeepAlives: true,
-	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.target.String(), nil)
 	if err != nil {
 		return err
 	}
 	req.Header.Set("User-Agent", "tandem-probe")
+	req.Close = true
+	if p.target.Scheme == "https" {
+		conn = tls.Client(conn, &tls.Config{ServerName: p.target.Hostname()})
+	}
+	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })() // end reads and writes
+
 	start := time.Now()
-	resp, err := transport.RoundTrip(req)
+	if err := req.Write(conn); err != nil {
+		return err
+	}
+	const maxResponse = 1 << 20 // headers included
+	resp, err := http.ReadResponse(bufio.NewReader(io.LimitReader(conn, maxResponse)), req)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -105,6 +106,17 @@ func unresponsive(t *testing.T) string {
 func serveHTTP(t *testing.T, h http.HandlerFunc) string {
 	t.Helper()
 	server := httptest.NewServer(h)
+	t.Cleanup(server.Close)
+	return server.Listener.Addr().String()
+}
+
+// serveHTTPS serves with a certificate that the system does not trust, and returns the
+// address.
+func serveHTTPS(t *testing.T) string {
+	t.Helper()
+	server := httptest.NewUnstartedServer(http.NotFoundHandler())
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) // failed handshakes
+	server.StartTLS()
 	t.Cleanup(server.Close)
 	return server.Listener.Addr().String()
 }
@@ -261,6 +273,12 @@ func TestProbe_FailureHasClassAndAdvice(t *testing.T) {
 			err:    "probe: unavailable: .*HTTP/1.1 header",
 			advice: "speaks HTTP and not gRPC: use http://" + httpAddr + "/health",
 			steps:  []string{resolved, connected},
+		},
+		{
+			name:  "https, unknown certificate authority",
+			args:  []string{"https://" + serveHTTPS(t)},
+			err:   "probe: other: tls: .*certificate",
+			steps: []string{resolved, connected},
 		},
 		{
 			name:  "https to an HTTP port",
