@@ -119,8 +119,9 @@ func (p *prober) run(ctx context.Context) error {
 	return err
 }
 
-// http does without http.Transport, which can fail with an unrelated error if the
-// server sends first, as a gRPC server does.
+// http sends a GET request and prints the response. It does not use http.Transport,
+// which can fail with an unrelated error if the server sends first, as a gRPC server
+// does.
 func (p *prober) http(ctx context.Context, conn net.Conn) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.target.String(), nil)
 	if err != nil {
@@ -138,11 +139,11 @@ func (p *prober) http(ctx context.Context, conn net.Conn) error {
 		return err
 	}
 	const maxResponse = 1 << 20 // headers included
+	//nolint:bodyclose // Close would read the body to its end; run closes conn
 	resp, err := http.ReadResponse(bufio.NewReader(io.LimitReader(conn, maxResponse)), req)
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close() //nolint:errcheck // only read
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 1024))
 	if err != nil {
 		return err
@@ -157,6 +158,7 @@ func (p *prober) http(ctx context.Context, conn net.Conn) error {
 	return nil
 }
 
+// grpc calls grpc.health.v1 and prints the response.
 func (p *prober) grpc(ctx context.Context, conn net.Conn) error {
 	client, err := grpc.NewClient("passthrough:///"+p.target.Host,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),

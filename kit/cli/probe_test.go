@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -291,6 +292,20 @@ func TestProbe_FailureHasClassAndAdvice(t *testing.T) {
 			assertFailure(t, map[string]string{"POD_NAMESPACE": c.namespace}, c.args, c.err, c.advice, c.steps)
 		})
 	}
+}
+
+// Of a long body only the start is read, even if the server goes on sending.
+func TestProbe_ReadsStartOfBody(t *testing.T) {
+	addr := serveHTTP(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, strings.Repeat("x", 2000))
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	})
+	start := time.Now()
+	out, err := probe(t, "-timeout=20s", "http://"+addr)
+	require.NoError(t, err)
+	assertSteps(t, out, "resolved .*", "connected .*", "received .*", strings.Repeat("x", 1024))
+	assert.Less(t, time.Since(start), 10*time.Second)
 }
 
 // assertFailure runs probe with args. It asserts that the printed steps match steps, the
