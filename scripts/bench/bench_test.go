@@ -44,7 +44,7 @@ func running(t *testing.T) []string {
 	require.NoError(t, err)
 	var out []string
 	for _, l := range links {
-		if program, err := os.Readlink(l); err == nil { // others' are not ours to read, and some have ended
+		if program, err := os.Readlink(l); err == nil { // some belong to other users, and some have exited
 			out = append(out, program)
 		}
 	}
@@ -99,7 +99,7 @@ func (c *cancelAt) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func TestRunInterrupted(t *testing.T) {
+func TestRun_IsInterrupted(t *testing.T) {
 	temporary(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -107,7 +107,7 @@ func TestRunInterrupted(t *testing.T) {
 	assert.ErrorIs(t, err, context.Canceled)
 }
 
-func TestUsage(t *testing.T) {
+func TestRun_RejectsInvalidFlags(t *testing.T) {
 	for _, c := range []struct{ args, want string }{
 		{"-c 0", "want numbers from 1 to 512"},
 		{"-c many", "want numbers from 1 to 512"},
@@ -127,7 +127,7 @@ func TestUsage(t *testing.T) {
 	}
 }
 
-func TestVerdict(t *testing.T) {
+func TestReport_Verdict(t *testing.T) {
 	row := func(c int, ratio float64) Row { return Row{Via: "http", C: c, Ratio: Ratio{Median: ratio}} }
 	process := Process{Name: "service-a", ReadyMS: 12, RestMiB: 20}
 	for _, c := range []struct {

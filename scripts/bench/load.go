@@ -15,19 +15,18 @@ import (
 	"time"
 )
 
-// callTimeout is how long an answer may take; services give up long before.
+// callTimeout is the time limit of a response, longer than the services' own.
 const callTimeout = 10 * time.Second
 
-// round is what one closed loop measured.
+// round is the result of one closed loop.
 type round struct {
-	calls     int // those of the warm-up too
+	calls     int // including those of the warm-up
 	perSecond float64
 	p50, p99  time.Duration
 }
 
-// load asks addr for path over c connections, each with one request under way
-// at a time, and measures for d, after a warm-up that does not count. It ends
-// with the first call that fails, or with ctx.
+// load requests path from addr over c connections, each with one request in flight,
+// and measures for d after a warm-up. It ends with the first failed call, or with ctx.
 func load(ctx context.Context, addr, path string, c int, warmUp, d time.Duration) (round, error) {
 	ctx, cancel := context.WithTimeout(ctx, warmUp+d+callTimeout)
 	defer cancel()
@@ -39,7 +38,7 @@ func load(ctx context.Context, addr, path string, c int, warmUp, d time.Duration
 	for i := range c {
 		callers.Go(func() {
 			if times[i], counts[i], errs[i] = calls(ctx, addr, path, from, until); errs[i] != nil {
-				cancel() // the others need not go on
+				cancel() // stop the others
 			}
 		})
 	}
@@ -61,7 +60,7 @@ func load(ctx context.Context, addr, path string, c int, warmUp, d time.Duration
 	}, nil
 }
 
-// firstOf is the error that made the others stop, if any of them is one.
+// firstOf returns the error that stopped the other callers, or nil.
 func firstOf(errs []error) error {
 	for _, err := range errs {
 		if err != nil && !errors.Is(err, context.Canceled) {
@@ -71,11 +70,11 @@ func firstOf(errs []error) error {
 	return errors.Join(errs...)
 }
 
-// calls makes n calls, one after the other, and returns the time of each that
+// calls makes calls one after the other, and returns the duration of each one that
 // ended between from and until.
 func calls(ctx context.Context, addr, path string, from, until time.Time) (times []time.Duration, n int, err error) {
 	c := &caller{addr: addr, request: []byte("GET " + path + " HTTP/1.1\r\nHost: " + addr + "\r\n\r\n")}
-	defer func() { _ = c.close() }() // nothing is under way
+	defer func() { _ = c.close() }() // nothing is in flight
 	for now := time.Now(); now.Before(until); {
 		if err := c.call(ctx); err != nil {
 			return nil, n, err
@@ -90,9 +89,8 @@ func calls(ctx context.Context, addr, path string, from, until time.Time) (times
 	return times, n, nil
 }
 
-// caller makes calls over one connection. It knows just enough HTTP/1.1 for
-// the two servers that it meets: what the client costs is taken from the same
-// cores, and would blur the difference.
+// caller makes calls over one connection. It implements just enough HTTP/1.1 for the
+// two servers: a client that needs more CPU time would take it from them.
 type caller struct {
 	addr    string
 	request []byte
@@ -109,8 +107,8 @@ func (c *caller) call(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := c.ask(); err != nil {
-		if ctx.Err() != nil { // which is why its deadline passed
+	if err := c.roundTrip(); err != nil {
+		if ctx.Err() != nil { // ctx ended, and so set the deadline
 			err = ctx.Err()
 		}
 		return fmt.Errorf("call http://%s: %w", c.addr, err)
@@ -124,7 +122,7 @@ func (c *caller) open(ctx context.Context) error {
 		return err
 	}
 	c.conn, c.in = conn, bufio.NewReader(conn)
-	c.stop = context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) }) // wakes a call that waits
+	c.stop = context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) }) // ends a call in flight
 	return nil
 }
 
@@ -138,8 +136,8 @@ func (c *caller) close() error {
 	return err
 }
 
-// ask sends the request, reads the answer and checks it.
-func (c *caller) ask() error {
+// roundTrip sends the request, and reads and checks the response.
+func (c *caller) roundTrip() error {
 	if _, err := c.conn.Write(c.request); err != nil {
 		return err
 	}
@@ -147,7 +145,7 @@ func (c *caller) ask() error {
 	if err != nil {
 		return err
 	}
-	status := string(line) // the line is overwritten by the next one
+	status := string(line) // the buffer of line is reused
 	size, chunked, last := -1, false, false
 	for {
 		if line, err = c.line(); err != nil {
@@ -172,9 +170,9 @@ func (c *caller) ask() error {
 		return err
 	}
 	if status != "HTTP/1.1 200 OK" || !namesPod(c.body) {
-		return fmt.Errorf("answered %q %.300q: want 200, and data that names a pod", status, c.body)
+		return fmt.Errorf("status %q, body %.300q: want 200, and data with its pod", status, c.body)
 	}
-	if last { // a server may ask its clients to come anew, and the pair does
+	if last { // Connection: close, as the pair sends on old connections
 		return c.close()
 	}
 	return nil
@@ -194,17 +192,17 @@ func (c *caller) read(size int, chunked bool) (err error) {
 		_, err = c.line() // the empty line after the last chunk
 		return err
 	case size < 0:
-		return errors.New("answered without Content-Length")
+		return errors.New("no Content-Length")
 	}
 	c.body = slices.Grow(c.body[:0], size)[:size]
 	_, err = io.ReadFull(c.in, c.body)
 	return err
 }
 
-// namesPod reports whether a's answer holds data of b's, and who gave it.
+// namesPod reports whether a's response holds the data of b, with its pod.
 func namesPod(body []byte) bool {
 	_, data, _ := bytes.Cut(body, []byte(`"data":`))
 	_, pod, found := bytes.Cut(data, []byte(`"pod":`))
-	pod = bytes.TrimLeft(pod, " ") // protojson puts a space there or does not, so that no one relies on it
+	pod = bytes.TrimLeft(pod, " ") // protojson adds a space at random
 	return found && len(pod) > 1 && pod[0] == '"' && pod[1] != '"'
 }

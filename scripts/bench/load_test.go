@@ -15,32 +15,32 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-const goodAnswer = `{"servedBy":{"pod":"a"},"call":{},"data":{"servedBy":{"pod":"b"}}}`
+const goodResponse = `{"servedBy":{"pod":"a"},"call":{},"data":{"servedBy":{"pod":"b"}}}`
 
-func TestLoad(t *testing.T) {
+func TestLoad_ChecksResponses(t *testing.T) {
 	for _, c := range []struct {
-		name   string
-		answer http.HandlerFunc
-		want   string // of the error
+		name    string
+		respond http.HandlerFunc
+		want    string // of the error
 	}{
-		{"answers", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, goodAnswer) }, ""},
-		{"answers in chunks", func(w http.ResponseWriter, _ *http.Request) {
-			fmt.Fprint(w, goodAnswer[:20])
+		{"a response", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, goodResponse) }, ""},
+		{"a chunked response", func(w http.ResponseWriter, _ *http.Request) {
+			fmt.Fprint(w, goodResponse[:20])
 			_ = http.NewResponseController(w).Flush()
-			fmt.Fprint(w, goodAnswer[20:])
+			fmt.Fprint(w, goodResponse[20:])
 		}, ""},
 		{"asks to connect anew", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Connection", "close")
-			fmt.Fprint(w, goodAnswer)
+			fmt.Fprint(w, goodResponse)
 		}, ""},
 		{"refuses", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no room", http.StatusServiceUnavailable) }, "503 Service Unavailable"},
 		{"names no pod", func(w http.ResponseWriter, _ *http.Request) {
-			fmt.Fprint(w, strings.ReplaceAll(goodAnswer, `"b"`, `""`))
-		}, "names a pod"},
+			fmt.Fprint(w, strings.ReplaceAll(goodResponse, `"b"`, `""`))
+		}, "data with its pod"},
 		{"breaks off", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, "EOF"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			server := httptest.NewServer(c.answer)
+			server := httptest.NewServer(c.respond)
 			defer server.Close()
 			r, err := load(t.Context(), server.Listener.Addr().String(), "/", 3, 10*time.Millisecond, 40*time.Millisecond)
 			if c.want != "" {
@@ -56,9 +56,9 @@ func TestLoad(t *testing.T) {
 	}
 }
 
-func TestNamesPod(t *testing.T) {
-	for answer, want := range map[string]bool{
-		goodAnswer: true,
+func TestNamesPod_NeedsDataAndPod(t *testing.T) {
+	for response, want := range map[string]bool{
+		goodResponse: true,
 		`{"data": { "servedBy": {"service": "b", "pod": "p"}}}`: true,
 		`{"servedBy":{"pod":"a"},"data":{"servedBy":{}}}`:       false,
 		`{"servedBy":{"pod":"a"},"data":null}`:                  false,
@@ -67,13 +67,13 @@ func TestNamesPod(t *testing.T) {
 		`{"data":{"servedBy":{"pod":`:                           false,
 		``:                                                      false,
 	} {
-		assert.Equal(t, want, namesPod([]byte(answer)), answer)
+		assert.Equal(t, want, namesPod([]byte(response)), response)
 	}
 }
 
-func TestLoadKeepsItsConnections(t *testing.T) {
+func TestLoad_KeepsConnections(t *testing.T) {
 	var opened atomic.Int32
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, goodAnswer) }))
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, goodResponse) }))
 	server.Config.ConnContext = func(ctx context.Context, _ net.Conn) context.Context {
 		opened.Add(1)
 		return ctx
@@ -85,7 +85,7 @@ func TestLoadKeepsItsConnections(t *testing.T) {
 	assert.EqualValues(t, 4, opened.Load())
 }
 
-func TestLoadEndsWithItsContext(t *testing.T) {
+func TestLoad_EndsWithContext(t *testing.T) {
 	release := make(chan struct{})
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
 	defer server.Close()

@@ -1,6 +1,6 @@
-// Bench measures the pair beside the floor: the least code that does the same
-// (package floor). Both run at the same time on loopback and take turns under
-// the same load, so that what else the machine does falls on both.
+// Bench compares the pair with the floor: the least code that does the same (package
+// floor). Both run at the same time on loopback, and get the same load in turns, so
+// that other load of the machine affects both.
 //
 //	make bench
 //	go run ./scripts/bench -c 32 -via grpc -rounds 9
@@ -62,7 +62,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	return nil
 }
 
-// options are what the flags say.
+// options are the values of the flags.
 type options struct {
 	rounds int
 	round  time.Duration
@@ -72,7 +72,7 @@ type options struct {
 	check  bool
 }
 
-// usageError is a flag that cannot be used; the process ends with status 2.
+// usageError is an invalid flag; the process exits with status 2.
 type usageError struct{ error }
 
 func parse(args []string, out io.Writer) (options, error) {
@@ -120,11 +120,11 @@ func parse(args []string, out io.Writer) (options, error) {
 	return o, nil
 }
 
-// warmUp is how long a round is under load before it counts: connections are
-// opened then, and the other side's garbage has been collected.
+// warmUp is the time under load before a round is measured, in which connections are
+// opened and the garbage of the other side is collected.
 func (o options) warmUp() time.Duration { return min(o.round/5, 300*time.Millisecond) }
 
-// limit bounds a run, however slow the machine: it is ample.
+// limit is the time limit of a run, much more than it needs.
 func (o options) limit() time.Duration {
 	rounds := len(o.c) * len(o.via) * (o.rounds + 1) * 2
 	return 10*time.Minute + 2*time.Duration(rounds)*(o.round+o.warmUp())

@@ -11,16 +11,16 @@ import (
 )
 
 const (
-	// starts is how often each service is started to see how soon it is ready.
+	// starts is how often each service is started to measure the time until it is ready.
 	starts = 5
-	// rest is how long a process is left alone before its memory is read.
+	// rest is how long a process has no load before its memory is read.
 	rest = time.Second
 )
 
-// side is what is measured: the pair, or the floor beside it.
+// side is one side of the comparison: the pair or the floor.
 type side struct{ a, b *process }
 
-// measure builds everything, starts it, puts it under load and stops it.
+// measure builds and starts both sides, puts them under load, and stops them.
 func measure(ctx context.Context, o options, progress io.Writer) (r *Report, err error) {
 	root, err := findRoot()
 	if err != nil {
@@ -103,8 +103,8 @@ func measure(ctx context.Context, o options, progress io.Writer) (r *Report, err
 	return r, nil
 }
 
-// prepare builds the programs and says how to start them: service-b,
-// service-a, the floor's b and its a. All that is set is where they are.
+// prepare builds the programs and returns how to start them: service-b, service-a, and
+// the floor's b and a. Only their addresses are set.
 func prepare(ctx context.Context, root, dir string) (programs []program, sizes []int64, err error) {
 	var built [3]struct {
 		path string
@@ -134,7 +134,7 @@ func prepare(ctx context.Context, root, dir string) (programs []program, sizes [
 	return []program{serviceB, serviceA, floorB, floorA}, []int64{built[0].size, built[1].size, built[2].size, built[2].size}, nil
 }
 
-// timeStarts is the median time, in milliseconds, in which a program gets ready.
+// timeStarts returns the median time in milliseconds until a program is ready.
 func timeStarts(ctx context.Context, p program, dir string) (float64, error) {
 	var times []float64
 	for range starts {
@@ -148,11 +148,11 @@ func timeStarts(ctx context.Context, p program, dir string) (float64, error) {
 	return median(times), nil
 }
 
-// compare puts both sides under the same load, in turns.
+// compare puts both sides under the same load in turns.
 func compare(ctx context.Context, o options, via string, c int, pair, floor side, progress io.Writer) (Row, error) {
 	path := "/api/data?via=" + via
 	sides := []side{pair, floor}
-	// The first load of its kind grows heaps and pools: it does not count.
+	// Not measured: the first load makes heaps and pools grow.
 	for _, s := range sides {
 		if _, err := load(ctx, s.a.addr, path, c, 0, min(o.round, time.Second)); err != nil {
 			return Row{}, fmt.Errorf("%s: %w", s.a.name, err)
@@ -175,7 +175,7 @@ func compare(ctx context.Context, o options, via string, c int, pair, floor side
 	}, nil
 }
 
-// series is what the rounds of one side measured, round by round.
+// series is the results of one side, by round.
 type series struct{ perSecond, p50, p99, cpu, loadCPU []float64 }
 
 func (m *series) add(ctx context.Context, s side, path string, c int, o options) error {

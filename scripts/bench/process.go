@@ -15,46 +15,46 @@ import (
 	"time"
 )
 
-// startLimit is how long a program may take until it is ready.
+// startLimit is the time limit for a program to become ready.
 const startLimit = 10 * time.Second
 
-// program is one of the four that are measured.
+// program is one of the four programs.
 type program struct {
 	name   string
 	binary string
 	args   []string
 	env    []string
-	addr   string // where its HTTP listens
+	addr   string // of its HTTP server
 }
 
-// process is a program that runs.
+// process is a running program.
 type process struct {
 	program
-	cmd   *exec.Cmd
-	log   *os.File
-	ended chan struct{}
-	ready time.Duration // from exec to the first /readyz that answered 200
+	cmd    *exec.Cmd
+	log    *os.File
+	exited chan struct{}
+	ready  time.Duration // from exec to the first 200 of /readyz
 }
 
-// start starts a program, with nothing in its environment but what it needs,
-// and waits until it is ready. What it prints goes to a file in dir.
+// start starts a program with a minimal environment, and waits until it is ready. Its
+// output goes to a file in dir.
 func start(ctx context.Context, p program, dir string) (*process, error) {
-	// Appended to, so that it can be cut while the program runs.
+	// In append mode, so that it can be truncated while the program runs.
 	log, err := os.OpenFile(filepath.Join(dir, p.name+".log"), os.O_CREATE|os.O_RDWR|os.O_APPEND|os.O_TRUNC, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(p.binary, p.args...) // ended by stop, and not before its figures are read
+	cmd := exec.Command(p.binary, p.args...) // ended by stop, after its figures have been read
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, p.env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	began := time.Now()
 	if err := cmd.Start(); err != nil {
 		return nil, errors.Join(err, log.Close())
 	}
-	s := &process{program: p, cmd: cmd, log: log, ended: make(chan struct{})}
+	s := &process{program: p, cmd: cmd, log: log, exited: make(chan struct{})}
 	go func() {
-		_ = cmd.Wait() // it is killed in the end
-		close(s.ended)
+		_ = cmd.Wait() // it is killed by stop
+		close(s.exited)
 	}()
 	if err := s.await(ctx); err != nil {
 		said := s.said()
@@ -65,7 +65,7 @@ func start(ctx context.Context, p program, dir string) (*process, error) {
 	return s, nil
 }
 
-// await asks /readyz without pause, but for a breath where nothing listens yet.
+// await requests /readyz until it responds 200.
 func (s *process) await(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
@@ -75,8 +75,8 @@ func (s *process) await(ctx context.Context) error {
 			return nil
 		}
 		select {
-		case <-s.ended:
-			return errors.New("it has ended")
+		case <-s.exited:
+			return errors.New("the process has exited")
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(200 * time.Microsecond):
@@ -89,7 +89,7 @@ func isReady(ctx context.Context, addr string, request []byte) bool {
 	if err != nil {
 		return false
 	}
-	defer conn.Close() //nolint:errcheck // nothing is under way
+	defer conn.Close() //nolint:errcheck // nothing is in flight
 	_ = conn.SetDeadline(time.Now().Add(time.Second))
 	if _, err := conn.Write(request); err != nil {
 		return false
@@ -99,22 +99,22 @@ func isReady(ctx context.Context, addr string, request []byte) bool {
 	return string(status[:n]) == "HTTP/1.1 200"
 }
 
-// said is the end of what a program has printed.
+// said returns the end of the program's output.
 func (s *process) said() string {
 	text, _ := os.ReadFile(s.log.Name())
 	return string(bytes.TrimSpace(text[max(0, len(text)-2000):]))
 }
 
-// cut empties the log, which grows by gigabytes an hour under load.
+// cut truncates the log, which grows by gigabytes an hour under load.
 func (s *process) cut() error { return s.log.Truncate(0) }
 
 func (s *process) stop() {
-	_ = s.cmd.Process.Kill() // it may have ended
-	<-s.ended
+	_ = s.cmd.Process.Kill() // it may have exited
+	<-s.exited
 	_ = s.log.Close()
 }
 
-// resident is a process's resident memory in MiB.
+// resident returns a process's resident memory in MiB.
 func resident(pid int) (float64, error) {
 	if runtime.GOOS != "linux" {
 		out, err := exec.Command("ps", "-o", "rss=", "-p", strconv.Itoa(pid)).Output()
@@ -140,25 +140,25 @@ func mebibytes(kibibytes string) (float64, error) {
 	return n / 1024, err
 }
 
-// cpuTime is the CPU time that a process has used; 0 where there is no /proc.
+// cpuTime returns the CPU time that a process has used; 0 without /proc.
 func cpuTime(pid int) time.Duration {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0
 	}
-	// The second field is the name, which may hold anything but ends with ")".
+	// The second field is the name, which may contain anything and ends with ")".
 	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-	const userTime, systemTime = 11, 12 // less the first two fields
+	const userTime, systemTime = 11, 12 // after the first two fields
 	if len(fields) <= systemTime {
 		return 0
 	}
 	user, _ := strconv.Atoi(fields[userTime])
 	system, _ := strconv.Atoi(fields[systemTime])
-	return time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100 wherever Go runs
+	return time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100 on every platform of Go
 }
 
-// allTime is the CPU time that all processes together have used, and that all
-// CPUs could have given; 0 where there is no /proc.
+// allTime returns the CPU time that all processes have used, and the CPU time of all
+// CPUs since the start of the machine; 0 without /proc.
 func allTime() (used, given time.Duration) {
 	text, err := os.ReadFile("/proc/stat")
 	if err != nil {
@@ -180,7 +180,7 @@ func allTime() (used, given time.Duration) {
 	return used, given
 }
 
-// freeAddrs are n addresses on loopback that were free a moment ago.
+// freeAddrs returns n addresses on loopback that were free when it checked.
 func freeAddrs(n int) ([]string, error) {
 	var addrs []string
 	for range n {
@@ -188,20 +188,20 @@ func freeAddrs(n int) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer l.Close() //nolint:errcheck // all stay open until the last is found, so that none comes twice
+		defer l.Close() //nolint:errcheck // all stay open until the last is found, so that they differ
 		addrs = append(addrs, l.Addr().String())
 	}
 	return addrs, nil
 }
 
-// build builds a program as for release.
+// build builds a program as for a release.
 func build(ctx context.Context, root, dir, pkg string) (binary string, size int64, err error) {
 	binary = filepath.Join(dir, filepath.Base(pkg))
 	if runtime.GOOS == "windows" {
 		binary += ".exe"
 	}
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags", "grpcnotrace,nethttpomithttp2", "-ldflags", "-s -w", "-o", binary, ".")
-	cmd.Dir = filepath.Join(root, pkg)              // whose module builds it, without the workspace too
+	cmd.Dir = filepath.Join(root, pkg)              // in its own module
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // as in the images
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return "", 0, fmt.Errorf("build %s: %w: %s", pkg, err, text)
@@ -213,7 +213,7 @@ func build(ctx context.Context, root, dir, pkg string) (binary string, size int6
 	return binary, info.Size(), nil
 }
 
-// findRoot is the repository's root: the directory of go.work, here or above.
+// findRoot returns the repository's root: the nearest directory with go.work.
 func findRoot() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {

@@ -10,16 +10,16 @@ import (
 	"time"
 )
 
-// What the project asks of itself.
+// The targets of the project.
 const (
-	verdictC  = 32   // calls under way at once
-	wantRatio = 0.75 // of the floor's throughput, at least
-	wantReady = 100  // milliseconds from exec, at most
-	wantRest  = 30   // MiB resident before any load, at most
-	quiet     = 0.10 // of the CPUs may go to others before the report says so
+	verdictC  = 32   // calls in flight
+	wantRatio = 0.75 // minimum share of the floor's throughput
+	wantReady = 100  // maximum milliseconds from exec
+	wantRest  = 30   // maximum resident MiB before any load
+	quiet     = 0.10 // share of CPU time of other processes above which the report warns
 )
 
-// Report is what a run found.
+// Report is the result of a run.
 type Report struct {
 	When         time.Time `json:"when"`
 	Go           string    `json:"go"`
@@ -27,23 +27,23 @@ type Report struct {
 	CPUs         int       `json:"cpus"`
 	Rounds       int       `json:"rounds"`
 	RoundSeconds float64   `json:"roundSeconds"`
-	// OthersCPU is the share of the machine's CPU time that went to processes
-	// that are none of ours meanwhile; 0 where it is not known.
+	// OthersCPU is the share of the machine's CPU time that other processes used
+	// during the run; 0 if it is unknown.
 	OthersCPU float64   `json:"othersCPU"`
 	Load      []Row     `json:"load"`
 	Processes []Process `json:"processes"`
 }
 
-// Row is one transport and one number of calls under way at once.
+// Row is the result for one transport and one number of calls in flight.
 type Row struct {
 	Via   string  `json:"via"`
 	C     int     `json:"c"`
 	Pair  Figures `json:"pair"`
 	Floor Figures `json:"floor"`
-	// Ratio is the pair's throughput to the floor's.
+	// Ratio is the pair's throughput divided by the floor's.
 	Ratio Ratio `json:"ratio"`
-	// RatioCPU is the floor's CPU time a call to the pair's: as Ratio, but
-	// free of what the load itself costs and of who else uses the machine.
+	// RatioCPU is the floor's CPU time per call divided by the pair's. Unlike Ratio, it
+	// does not include the load generator and other processes.
 	RatioCPU Ratio `json:"ratioCPU"`
 }
 
@@ -52,16 +52,16 @@ type Figures struct {
 	PerSecond float64 `json:"perSecond"`
 	P50MS     float64 `json:"p50Ms"`
 	P99MS     float64 `json:"p99Ms"`
-	// CPUMicros is the CPU time of a and b a call; 0 where it is not known.
+	// CPUMicros is the CPU time of a and b per call; 0 if it is unknown.
 	CPUMicros float64 `json:"cpuMicros"`
-	// LoadCPUMicros is the CPU time of the load itself a call.
+	// LoadCPUMicros is the CPU time of the load generator per call.
 	LoadCPUMicros float64 `json:"loadCPUMicros"`
 }
 
-// Process is one of the four that were measured.
+// Process is the result for one of the four programs.
 type Process struct {
 	Name string `json:"name"`
-	// ReadyMS is the time from exec to the first /readyz that answered 200.
+	// ReadyMS is the time from exec to the first 200 of /readyz.
 	ReadyMS   float64 `json:"readyMs,omitempty"`
 	RestMiB   float64 `json:"restMiB"`
 	LoadedMiB float64 `json:"loadedMiB"`
@@ -91,7 +91,7 @@ func (r *Report) print(w io.Writer) {
 			fmt.Sprintf("%.2f", l.Pair.P99MS), fmt.Sprintf("%.2f", l.Floor.P99MS),
 			known("%.0f", l.Pair.CPUMicros), known("%.0f", l.Floor.CPUMicros))
 	}
-	_ = table.Flush() // as with all that is printed here, there is no one else to tell
+	_ = table.Flush() // without a terminal, the error cannot be shown either
 	fmt.Fprintln(w)
 	table = tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	row("process", "ready in ms", "MiB at rest", "after load", "binary MB")
@@ -112,7 +112,7 @@ func known(format string, figure float64) string {
 	return fmt.Sprintf(format, figure)
 }
 
-// verdict holds the figures against what the project asks of itself.
+// verdict compares the figures with the targets.
 func (r *Report) verdict() string {
 	var said []string
 	say := func(what string, good bool) {
@@ -134,7 +134,7 @@ func (r *Report) verdict() string {
 	return "verdict: " + strings.Join(said, "; ")
 }
 
-// fastEnough reports whether each throughput that the verdict is about is.
+// fastEnough reports whether the throughputs of verdictC reach wantRatio.
 func (r *Report) fastEnough() bool {
 	for _, l := range r.Load {
 		if l.C == verdictC && l.Ratio.Median < wantRatio {

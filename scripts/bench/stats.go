@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// median is the middle of some figures, the mean of the two middle ones if
-// their number is even, and 0 of none.
+// median returns the median: the mean of the two middle values if their number is
+// even, 0 without values.
 func median(figures []float64) float64 {
 	if len(figures) == 0 {
 		return 0
@@ -20,8 +20,8 @@ func median(figures []float64) float64 {
 	return (sorted[middle-1] + sorted[middle]) / 2
 }
 
-// percentile is the smallest of sorted times that at least this share of them
-// does not exceed (the nearest rank), and 0 of none.
+// percentile returns a percentile of sorted times by the nearest-rank method, 0
+// without values.
 func percentile(sorted []time.Duration, share float64) time.Duration {
 	if len(sorted) == 0 {
 		return 0
@@ -30,15 +30,15 @@ func percentile(sorted []time.Duration, share float64) time.Duration {
 	return sorted[max(rank, 1)-1]
 }
 
-// Ratio is how the pair's figures compare with the floor's, round by round.
+// Ratio is the pair's figures divided by the floor's.
 type Ratio struct {
 	Median float64 `json:"median"`
 	Min    float64 `json:"min"`
 	Max    float64 `json:"max"`
 }
 
-// ratioOf divides the figures of the pair by those of the floor of the same
-// round: what disturbs the machine for longer than a round disturbs both.
+// ratioOf divides the pair's figures by the floor's of the same round: other load of
+// the machine that lasts longer than a round affects both.
 func ratioOf(pair, floor []float64) Ratio {
 	var ratios []float64
 	for i := range min(len(pair), len(floor)) {

@@ -2,8 +2,9 @@ package main
 
 import "syscall"
 
-// processAttributes gives a service a process group of its own, so that the
-// Ctrl-C of a terminal reaches only us; and the kernel ends it if we are killed.
+// processAttributes puts a service into its own process group, so that Ctrl-C in the
+// terminal signals only this program. The kernel kills the service if this program is
+// killed.
 func processAttributes() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }

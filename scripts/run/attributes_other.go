@@ -4,9 +4,9 @@ package main
 
 import "syscall"
 
-// processAttributes gives a service a process group of its own, so that the
-// Ctrl-C of a terminal reaches only us. If we are killed, a service ends when it
-// next writes to its log, which no one reads then.
+// processAttributes puts a service into its own process group, so that Ctrl-C in the
+// terminal signals only this program. If this program is killed, a service exits when
+// it next writes a log line.
 func processAttributes() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true}
 }

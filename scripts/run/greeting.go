@@ -8,11 +8,12 @@ import (
 	"strings"
 )
 
-// greeting says what can be done now, and shows it with one call over each transport.
+// greeting returns the text that is printed once the services run: commands to try,
+// with the outcome of one call over each transport.
 func greeting(ctx context.Context, set settings) string {
 	var b strings.Builder
 	page := "http://" + set.aHTTP.byName()
-	fmt.Fprintf(&b, "\nTandem runs. The page is at %s; two calls to try:\n\n", page)
+	fmt.Fprintf(&b, "\nThe services are running. The page is at %s. Two calls to try:\n\n", page)
 	for _, via := range []string{"http", "grpc"} {
 		url := page + "/api/data?via=" + via
 		fmt.Fprintf(&b, "  curl '%s'\n      %s\n\n", url, sample(ctx, url))
@@ -25,7 +26,7 @@ func greeting(ctx context.Context, set settings) string {
 	return b.String()
 }
 
-// sample makes one call and says in a line how it went.
+// sample makes one call and returns a line that describes it.
 func sample(ctx context.Context, url string) string {
 	status, body, err := get(ctx, url)
 	if err != nil {
@@ -54,6 +55,6 @@ func sample(ctx context.Context, url string) string {
 	if c.Attempts != 1 {
 		attempts = "attempts"
 	}
-	return fmt.Sprintf("%s asked %s; %s at %s answered %q in %.1f ms, %d %s",
+	return fmt.Sprintf("%s called %s; %s at %s responded %q in %.1f ms, %d %s",
 		tree.ServedBy.Pod, c.Target, tree.Data.ServedBy.Pod, c.Peer, tree.Data.Message, c.DurationMS, c.Attempts, attempts)
 }

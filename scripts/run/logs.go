@@ -14,15 +14,15 @@ import (
 	"unicode/utf8"
 )
 
-// output is the terminal, shared by both services and by us.
+// output is the terminal, which all services and this program write to.
 type output struct {
 	mu    sync.Mutex
 	w     io.Writer
 	color bool
-	raw   bool // lines stay as the services write them
+	raw   bool // log lines are printed as the services write them
 }
 
-// colors tells whether the reader is a person at a terminal who wants them.
+// colors reports whether f is a terminal that shows colors.
 func colors(f *os.File) bool {
 	info, err := f.Stat()
 	return err == nil && info.Mode()&os.ModeCharDevice != 0 && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
@@ -31,7 +31,7 @@ func colors(f *os.File) bool {
 func (o *output) print(text string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	_, _ = fmt.Fprintln(o.w, text) // there is no one left to tell
+	_, _ = fmt.Fprintln(o.w, text) // without a terminal, the error cannot be shown either
 }
 
 func (o *output) paint(color, text string) string {
@@ -45,16 +45,16 @@ const (
 	red, yellow, magenta, cyan = "31", "33", "35", "36"
 )
 
-// log is where the service of that name writes its log.
+// log returns the writer for the log of a service.
 func (o *output) log(name string) *serviceLog {
 	return &serviceLog{out: o, name: name}
 }
 
-// serviceLog prints whole lines, however they arrive.
+// serviceLog prints whole lines from pieces of any size.
 type serviceLog struct {
 	out  *output
 	name string
-	rest []byte // the beginning of a line whose end has not come
+	rest []byte // the start of a line that is incomplete
 }
 
 func (l *serviceLog) Write(p []byte) (int, error) {
@@ -69,7 +69,7 @@ func (l *serviceLog) Write(p []byte) (int, error) {
 	}
 }
 
-// flush prints a last line that has no end.
+// flush prints a last line without a line break.
 func (l *serviceLog) flush() {
 	if len(l.rest) > 0 {
 		l.out.print(l.format(l.rest))
@@ -92,9 +92,8 @@ func (l *serviceLog) format(line []byte) string {
 	return l.out.paint(color, l.name) + "  " + text
 }
 
-// render makes a line for people of one that slog wrote as JSON; it reports
-// false for any other. It leaves out what says the same as the prefix does,
-// and span ids.
+// render converts a JSON line of slog into a line for reading; it reports false for
+// any other line. Attributes that repeat the prefix, and span ids, are left out.
 func (l *serviceLog) render(line []byte) (string, bool) {
 	attrs := members(line)
 	if len(attrs) < 3 || attrs[0].key != "time" || attrs[1].key != "level" || attrs[2].key != "msg" {
@@ -127,13 +126,13 @@ func (l *serviceLog) render(line []byte) (string, bool) {
 	return strings.Join(words, " "), true
 }
 
-// member is one key of an object; value is a string without its quotes, or JSON.
+// member is one member of a JSON object; value is a string without quotes, or JSON.
 type member struct {
 	key, value string
 	nested     bool
 }
 
-// members returns those of a JSON object, in its order, and none of anything else.
+// members returns the members of a JSON object in their order, or nil for other JSON.
 func members(line []byte) []member {
 	if !json.Valid(line) || line[0] != '{' {
 		return nil
@@ -152,8 +151,8 @@ func members(line []byte) []member {
 	return out
 }
 
-// printable quotes what would do something to the terminal: callers choose
-// some of the text in a log.
+// printable quotes texts with control characters, which could manipulate the
+// terminal: clients determine parts of a log line.
 func printable(s string) string {
 	if !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return strconv.Quote(s)

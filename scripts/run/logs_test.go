@@ -11,7 +11,7 @@ import (
 
 const start = `{"time":"2026-01-02T03:04:05.6789Z","level":"INFO","msg":"m"`
 
-func TestLogLines(t *testing.T) {
+func TestServiceLog_RendersLines(t *testing.T) {
 	long := strings.Repeat("x", 1<<20)
 	for name, tc := range map[string]struct{ line, want string }{
 		"an event":                {start + `}`, "03:04:05.678 m"},
@@ -53,7 +53,7 @@ func TestLogLines(t *testing.T) {
 	}
 }
 
-func TestLogPieces(t *testing.T) {
+func TestServiceLog_JoinsPieces(t *testing.T) {
 	var b bytes.Buffer
 	out := &output{w: &b}
 	first, second := out.log("service-a"), out.log("service-b")
@@ -65,14 +65,14 @@ func TestLogPieces(t *testing.T) {
 	assert.Equal(t, "service-a  one\nservice-b  other\nservice-a  two\nservice-a  \nservice-a  last, without an end\n", b.String())
 }
 
-func TestRawLogs(t *testing.T) {
+func TestServiceLog_Raw(t *testing.T) {
 	var b bytes.Buffer
 	log := (&output{w: &b, raw: true}).log("service-a")
 	_, _ = log.Write([]byte(start + "}\ntext\n"))
 	assert.Equal(t, start+"}\ntext\n", b.String()) //nolint:testifylint // to the letter
 }
 
-func FuzzLogLine(f *testing.F) {
+func FuzzServiceLog_Render(f *testing.F) {
 	f.Add([]byte(start + `,"a":"b"}`))
 	f.Add([]byte(`{"time":"2026-01-02T03:04:05Z","level":"","msg":"\u001b","trace_id":"12345678é"}`))
 	f.Fuzz(func(t *testing.T, line []byte) {

@@ -1,5 +1,5 @@
-// Run builds both services, starts them on this machine, shows one call over
-// each transport, and keeps them running until Ctrl-C. It is `make run`.
+// Run builds both services, starts them on this machine, shows one call over each
+// transport, and runs them until Ctrl-C. `make run` starts it.
 package main
 
 import (
@@ -15,16 +15,16 @@ import (
 )
 
 const usage = `run builds service-a and service-b, starts them on this machine, and calls service-b once over
-each transport. Say make run, or start it from the root of the repository. Ctrl-C stops both
-services; a second one kills them.
+each transport. Start it with make run, or from the root of the repository. Ctrl-C stops both
+services; a second Ctrl-C kills them.
 
 usage: go run ./scripts/run [flags]
 
 Flags:
-  --bin DIR    where the binaries go (default bin)
+  --bin DIR    folder of the binaries (default bin)
   --help       print this
 
-Environment, with defaults; every other variable reaches the services as it is:
+Environment, with defaults; the services get every other variable unchanged:
   SERVICE_A_HTTP_PORT   8080  service-a's API and page
   SERVICE_A_ADMIN_PORT  8081  its metrics
   SERVICE_A_DEBUG_PORT  8082  its fault switch, and pprof if PPROF is on
@@ -32,24 +32,24 @@ Environment, with defaults; every other variable reaches the services as it is:
   SERVICE_B_ADMIN_PORT  8091  its metrics
   SERVICE_B_DEBUG_PORT  8092  its fault switch, and pprof if PPROF is on
   SERVICE_B_GRPC_PORT   9090  its gRPC
-  DRAIN_DELAY           0s    so that Ctrl-C is quick; in a pod it is 5s
-  FAULTS                on    lets faults be injected through the debug ports
-  HEALTH_DETAILS        on    /health shows where an instance runs
+  DRAIN_DELAY           0s    a short stop; in a pod it is 5s
+  FAULTS                on    the fault switches at the debug ports
+  HEALTH_DETAILS        on    /health shows pod, node and addresses
   REFLECTION            on    grpcurl needs no .proto
-  LOG_FORMAT            text  json leaves log lines as the services write them
-  NO_COLOR                    anything means no colours
+  LOG_FORMAT            text  json prints log lines as the services write them
+  NO_COLOR                    any value turns colors off
 `
 
 func main() {
-	// On Linux the services end when the thread that started them does: it is
-	// this one, and it must not end before the process.
+	// On Linux the services are killed when the thread that started them ends. Keep
+	// this thread until the process exits.
 	runtime.LockOSThread()
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	os.Exit(run(os.Args[1:], signals))
 }
 
-// run returns the status to exit with. The services have ended when it returns.
+// run returns the exit status. The services have exited when it returns.
 func run(args []string, signals <-chan os.Signal) int {
 	flags := flag.NewFlagSet("run", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
@@ -88,12 +88,12 @@ func run(args []string, signals <-chan os.Signal) int {
 	out := &output{w: os.Stdout, color: colors(os.Stdout), raw: set.rawLogs}
 	services := set.services()
 	code := 0
-	// Once we were told to stop, it does not matter what that broke off.
+	// After the signal to stop, errors are its consequence.
 	if err := serve(stopping, services, *bin, set, out); err != nil && stopping.Err() == nil {
 		code = fail(1, err)
 	}
 	stop()
-	if err := end(killing, services); err != nil && code == 0 {
+	if err := waitAll(killing, services); err != nil && code == 0 {
 		code = fail(1, err)
 	}
 	if code == 0 {
@@ -102,7 +102,7 @@ func run(args []string, signals <-chan os.Signal) int {
 	return code
 }
 
-// serve returns when ctx ends, or when something fails.
+// serve starts the services, and returns when ctx ends or a service fails.
 func serve(ctx context.Context, services []*service, bin string, set settings, out *output) error {
 	for _, s := range services {
 		out.print("building " + s.name)
@@ -127,14 +127,14 @@ func serve(ctx context.Context, services []*service, bin string, set settings, o
 		out.print("stopping: the services drain; Ctrl-C again kills them")
 		return nil
 	case <-services[0].done:
-		return services[0].endedItself("")
+		return services[0].exitedEarly("")
 	case <-services[1].done:
-		return services[1].endedItself("")
+		return services[1].exitedEarly("")
 	}
 }
 
-// end waits until the services, which were told to, have ended.
-func end(killing context.Context, services []*service) error {
+// waitAll waits until the services, which have been signaled, have exited.
+func waitAll(killing context.Context, services []*service) error {
 	var errs []error
 	for _, s := range services {
 		if s.done != nil {

@@ -26,25 +26,25 @@ const soon = 30 * time.Second // for a machine that is busy
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// TestRun starts the real thing, services and all.
+// TestRun starts the program with both services.
 func TestRun(t *testing.T) {
 	bin := t.TempDir() // one for all, so that the services are linked once
 	binary := bin + "/run"
 	require.NoError(t, kittest.Build(".", binary))
 	begin := func(t *testing.T, more ...string) *running { return begin(t, binary, bin, more...) }
 
-	t.Run("shows a call over each transport, and ends on a terminal's Ctrl-C", func(t *testing.T) {
+	t.Run("shows a call over each transport, and stops on Ctrl-C in a terminal", func(t *testing.T) {
 		r := begin(t)
 		r.waitFor(t, "Stop with Ctrl-C")
 		out := r.out.String()
 		page := "http://localhost:" + r.ports[0]
-		assert.Contains(t, out, "The page is at "+page+";")
-		assert.Regexp(t, `curl '`+page+`/api/data\?via=http'\n +service-a-1 asked http://localhost:\d+; service-b-1 at 127.0.0.1:\d+ answered ".+" in \d+.\d ms, 1 attempt\n`, out)
-		assert.Regexp(t, `curl '`+page+`/api/data\?via=grpc'\n +service-a-1 asked dns:///localhost:\d+; service-b-1 at 127.0.0.1:\d+ answered ".+" in \d+.\d ms, 1 attempt\n`, out)
+		assert.Contains(t, out, "The page is at "+page+".")
+		assert.Regexp(t, `curl '`+page+`/api/data\?via=http'\n +service-a-1 called http://localhost:\d+; service-b-1 at 127.0.0.1:\d+ responded ".+" in \d+.\d ms, 1 attempt\n`, out)
+		assert.Regexp(t, `curl '`+page+`/api/data\?via=grpc'\n +service-a-1 called dns:///localhost:\d+; service-b-1 at 127.0.0.1:\d+ responded ".+" in \d+.\d ms, 1 attempt\n`, out)
 		assert.Regexp(t, `(?m)^service-a  \d\d:\d\d:\d\d\.\d{3} ready$`, out)
 		grpcLine := regexp.MustCompile(`(?m)^service-b  \d\d:\d\d:\d\d\.\d{3} grpc method=/data.v1.DataService/GetData code=OK .*trace=[0-9a-f]{8}$`)
 		kittest.Eventually(t, func() bool { return grpcLine.MatchString(r.out.String()) }, "lines come in batches")
-		assert.NotContains(t, out, "\x1b", "colours are for terminals")
+		assert.NotContains(t, out, "\x1b", "colors are for terminals only")
 		assert.Contains(t, out, "Fault switches: http://localhost:"+r.ports[2]+"/faults and http://localhost:"+r.ports[5]+"/faults.")
 		faults, err := http.Get("http://localhost:" + r.ports[5] + "/faults")
 		require.NoError(t, err)
@@ -56,7 +56,7 @@ func TestRun(t *testing.T) {
 		assert.Equal(t, http.StatusOK, resp.StatusCode)
 		http.DefaultClient.CloseIdleConnections()
 
-		require.NoError(t, syscall.Kill(-r.cmd.Process.Pid, syscall.SIGINT)) // as a terminal does: to the group
+		require.NoError(t, syscall.Kill(-r.cmd.Process.Pid, syscall.SIGINT)) // to the process group, as a terminal does
 		assert.Equal(t, 0, r.wait(t))
 		r.assertNothingLeft(t)
 		assert.Equal(t, 2, strings.Count(r.out.String(), " drained"), "each service drains, once:\n%s", &r.out)
@@ -77,7 +77,7 @@ func TestRun(t *testing.T) {
 		r := begin(t, "LOG_LEVEL=loud")
 		assert.Equal(t, 1, r.wait(t))
 		assert.Contains(t, r.out.String(), `service-b  LOG_LEVEL="loud"`, "its log tells why")
-		assert.Regexp(t, `\nservice-b ended by itself before it was ready \(exit status 2\); its log is above\n`, r.out.String())
+		assert.Regexp(t, `\nservice-b exited before it was ready \(exit status 2\); its log is above\n`, r.out.String())
 		r.assertNothingLeft(t)
 	})
 
@@ -86,7 +86,7 @@ func TestRun(t *testing.T) {
 		r.waitFor(t, "Stop with Ctrl-C")
 		require.NoError(t, syscall.Kill(r.pids(t)["service-b"], syscall.SIGKILL))
 		assert.Equal(t, 1, r.wait(t))
-		assert.Contains(t, r.out.String(), "service-b ended by itself (signal: killed)")
+		assert.Contains(t, r.out.String(), "service-b exited (signal: killed)")
 		assert.Regexp(t, `service-a .* drained\n`, r.out.String())
 		r.assertNothingLeft(t)
 	})
@@ -171,11 +171,11 @@ func begin(t *testing.T, binary, bin string, environ ...string) *running {
 	r.cmd.WaitDelay = time.Second
 	require.NoError(t, r.cmd.Start())
 	go func() {
-		_ = r.cmd.Wait() // how it ended stands in ProcessState
+		_ = r.cmd.Wait() // ProcessState has the outcome
 		close(r.done)
 	}()
 	t.Cleanup(func() {
-		_ = r.cmd.Process.Kill() // it may have ended
+		_ = r.cmd.Process.Kill() // it may have exited
 		<-r.done
 	})
 	return r
@@ -187,7 +187,7 @@ func (r *running) wait(t *testing.T) int {
 	case <-r.done:
 		return r.cmd.ProcessState.ExitCode()
 	case <-time.After(soon):
-		require.FailNow(t, "it has not ended", "%s", &r.out)
+		require.FailNow(t, "the process has not exited", "%s", &r.out)
 		return 0
 	}
 }
@@ -243,19 +243,19 @@ func freePorts(t *testing.T) []string {
 	return out
 }
 
-func TestReadSettings(t *testing.T) {
+func TestReadSettings_ReportsInvalidValues(t *testing.T) {
 	for name, tc := range map[string]struct {
 		environ map[string]string
 		want    string // the error
 	}{
 		"nothing set":  {},
 		"another port": {environ: map[string]string{"SERVICE_A_HTTP_PORT": "18080"}},
-		"no number":    {map[string]string{"SERVICE_B_GRPC_PORT": "grpc"}, `SERVICE_B_GRPC_PORT="grpc": want a port from 1 to 65535`},
+		"not a number": {map[string]string{"SERVICE_B_GRPC_PORT": "grpc"}, `SERVICE_B_GRPC_PORT="grpc": want a port from 1 to 65535`},
 		"zero":         {map[string]string{"SERVICE_B_HTTP_PORT": "0"}, `SERVICE_B_HTTP_PORT="0": want a port from 1 to 65535`},
 		"too high":     {map[string]string{"SERVICE_B_ADMIN_PORT": "65536"}, `SERVICE_B_ADMIN_PORT="65536": want a port from 1 to 65535`},
 		"twice": {map[string]string{"SERVICE_A_ADMIN_PORT": "9090"},
-			`SERVICE_B_GRPC_PORT=9090: SERVICE_A_ADMIN_PORT has that port already`},
-		"two mistakes": {map[string]string{"SERVICE_A_HTTP_PORT": "-1", "LOG_FORMAT": "xml"},
+			`SERVICE_B_GRPC_PORT=9090: SERVICE_A_ADMIN_PORT is the same port`},
+		"two errors": {map[string]string{"SERVICE_A_HTTP_PORT": "-1", "LOG_FORMAT": "xml"},
 			"SERVICE_A_HTTP_PORT=\"-1\": want a port from 1 to 65535\nLOG_FORMAT=\"xml\": want text or json"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -276,7 +276,7 @@ func TestReadSettings(t *testing.T) {
 	}
 }
 
-func TestPortsFree(t *testing.T) {
+func TestPortsFree_NamesPortInUse(t *testing.T) {
 	for _, addr := range []string{"127.0.0.1:0", "0.0.0.0:0", "[::1]:0"} {
 		t.Run(addr, func(t *testing.T) {
 			l, err := net.Listen("tcp", addr)

@@ -14,12 +14,12 @@ import (
 )
 
 const (
-	// readyWithin is generous: a service is ready within 100 ms of its start.
+	// readyWithin is much more than a service needs, which is 100 ms.
 	readyWithin = 20 * time.Second
 	readyEvery  = 25 * time.Millisecond
 )
 
-// service is one of the two processes.
+// service is the process of one service.
 type service struct {
 	name    string
 	api     port
@@ -27,10 +27,10 @@ type service struct {
 
 	binary string
 	cmd    *exec.Cmd
-	done   chan struct{} // closed when the process has ended and its log is out; nil before the start
+	done   chan struct{} // closed when the process has exited and its log is printed; nil before start
 }
 
-// build builds the service from the folder of its name.
+// build builds the service from the folder with its name.
 func (s *service) build(ctx context.Context, bin string) error {
 	var err error
 	if s.binary, err = filepath.Abs(filepath.Join(bin, s.name)); err != nil {
@@ -38,7 +38,7 @@ func (s *service) build(ctx context.Context, bin string) error {
 	}
 	build := exec.CommandContext(ctx, "go", "build", "-C", s.name, "-trimpath", "-tags", "grpcnotrace,nethttpomithttp2", "-o", s.binary, ".")
 	build.Stdout, build.Stderr = os.Stdout, os.Stderr
-	build.Cancel = func() error { return build.Process.Signal(os.Interrupt) } // it then ends its compilers
+	build.Cancel = func() error { return build.Process.Signal(os.Interrupt) } // go build then stops its compilers
 	if err := build.Run(); err != nil {
 		return fmt.Errorf("build %s: %w", s.name, err)
 	}
@@ -58,14 +58,14 @@ func (s *service) start(ctx context.Context, out *output) error {
 	}
 	s.done = make(chan struct{})
 	go func() {
-		_ = s.cmd.Wait() // how it ended stands in ProcessState
+		_ = s.cmd.Wait() // ProcessState has the outcome
 		log.flush()
 		close(s.done)
 	}()
 	return nil
 }
 
-// waitReady waits until the service says that it can be called.
+// waitReady waits until /readyz responds 200.
 func (s *service) waitReady(ctx context.Context) error {
 	url := "http://" + s.api.addr() + "/readyz"
 	limit := time.After(readyWithin)
@@ -80,7 +80,7 @@ func (s *service) waitReady(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-s.done:
-			return s.endedItself(" before it was ready")
+			return s.exitedEarly(" before it was ready")
 		case <-limit:
 			if err == nil {
 				err = errors.New(http.StatusText(status))
@@ -91,16 +91,16 @@ func (s *service) waitReady(ctx context.Context) error {
 	}
 }
 
-func (s *service) endedItself(when string) error {
-	return fmt.Errorf("%s ended by itself%s (%s); its log is above", s.name, when, s.cmd.ProcessState)
+func (s *service) exitedEarly(when string) error {
+	return fmt.Errorf("%s exited%s (%s); its log is above", s.name, when, s.cmd.ProcessState)
 }
 
-// wait waits until the service has ended, and kills it when killing ends.
+// wait waits until the service has exited, and kills it when killing ends.
 func (s *service) wait(killing context.Context) error {
 	select {
 	case <-s.done:
 	case <-killing.Done():
-		_ = s.cmd.Process.Kill() // it may have ended
+		_ = s.cmd.Process.Kill() // it may have exited
 		<-s.done
 	}
 	if !s.cmd.ProcessState.Success() {
@@ -109,7 +109,7 @@ func (s *service) wait(killing context.Context) error {
 	return nil
 }
 
-// get asks once, and keeps no connection.
+// get makes one request on a new connection.
 func get(ctx context.Context, url string) (status int, body []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -122,7 +122,7 @@ func get(ctx context.Context, url string) (status int, body []byte, err error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	defer resp.Body.Close() //nolint:errcheck // it has been read
+	defer resp.Body.Close() //nolint:errcheck // read completely
 	body, err = io.ReadAll(resp.Body)
 	return resp.StatusCode, body, err
 }

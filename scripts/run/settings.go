@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// host is where the services listen: nobody else's machine can call them.
+// host is the address on which the services listen: other machines cannot connect.
 const host = "127.0.0.1"
 
-// port is one that a service listens on.
+// port is a port on which a service listens.
 type port struct {
 	number int
 	owner  string
@@ -22,15 +22,14 @@ type port struct {
 
 func (p port) addr() string { return net.JoinHostPort(host, strconv.Itoa(p.number)) }
 
-// byName is how others call it. A name, although an address would do: names
-// are what the services are about.
+// byName returns localhost and the port: services call each other by name, here, too.
 func (p port) byName() string { return net.JoinHostPort("localhost", strconv.Itoa(p.number)) }
 
 type settings struct {
 	aHTTP, aAdmin, aDebug, bHTTP, bAdmin, bDebug, bGRPC port
 
 	rawLogs bool
-	// environ is what both services are given.
+	// environ is the environment of both services.
 	environ []string
 	faults  bool
 }
@@ -39,7 +38,7 @@ func (s settings) ports() []port {
 	return []port{s.aHTTP, s.aAdmin, s.aDebug, s.bHTTP, s.bAdmin, s.bDebug, s.bGRPC}
 }
 
-// readSettings returns an error of one line for each value that cannot be used.
+// readSettings returns an error with one line for each invalid value.
 func readSettings(getenv func(string) string) (settings, error) {
 	var errs []error
 	read := func(key string, standard int, owner string) port {
@@ -77,7 +76,7 @@ func readSettings(getenv func(string) string) (settings, error) {
 		owners := map[int]port{}
 		for _, p := range s.ports() {
 			if first, taken := owners[p.number]; taken {
-				errs = append(errs, fmt.Errorf("%s=%d: %s has that port already", p.key, p.number, first.key))
+				errs = append(errs, fmt.Errorf("%s=%d: %s is the same port", p.key, p.number, first.key))
 			}
 			owners[p.number] = p
 		}
@@ -85,7 +84,7 @@ func readSettings(getenv func(string) string) (settings, error) {
 	return s, errors.Join(errs...)
 }
 
-// portsFree returns an error of one line for each port that cannot be had.
+// portsFree returns an error with one line for each port in use.
 func portsFree(ports []port) error {
 	var errs []error
 	for _, p := range ports {
@@ -97,10 +96,10 @@ func portsFree(ports []port) error {
 }
 
 func (p port) free() error {
-	// To listen is not proof enough: macOS allows it beside a server on all
-	// addresses, and a server on ::1 would get the calls that go to localhost.
+	// Listening proves too little: macOS permits it beside a server on all addresses,
+	// and a server on ::1 would get the calls to localhost.
 	if conn, err := net.DialTimeout("tcp", p.byName(), time.Second); err == nil {
-		_ = conn.Close() // it has told what we wanted to know
+		_ = conn.Close() // that it opened is enough
 		return errors.New("is taken by another process")
 	}
 	l, err := net.Listen("tcp", p.addr())
@@ -110,7 +109,7 @@ func (p port) free() error {
 	return l.Close()
 }
 
-// services in the order in which they start: who is called comes first.
+// services returns the services in the order of their start, callees first.
 func (s settings) services() []*service {
 	b := []string{
 		"POD_NAME=service-b-1", "HTTP_ADDR=" + s.bHTTP.addr(), "ADMIN_ADDR=" + s.bAdmin.addr(), "DEBUG_ADDR=" + s.bDebug.addr(), "GRPC_ADDR=" + s.bGRPC.addr(),

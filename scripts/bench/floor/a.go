@@ -19,8 +19,8 @@ import (
 // callTimeout is service-a's.
 const callTimeout = 2 * time.Second
 
-// answer is the tree that service-a answers, less what costs extra to know.
-type answer struct {
+// response is service-a's response, without the fields that cost CPU time to fill in.
+type response struct {
 	ServedBy instance        `json:"servedBy"`
 	Call     call            `json:"call"`
 	Data     json.RawMessage `json:"data"`
@@ -95,7 +95,7 @@ func (c *client) get(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(answer{c.me, how, body}) // the caller may have left
+	_ = json.NewEncoder(w).Encode(response{c.me, how, body}) // the client may have disconnected
 }
 
 func (c *client) overHTTP(ctx context.Context) (*datav1.Data, call, error) {
@@ -114,7 +114,7 @@ func (c *client) overHTTP(ctx context.Context) (*datav1.Data, call, error) {
 		return nil, how, err
 	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, how, fmt.Errorf("b answered status %d", resp.StatusCode)
+		return nil, how, fmt.Errorf("b responded with status %d", resp.StatusCode)
 	}
 	var response datav1.GetDataResponse
 	err = protojson.Unmarshal(body, &response)

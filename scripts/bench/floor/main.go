@@ -27,7 +27,7 @@ func main() {
 
 // me says who serves, as the pair says it.
 func me() (pod, ip string) {
-	pod, _ = os.Hostname() // an unknown name is left empty, and the bench refuses the answer
+	pod, _ = os.Hostname() // without a host name the bench rejects the response
 	addrs, _ := net.InterfaceAddrs()
 	for _, a := range addrs {
 		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() {

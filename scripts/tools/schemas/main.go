@@ -2,7 +2,7 @@
 //
 //	schemas SWAGGER.json OUTPUT-FOLDER CRD.yaml|GROUP/VERSION/KIND...
 //
-// scripts/schemas.sh runs it, and knows which.
+// scripts/schemas.sh runs it with the right arguments.
 package main
 
 import (
@@ -53,8 +53,8 @@ func run(swagger, out string, wanted []string) error {
 	return write(out, "definitions.json", object{"definitions": needed})
 }
 
-// writeKind writes a schema that points at the kind's definition, and notes
-// what definitions that needs.
+// writeKind writes a schema that refers to the kind's definition, and adds the
+// definitions that it needs.
 func writeKind(out, gvk string, all, needed map[string]object) error {
 	group, rest, _ := strings.Cut(gvk, "/")
 	version, kind, ok := strings.Cut(rest, "/")
@@ -84,7 +84,7 @@ func need(name string, all, needed map[string]object) {
 	def := all[name]
 	needed[name] = def
 	switch {
-	// OpenAPI 2 cannot say "a string or a number" and calls these strings.
+	// OpenAPI 2 has no type "string or number", and declares these as strings.
 	case def["format"] == "int-or-string":
 		needed[name] = object{"type": []string{"string", "integer"}}
 		return
@@ -95,7 +95,7 @@ func need(name string, all, needed map[string]object) {
 	strict(def, func(ref string) { need(strings.TrimPrefix(ref, "#/definitions/"), all, needed) })
 }
 
-// writeCRD writes the schema of each version that a CustomResourceDefinition has.
+// writeCRD writes a schema for each version of a CustomResourceDefinition.
 func writeCRD(out, file string) error {
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -125,8 +125,8 @@ func writeCRD(out, file string) error {
 	return nil
 }
 
-// strict forbids, in a schema and all within it, properties that it does not
-// name, as the API server does. Descriptions go: they are most of the bytes.
+// strict makes a schema and all schemas in it reject unknown properties, as the API
+// server does. It removes descriptions, which are most of the bytes.
 func strict(schema object, refer func(string)) {
 	if ref, ok := schema["$ref"].(string); ok {
 		refer(ref)
@@ -163,7 +163,7 @@ func each(value any, refer func(string)) {
 	}
 }
 
-// fileName is what kubeconform calls {{.ResourceKind}}{{.KindSuffix}}.
+// fileName returns kubeconform's {{.ResourceKind}}{{.KindSuffix}}.
 func fileName(group, version, kind string) string {
 	name := kind + "-"
 	if group != "" {
