@@ -201,8 +201,8 @@ func (p *prober) advice(err error, namespace string) string {
 		return "connected, but no response in time: raise -timeout, or see the log of the service"
 	case p.target.Scheme == "http" && strings.Contains(text, "malformed HTTP"):
 		return fmt.Sprintf("port %s does not speak HTTP/1. If it is a gRPC port, use grpc://%s", p.port, net.JoinHostPort(host, p.port))
-	case p.target.Scheme == "grpc" && (strings.Contains(text, "HTTP/1.1 header") || strings.Contains(text, "HTTP status code received")):
-		return fmt.Sprintf("port %s speaks HTTP and not gRPC: use http://%s/health, or the gRPC port", p.port, net.JoinHostPort(host, p.port))
+	case p.target.Scheme == "grpc" && (strings.Contains(text, "frame too large") || strings.Contains(text, "HTTP status code received")):
+		return fmt.Sprintf("port %s does not speak gRPC. If it is an HTTP port, use http://%s/health", p.port, net.JoinHostPort(host, p.port))
 	case p.target.Scheme == "grpc" && strings.Contains(text, "code = Unimplemented"):
 		return "the server speaks gRPC, but does not serve grpc.health.v1"
 	default:

@@ -271,8 +271,8 @@ func TestProbe_FailureHasClassAndAdvice(t *testing.T) {
 		{
 			name:   "grpc to an HTTP port",
 			args:   []string{"grpc://" + httpAddr},
-			err:    "probe: unavailable: .*HTTP/1.1 header",
-			advice: "speaks HTTP and not gRPC: use http://" + httpAddr + "/health",
+			err:    "probe: unavailable: .*frame too large",
+			advice: "does not speak gRPC. If it is an HTTP port, use http://" + httpAddr + "/health",
 			steps:  []string{resolved, connected},
 		},
 		{
