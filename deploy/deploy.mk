@@ -31,8 +31,3 @@ lint-deploy: bin/kustomize bin/kubeconform ## check all manifests against the sc
 
 schemas: ## regenerate deploy/schemas, after a new version or kind
 	@scripts/schemas.sh
-
-bin/kustomize bin/kubeconform: bin/%: scripts/tools/%/go.mod scripts/tools/%/go.sum
-	@echo "building $* (once; takes a minute)"
-	@cd $(<D) && GOWORK=off GOBIN=$(CURDIR)/bin go install tool
-	@touch $@

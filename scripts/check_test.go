@@ -119,7 +119,7 @@ make >>log 2>&1
 	assert.ElementsMatch(t, []string{"scripts/check-shell.sh", "tool"}, strings.Fields(output))
 }
 
-func TestCheckClaims_FindsMissingTests(t *testing.T) {
+func TestCheckDocs_FindsMissingTestsAndFiles(t *testing.T) {
 	const tests = "package x\n\nfunc TestPair_SpreadsCalls(t *testing.T) {}\n"
 	const heading = "| claim | test |\n|---|---|\n"
 	for name, tc := range map[string]struct{ claims, readme, want string }{
@@ -128,10 +128,12 @@ func TestCheckClaims_FindsMissingTests(t *testing.T) {
 		"a row without a test":  {claims: "| calls spread | |\n", want: "docs/claims.md:3: this row names no test\n"},
 		"missing in the README": {readme: "See `TestGone`.\n", want: "README.md:1: there is no test TestGone\n"},
 		"a placeholder":         {readme: "`go test -run TestName`, `TestName`\n"},
+		"a link to nothing":     {readme: "[see](docs/gone.md)\n", want: "README.md: there is no file docs/gone.md\n"},
+		"links":                 {readme: "[a](docs/claims.md#heading) [b](https://example.com) [c](#here) [d](docs)\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			run := newRepository(t, "check-claims.sh", map[string]string{
-				"x_test.go": tests, "README.md": tc.readme, "CONTRIBUTING.md": "", "SECURITY.md": "", "docs/claims.md": heading + tc.claims,
+			run := newRepository(t, "check-docs.sh", map[string]string{
+				"x_test.go": tests, "README.md": tc.readme, "CONTRIBUTING.md": "", "SECURITY.md": "", "docs/claims.md": heading + tc.claims, "kit/README.md": "",
 			})
 			output, err := run()
 			assert.Equal(t, tc.want, output)
@@ -141,8 +143,8 @@ func TestCheckClaims_FindsMissingTests(t *testing.T) {
 }
 
 // Without docs/claims.md nothing would be checked.
-func TestCheckClaims_NeedsTheDocument(t *testing.T) {
-	run := newRepository(t, "check-claims.sh", map[string]string{"x_test.go": "", "README.md": "", "CONTRIBUTING.md": "", "SECURITY.md": ""})
+func TestCheckDocs_NeedsTheDocument(t *testing.T) {
+	run := newRepository(t, "check-docs.sh", map[string]string{"x_test.go": "", "README.md": "", "CONTRIBUTING.md": "", "SECURITY.md": "", "kit/README.md": ""})
 	_, err := run()
 	require.Error(t, err)
 }

@@ -98,7 +98,7 @@ check "generated code" generated
 check "shell scripts" shell_scripts
 check "shell scripts on macOS" scripts/check-shell.sh
 check "list of services" scripts/check-services.sh
-check "claims" scripts/check-claims.sh
+check "documents" scripts/check-docs.sh
 check "manifests" scripts/kubeconform.sh
 check "workflows" bin/actionlint
 

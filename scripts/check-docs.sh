@@ -7,15 +7,16 @@ case ${1-} in
 	'') ;;
 	-h | --help)
 		cat <<'HELP'
-usage: scripts/check-claims.sh
+usage: scripts/check-docs.sh
 
 Fails if a document names a test (`TestName`, `FuzzName` or `BenchmarkName`)
-that does not exist, or if a row of a table in docs/claims.md names none.
+that does not exist, if a row of a table in docs/claims.md names none, or if a
+document links to a file that does not exist.
 HELP
 		exit
 		;;
 	*)
-		echo "check-claims: unknown argument $1; see --help" >&2
+		echo "check-docs: unknown argument $1; see --help" >&2
 		exit 2
 		;;
 esac
@@ -28,7 +29,14 @@ git ls-files --cached --others --exclude-standard '*_test.go' | while read -r fi
 done | sed -n 's/^func \([TFB][A-Za-z0-9_]*\)(.*/\1/p' >"$work/tests"
 
 failed=0
-for document in README.md CONTRIBUTING.md SECURITY.md docs/*.md; do
+for document in README.md CONTRIBUTING.md SECURITY.md docs/*.md kit/README.md; do
+	{ grep -oE '\]\([^)# ]+' "$document" || true; } | sed 's/^](//' | grep -v '^https\{0,1\}:' >"$work/links" || true
+	while read -r link; do
+		if [[ ! -e $(dirname "$document")/$link ]]; then
+			echo "$document: there is no file $link" >&2
+			failed=1
+		fi
+	done <"$work/links"
 	awk -v document="$document" -v tests="$work/tests" '
 		BEGIN { while ((getline name < tests) > 0) exists[name] = 1 }
 		function complain(what) {
@@ -42,7 +50,7 @@ for document in README.md CONTRIBUTING.md SECURITY.md docs/*.md; do
 				name = substr(line, RSTART + 1, RLENGTH - 2)
 				line = substr(line, RSTART + RLENGTH)
 				named = 1
-				if (name != "TestName" && !(name in exists)) complain("there is no test " name)
+				if (name !~ /^Test(Name|Subject_Behaviour)$/ && !(name in exists)) complain("there is no test " name)
 			}
 			row = /^\|/
 			# The first row is the heading, and the second the rule under it.
