@@ -78,11 +78,12 @@ func runProbe(ctx context.Context, namespace string, args []string, out io.Write
 	return nil
 }
 
+// prober runs one probe.
 type prober struct {
 	out       io.Writer
 	target    *url.URL
-	port      string
-	connected bool
+	port      string // of target, or the default of its scheme
+	connected bool   // set by run
 }
 
 // run resolves the name, connects and sends a request. It prints each step, and
@@ -118,8 +119,9 @@ func (p *prober) run(ctx context.Context) error {
 	return err
 }
 
-// http does without http.Transport, which can fail with an unrelated error if the
-// server sends first, as a gRPC server does.
+// http sends a GET request and prints the response. It does not use http.Transport,
+// which can fail with an unrelated error if the server sends first, as a gRPC server
+// does.
 func (p *prober) http(ctx context.Context, conn net.Conn) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.target.String(), nil)
 	if err != nil {
@@ -137,11 +139,11 @@ func (p *prober) http(ctx context.Context, conn net.Conn) error {
 		return err
 	}
 	const maxResponse = 1 << 20 // headers included
+	//nolint:bodyclose // Close would read the body to its end; run closes conn
 	resp, err := http.ReadResponse(bufio.NewReader(io.LimitReader(conn, maxResponse)), req)
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close() //nolint:errcheck // only read
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 1024))
 	if err != nil {
 		return err
@@ -156,6 +158,7 @@ func (p *prober) http(ctx context.Context, conn net.Conn) error {
 	return nil
 }
 
+// grpc calls grpc.health.v1 and prints the response.
 func (p *prober) grpc(ctx context.Context, conn net.Conn) error {
 	client, err := grpc.NewClient("passthrough:///"+p.target.Host,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -190,15 +193,16 @@ func (p *prober) advice(err error, namespace string) string {
 	}
 	switch class := call.ClassOf(err); {
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Sprintf("nothing listens on port %s of %s, or its Service has no ready pod. Is the program running, and is the port right? A Service's port may differ from the pod's; a headless name takes the pod's port", p.port, host)
+		return fmt.Sprintf("nothing listens on port %s of %s, or its Service has no ready pod. Is the program running, and is the port right? "+
+			"A Service's port may differ from the pod's; a headless name takes the pod's port", p.port, host)
 	case !p.connected && (class == call.Timeout || class == call.Unavailable):
-		return "no response to the connection request: usually a NetworkPolicy drops it, or the port or the IP is wrong"
+		return "the connection was not opened: usually a NetworkPolicy drops it, or the port or the address is wrong"
 	case class == call.Timeout:
 		return "connected, but no response in time: raise -timeout, or see the log of the service"
 	case p.target.Scheme == "http" && strings.Contains(text, "malformed HTTP"):
 		return fmt.Sprintf("port %s does not speak HTTP/1. If it is a gRPC port, use grpc://%s", p.port, net.JoinHostPort(host, p.port))
-	case p.target.Scheme == "grpc" && (strings.Contains(text, "HTTP/1.1 header") || strings.Contains(text, "HTTP status code received")):
-		return fmt.Sprintf("port %s speaks HTTP and not gRPC: use http://%s/health, or the gRPC port", p.port, net.JoinHostPort(host, p.port))
+	case p.target.Scheme == "grpc" && (strings.Contains(text, "frame too large") || strings.Contains(text, "HTTP status code received")):
+		return fmt.Sprintf("port %s does not speak gRPC. If it is an HTTP port, use http://%s/health", p.port, net.JoinHostPort(host, p.port))
 	case p.target.Scheme == "grpc" && strings.Contains(text, "code = Unimplemented"):
 		return "the server speaks gRPC, but does not serve grpc.health.v1"
 	default:
@@ -206,6 +210,7 @@ func (p *prober) advice(err error, namespace string) string {
 	}
 }
 
+// dnsAdvice is advice for a lookup of host that failed.
 func dnsAdvice(err *net.DNSError, host, namespace string) string {
 	switch {
 	case err.IsNotFound && !strings.Contains(host, "."):
@@ -213,7 +218,8 @@ func dnsAdvice(err *net.DNSError, host, namespace string) string {
 		if namespace != "" {
 			where += " in namespace " + namespace
 		}
-		return fmt.Sprintf("%s; did you mean %s.NAMESPACE? A short name resolves only in the caller's own namespace. A headless name has no address while no pod is ready", where, host)
+		return fmt.Sprintf("%s; did you mean %s.NAMESPACE? A short name resolves only in the caller's own namespace. "+
+			"A headless name has no address while no pod is ready", where, host)
 	case err.IsNotFound:
 		return "the name has no address: check its spelling and namespace. A headless name has no address while no pod is ready"
 	case err.IsTimeout:

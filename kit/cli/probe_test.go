@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -270,8 +271,8 @@ func TestProbe_FailureHasClassAndAdvice(t *testing.T) {
 		{
 			name:   "grpc to an HTTP port",
 			args:   []string{"grpc://" + httpAddr},
-			err:    "probe: unavailable: .*HTTP/1.1 header",
-			advice: "speaks HTTP and not gRPC: use http://" + httpAddr + "/health",
+			err:    "probe: unavailable: .*frame too large",
+			advice: "does not speak gRPC. If it is an HTTP port, use http://" + httpAddr + "/health",
 			steps:  []string{resolved, connected},
 		},
 		{
@@ -293,6 +294,23 @@ func TestProbe_FailureHasClassAndAdvice(t *testing.T) {
 	}
 }
 
+// Of a long body only the start is read, even if the server goes on sending.
+func TestProbe_ReadsStartOfBody(t *testing.T) {
+	addr := serveHTTP(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, strings.Repeat("x", 2000))
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	})
+	start := time.Now()
+	out, err := probe(t, "-timeout=20s", "http://"+addr)
+	require.NoError(t, err)
+	assertSteps(t, out, "resolved .*", "connected .*", "received .*", strings.Repeat("x", 1024))
+	assert.Less(t, time.Since(start), 10*time.Second)
+}
+
+// assertFailure runs probe with args. It asserts that the printed steps match steps, the
+// first line of the error errPattern, and that its second line contains advice, or is
+// absent if advice is empty.
 func assertFailure(t *testing.T, environ map[string]string, args []string, errPattern, advice string, steps []string) {
 	t.Helper()
 	_, out, err := runIn(t, environ, append([]string{"probe"}, args...)...)
@@ -318,12 +336,12 @@ func TestProbe_AdviceOnDNSFailure(t *testing.T) {
 	args := []string{"http://service-b"}
 	assertFailure(t, nil, args, "probe: dns: .*server misbehaving", "the DNS server failed", nil)
 
-	working := net.DefaultResolver
+	silent, working := silentUDP(t), net.DefaultResolver
 	defer func() { net.DefaultResolver = working }()
 	net.DefaultResolver = &net.Resolver{
 		PreferGo: true,
 		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "udp", silentUDP(t))
+			return (&net.Dialer{}).DialContext(ctx, "udp", silent)
 		},
 	}
 	assertFailure(t, nil, append([]string{"-timeout=200ms"}, args...), "probe: dns: .*i/o timeout", "allow port 53", nil)
@@ -340,7 +358,8 @@ func silentUDP(t *testing.T) string {
 
 func TestProbe_AdviceOnConnectTimeout(t *testing.T) {
 	for _, scheme := range []string{"http://", "grpc://"} {
-		assertFailure(t, nil, []string{"-timeout=200ms", scheme + unresponsive(t)}, "probe: timeout: ", "usually a NetworkPolicy drops it", []string{"resolved .*"})
+		args := []string{"-timeout=200ms", scheme + unresponsive(t)}
+		assertFailure(t, nil, args, "probe: timeout: ", "a NetworkPolicy drops it", []string{"resolved .*"})
 	}
 }
 

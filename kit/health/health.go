@@ -51,7 +51,7 @@ func New(me instance.Instance) *Health {
 // Ready marks the instance as started: its servers listen.
 func (h *Health) Ready() { h.set(func() { h.started = true }) }
 
-// Drain marks the instance as draining: it accepts no new requests soon. This state
+// Drain marks the instance as draining: it will soon refuse connections. This state
 // is final.
 func (h *Health) Drain() { h.set(func() { h.draining = true }) }
 

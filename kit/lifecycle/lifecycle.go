@@ -197,7 +197,8 @@ func checkStopTime(d config.Drain) error {
 		return nil
 	}
 	return config.Invalid("TERMINATION_GRACE_PERIOD", d.TerminationGracePeriod.String(), fmt.Sprintf(
-		"want at least %s (PRE_STOP_DELAY %s + DRAIN_DELAY %s + DRAIN_TIMEOUT %s + %s to cut off requests, close ports and send spans); raise it with terminationGracePeriodSeconds, or lower DRAIN_TIMEOUT",
+		"want at least %s (PRE_STOP_DELAY %s + DRAIN_DELAY %s + DRAIN_TIMEOUT %s + %s to cut off requests, close ports and send spans); "+
+			"raise it with terminationGracePeriodSeconds, or lower DRAIN_TIMEOUT",
 		stopTime(d), d.PreStopDelay, d.DrainDelay, d.DrainTimeout, CutOffGrace+adminGrace+telemetry.FlushTimeout))
 }
 

@@ -257,13 +257,17 @@ func newService(t *testing.T) *service {
 		s.events = append(s.events, event+", "+s.ready())
 	}
 	api := func(name string) *recordedServer {
-		server := httpserver.New(httpserver.Options{AddrVar: name, Addr: "127.0.0.1:0", Telemetry: kittest.Telemetry(t, io.Discard), Health: s.Health})
+		server := httpserver.New(httpserver.Options{
+			AddrVar: name, Addr: "127.0.0.1:0", Telemetry: kittest.Telemetry(t, io.Discard), Health: s.Health,
+		})
 		return &recordedServer{server, name, record, make(chan struct{})}
 	}
 	s.One, s.Two = api("one"), api("two")
 	admin := httpserver.NewAdmin("admin", "127.0.0.1:0", kittest.Telemetry(t, io.Discard))
 	s.Admin = &recordedServer{admin, "admin", record, make(chan struct{})}
-	s.options = lifecycle.Options{Log: slog.New(slog.DiscardHandler), Health: s.Health, Admin: []lifecycle.Server{s.Admin}, Drain: config.Drain{DrainTimeout: timeout}}
+	s.options = lifecycle.Options{
+		Log: slog.New(slog.DiscardHandler), Health: s.Health, Admin: []lifecycle.Server{s.Admin}, Drain: config.Drain{DrainTimeout: timeout},
+	}
 	t.Cleanup(s.transport.CloseIdleConnections)
 	return s
 }
@@ -425,7 +429,9 @@ func TestRun_FailsIfPortIsTaken(t *testing.T) {
 	require.NoError(t, err)
 	defer taken.Close() //nolint:errcheck // nothing to do about it
 	s := newService(t)
-	second := httpserver.New(httpserver.Options{AddrVar: "HTTP_ADDR", Addr: taken.Addr().String(), Telemetry: kittest.Telemetry(t, io.Discard), Health: s.Health})
+	second := httpserver.New(httpserver.Options{
+		AddrVar: "HTTP_ADDR", Addr: taken.Addr().String(), Telemetry: kittest.Telemetry(t, io.Discard), Health: s.Health,
+	})
 	err = lifecycle.Run(s.ctx, s.options, second)
 	require.EqualError(t, err, "HTTP_ADDR: listen tcp "+taken.Addr().String()+": bind: address already in use; "+
 		"stop the process that listens there, or set HTTP_ADDR to an address with another port")

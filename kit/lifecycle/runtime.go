@@ -12,12 +12,12 @@ import (
 	"example.com/tandem/kit/config"
 )
 
-// gcPercent is the GOGC of a process that does not set GOGC: the smallest value
-// whose cost cannot be told from the lowest measured. The CPU time of a call through
-// both services, relative to GOGC=400 and under a pod's soft memory limit (115 MiB):
+// gcPercent is the GOGC of a process whose environment does not set GOGC. It is the
+// smallest value whose CPU time is within the noise of the best. Measured per call
+// through both services, under a pod's soft memory limit (115 MiB):
 //
 //	GOGC                           100          200          300          400
-//	CPU time of a call             1.08–1.30    1.00–1.05    0.98–1.05    1
+//	CPU time relative to 400       1.08–1.30    1.00–1.05    0.98–1.05    1
 //	service-a's memory, 128 calls  32 MiB       38 MiB       45 MiB       53 MiB
 //
 // The ranges are over both transports at 32 and 128 calls in flight: medians of 25
