@@ -13,6 +13,9 @@ import (
 // given in it.
 func (g *Generator) Elapsed() time.Duration { return time.Since(g.start) }
 
+// Started returns when the Generator was started.
+func (g *Generator) Started() time.Time { return g.start }
+
 // Spec returns what the Generator was started with.
 func (g *Generator) Spec() Spec { return g.spec }
 

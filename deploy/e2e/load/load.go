@@ -5,6 +5,7 @@
 package load
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -188,7 +189,7 @@ func (g *Generator) batch(via string) (*Spread, string, string) {
 // call makes one request of /api/data. If it fails, call returns the class of the
 // failure and an example.
 func (g *Generator) call(via string) (class, example string) {
-	resp, err := g.client.Get(g.url + "/api/data?via=" + via)
+	resp, err := get(g.client, g.url+"/api/data?via="+via)
 	if err != nil {
 		return NoResponse, err.Error()
 	}
@@ -234,7 +235,7 @@ var oneShot = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, 
 // GetSpread lets the service-a at url call service-b n times.
 func GetSpread(url, via string, n int) (Spread, error) {
 	var result Spread
-	resp, err := oneShot.Get(fmt.Sprintf("%s/api/spread?via=%s&n=%d", url, via, n))
+	resp, err := get(oneShot, fmt.Sprintf("%s/api/spread?via=%s&n=%d", url, via, n))
 	if err != nil {
 		return result, err
 	}
@@ -247,4 +248,13 @@ func GetSpread(url, via string, n int) (Spread, error) {
 		return result, fmt.Errorf("status %d: %s", resp.StatusCode, body)
 	}
 	return result, json.Unmarshal(body, &result)
+}
+
+// get makes a GET request, which only the client's timeout ends early.
+func get(client *http.Client, url string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	return client.Do(req)
 }
