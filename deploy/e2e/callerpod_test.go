@@ -57,7 +57,7 @@ func (c *cluster) allowIngressFrom(t *testing.T, from string) {
 // startCaller starts a pod of service-a's image, with the same restrictions as
 // service-a, and waits until it is ready. label is the value of its nameLabel. Each
 // of environ is a variable, such as SERVICE_B_GRPC_TARGET=dns:///….
-func (c *cluster) startCaller(t *testing.T, in, name, label string, environ ...string) {
+func (c *cluster) startCaller(t *testing.T, ns, name, label string, environ ...string) {
 	t.Helper()
 	template := c.deployment(t, serviceA).Spec.Template.Spec
 	container := template.Containers[0]
@@ -69,7 +69,7 @@ func (c *cluster) startCaller(t *testing.T, in, name, label string, environ ...s
 		container.Env = append(container.Env, corev1.EnvVar{Name: key, Value: value})
 	}
 	no, now := false, int64(0)
-	pods := c.CoreV1().Pods(in)
+	pods := c.CoreV1().Pods(ns)
 	_, err := pods.Create(t.Context(), &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{nameLabel: label, testLabel: "true"}},
 		Spec: corev1.PodSpec{
@@ -89,11 +89,11 @@ func (c *cluster) startCaller(t *testing.T, in, name, label string, environ ...s
 // forward returns a URL of this machine that leads to a pod's port, as kubectl
 // port-forward does. Such connections come from the pod's own node, so no policy
 // applies.
-func (c *cluster) forward(t *testing.T, namespace, pod string, port int) string {
+func (c *cluster) forward(t *testing.T, ns, pod string, port int) string {
 	t.Helper()
 	transport, upgrader, err := spdy.RoundTripperFor(c.config)
 	require.NoError(t, err)
-	url := c.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name(pod).SubResource("portforward").URL()
+	url := c.CoreV1().RESTClient().Post().Resource("pods").Namespace(ns).Name(pod).SubResource("portforward").URL()
 	dialer := spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, url)
 	stop, ready, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	forwarder, err := portforward.New(dialer, []string{fmt.Sprintf("0:%d", port)}, stop, ready, nil, nil)

@@ -192,19 +192,19 @@ func (c *cluster) prepare(ctx context.Context) error {
 // deleteLeftovers deletes everything with testLabel.
 func (c *cluster) deleteLeftovers(ctx context.Context) error {
 	leftovers := metav1.ListOptions{LabelSelector: testLabel}
-	namespaces, err := c.CoreV1().Namespaces().List(ctx, leftovers)
+	namespacesOfTests, err := c.CoreV1().Namespaces().List(ctx, leftovers)
 	if err != nil {
 		return err
 	}
-	services, err := c.CoreV1().Services(namespace).List(ctx, leftovers)
+	servicesOfTests, err := c.CoreV1().Services(namespace).List(ctx, leftovers)
 	if err != nil {
 		return err
 	}
 	var failures []error
-	for _, n := range namespaces.Items {
+	for _, n := range namespacesOfTests.Items {
 		failures = append(failures, c.CoreV1().Namespaces().Delete(ctx, n.Name, metav1.DeleteOptions{}))
 	}
-	for _, s := range services.Items { // Services have no DeleteCollection
+	for _, s := range servicesOfTests.Items { // Services have no DeleteCollection
 		failures = append(failures, c.CoreV1().Services(namespace).Delete(ctx, s.Name, metav1.DeleteOptions{}))
 	}
 	return errors.Join(append(failures,

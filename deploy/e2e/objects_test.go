@@ -136,9 +136,9 @@ func (c *cluster) scale(ctx context.Context, service string, replicas int32) err
 	return c.scaleDeployment(ctx, namespace, service, replicas)
 }
 
-func (c *cluster) scaleDeployment(ctx context.Context, namespace, name string, replicas int32) error {
+func (c *cluster) scaleDeployment(ctx context.Context, ns, name string, replicas int32) error {
 	patch := fmt.Sprintf(`{"spec":{"replicas":%d}}`, replicas)
-	_, err := c.AppsV1().Deployments(namespace).Patch(ctx, name, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+	_, err := c.AppsV1().Deployments(ns).Patch(ctx, name, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
 	return err
 }
 

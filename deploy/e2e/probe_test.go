@@ -29,10 +29,10 @@ var probeFailure = regexp.MustCompile(`(?m)^probe: (\w+): `)
 
 // probe requests a URL from a pod of service-a's image, by a subcommand of the
 // service: the image has no shell and no curl.
-func (c *cluster) probe(namespace, pod, url string, timeout time.Duration) probeResult {
+func (c *cluster) probe(ns, pod, url string, timeout time.Duration) probeResult {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout+30*time.Second)
 	defer cancel()
-	out, _, err := c.kubectl(ctx, "", "--namespace", namespace, "exec", pod, "--", "/service", "probe", "-timeout", timeout.String(), url)
+	out, _, err := c.kubectl(ctx, "", "--namespace", ns, "exec", pod, "--", "/service", "probe", "-timeout", timeout.String(), url)
 	if err == nil {
 		return probeResult{"ok", out}
 	}
@@ -45,28 +45,28 @@ func (c *cluster) probe(namespace, pod, url string, timeout time.Duration) probe
 
 // requireReachable probes until it succeeds: policies and endpoints take effect a
 // moment after they are changed.
-func (c *cluster) requireReachable(t *testing.T, namespace, pod, url string) {
+func (c *cluster) requireReachable(t *testing.T, ns, pod, url string) {
 	t.Helper()
-	eventually(t, 30*time.Second, namespace+"/"+pod+" cannot reach "+url, func(is *assert.CollectT) {
-		result := c.probe(namespace, pod, url, reachTimeout)
+	eventually(t, 30*time.Second, ns+"/"+pod+" cannot reach "+url, func(is *assert.CollectT) {
+		result := c.probe(ns, pod, url, reachTimeout)
 		assert.Equal(is, "ok", result.class, result.output)
 	})
-	t.Logf("%s/%s reaches %s", namespace, pod, url)
+	t.Logf("%s/%s reaches %s", ns, pod, url)
 }
 
 // requireBlocked checks that a probe of each URL times out: a policy drops packets.
 // The keys of urls describe the targets.
-func (c *cluster) requireBlocked(t *testing.T, namespace, pod string, urls map[string]string) {
+func (c *cluster) requireBlocked(t *testing.T, ns, pod string, urls map[string]string) {
 	t.Helper()
 	results := make([]probeResult, len(urls))
 	var probes sync.WaitGroup
 	for i, target := range sortedKeys(urls) {
-		probes.Go(func() { results[i] = c.probe(namespace, pod, urls[target], blockTimeout) })
+		probes.Go(func() { results[i] = c.probe(ns, pod, urls[target], blockTimeout) })
 	}
 	probes.Wait()
 	for i, target := range sortedKeys(urls) {
 		assert.Equal(t, "timeout", results[i].class, "%s: %s", target, results[i].output)
-		t.Logf("%s/%s to %s, %s: %s", namespace, pod, target, urls[target], results[i].class)
+		t.Logf("%s/%s to %s, %s: %s", ns, pod, target, urls[target], results[i].class)
 	}
 }
 

@@ -136,12 +136,12 @@ func (c *cluster) exposeGRPC(t *testing.T) (corev1.Pod, string) {
 	pod := firstOf(c.readyPods(t, serviceB))
 	port := intstr.FromInt32(grpcPort)
 	meta := metav1.ObjectMeta{Name: "e2e-exposed", Labels: map[string]string{testLabel: "exposed"}}
-	pods, services, policies := c.CoreV1().Pods(namespace), c.CoreV1().Services(namespace), c.NetworkingV1().NetworkPolicies(namespace)
+	core, policies := c.CoreV1(), c.NetworkingV1().NetworkPolicies(namespace)
 	const exposedLabel = "tandem.example.com/exposed"
 	exposed := map[string]string{exposedLabel: "true"}
 	setLabel := func(ctx context.Context, value string) error {
 		patch := fmt.Sprintf(`{"metadata":{"labels":{%q:%s}}}`, exposedLabel, value)
-		_, err := pods.Patch(ctx, pod.Name, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+		_, err := core.Pods(namespace).Patch(ctx, pod.Name, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
 		return err
 	}
 	require.NoError(t, setLabel(t.Context(), `"true"`))
@@ -153,11 +153,13 @@ func (c *cluster) exposeGRPC(t *testing.T) (corev1.Pod, string) {
 	}}, metav1.CreateOptions{})
 	require.NoError(t, err)
 	restore(t, "policy", func(ctx context.Context) error { return policies.Delete(ctx, meta.Name, metav1.DeleteOptions{}) })
-	service, err := services.Create(t.Context(), &corev1.Service{ObjectMeta: meta, Spec: corev1.ServiceSpec{
+	service, err := core.Services(namespace).Create(t.Context(), &corev1.Service{ObjectMeta: meta, Spec: corev1.ServiceSpec{
 		Type: corev1.ServiceTypeNodePort, Selector: exposed, Ports: []corev1.ServicePort{{Port: grpcPort, TargetPort: port}},
 	}}, metav1.CreateOptions{})
 	require.NoError(t, err)
-	restore(t, "Service", func(ctx context.Context) error { return services.Delete(ctx, meta.Name, metav1.DeleteOptions{}) })
+	restore(t, "Service", func(ctx context.Context) error {
+		return core.Services(namespace).Delete(ctx, meta.Name, metav1.DeleteOptions{})
+	})
 	addr := net.JoinHostPort(pod.Status.HostIP, strconv.Itoa(int(service.Spec.Ports[0].NodePort)))
 	eventually(t, time.Minute, "the node's port does not open: does this machine reach the addresses of the nodes, as Linux does?", func(is *assert.CollectT) {
 		conn, err := net.DialTimeout("tcp", addr, time.Second)

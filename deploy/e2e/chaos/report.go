@@ -142,26 +142,26 @@ func (r report) markdown() string {
 	fmt.Fprintf(&b, "Measured at %s on %s; %s. %sIn flight is the mean number of calls in flight. Times are in milliseconds and include failed calls. The gap is the longest time without a successful call.\n\n",
 		r.Commit, r.Machine, r.Cluster, r.shortRows())
 	b.WriteString("| | event | | calls | in flight | failed | p50 | p99 | longest gap | |\n|--:|---|---|--:|--:|---|--:|--:|--:|---|\n")
-	for _, row := range r.Rows {
-		tableLines(&b, row)
+	for _, entry := range r.Rows {
+		tableLines(&b, entry)
 	}
-	for _, row := range r.Rows {
-		r.details(&b, row)
+	for _, entry := range r.Rows {
+		r.details(&b, entry)
 	}
 	return b.String()
 }
 
 // tableLines writes one line for each of the row's figures.
-func tableLines(b *strings.Builder, row row.Row) {
+func tableLines(b *strings.Builder, entry row.Row) {
 	verdict := "held"
-	if !row.Held {
+	if !entry.Held {
 		verdict = "**not held**"
 	}
-	number, event := fmt.Sprintf("[%d](#row-%d)", row.Number, row.Number), row.Event
-	if len(row.Figures) == 0 {
+	number, event := fmt.Sprintf("[%d](#row-%d)", entry.Number, entry.Number), entry.Event
+	if len(entry.Figures) == 0 {
 		fmt.Fprintf(b, "| %s | %s | | | | | | | | %s |\n", number, event, verdict)
 	}
-	for _, f := range row.Figures {
+	for _, f := range entry.Figures {
 		fmt.Fprintf(b, "| %s | %s | %s | %s | %.0f | %s | %.1f | %.1f | %.0f | %s |\n",
 			number, event, strings.TrimSuffix(f.Via+", "+f.During, ", "), thousands(f.Calls), f.InFlight, failed(f), f.P50, f.P99, f.Gap, verdict)
 		number, event, verdict = "", "", "" // only on the first line
@@ -169,33 +169,33 @@ func tableLines(b *strings.Builder, row row.Row) {
 }
 
 // details writes what the table has no column for.
-func (r report) details(b *strings.Builder, row row.Row) {
+func (r report) details(b *strings.Builder, entry row.Row) {
 	how := ""
-	if !row.Full {
+	if !entry.Full {
 		how += ", short form"
 	}
-	if row.Commit != "" && row.Commit != r.Commit {
-		how += ", at " + row.Commit
+	if entry.Commit != "" && entry.Commit != r.Commit {
+		how += ", at " + entry.Commit
 	}
 	fmt.Fprintf(b, "\n<a id=\"row-%d\"></a>**%d. %s.** Expected: %s. (`%s`, %.0f s%s)\n",
-		row.Number, row.Number, capital(row.Event), row.Expected, row.Test, row.Seconds, how)
-	for i, fact := range row.Facts {
+		entry.Number, entry.Number, capital(entry.Event), entry.Expected, entry.Test, entry.Seconds, how)
+	for i, fact := range entry.Facts {
 		if i == 0 {
 			b.WriteString("\n")
 		}
 		fmt.Fprintf(b, "- %s\n", fact)
 	}
-	if row.Limits != "" {
-		fmt.Fprintf(b, "\nLimits: %s\n", row.Limits)
+	if entry.Limits != "" {
+		fmt.Fprintf(b, "\nLimits: %s\n", entry.Limits)
 	}
 }
 
 // shortRows returns a sentence that names the rows in short form, or "".
 func (r report) shortRows() string {
 	var numbers []string
-	for _, row := range r.Rows {
-		if !row.Full {
-			numbers = append(numbers, strconv.Itoa(row.Number))
+	for _, entry := range r.Rows {
+		if !entry.Full {
+			numbers = append(numbers, strconv.Itoa(entry.Number))
 		}
 	}
 	switch len(numbers) {
