@@ -115,7 +115,7 @@ func TestReliability_HostileClients(t *testing.T) {
 	for _, via := range transports {
 		before := r.addFigures(g.Figures(via, "before", from, quiet))
 		during := r.addFigures(g.Figures(via, "under attack", middle, end))
-		r.addFact("%s: p99 under attack is %.1f times that of before", via, during.P99/before.P99)
+		r.addFact("%s: p99 under attack is %.1f times the p99 before", via, during.P99/before.P99)
 		// In the short form, a single stall of the machine decides the p99: check only that
 		// others are served at all.
 		assert.LessOrEqual(t, during.P99/before.P99, byForm(r, 20.0, 2.0), via)
