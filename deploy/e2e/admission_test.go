@@ -10,14 +10,15 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-func TestTheNamespaceRefusesPodsThatAreNotRestricted(t *testing.T) {
+// The namespace rejects pods that do not meet the Pod Security Standard "restricted".
+func TestNamespace_RejectsUnrestrictedPods(t *testing.T) {
 	c := connect(t)
-	defer c.keep(t)
+	defer c.saveOnFailure(t)
 	yes, no, root := true, false, int64(0)
-	harm := map[string]func(*corev1.PodSpec){
+	violations := map[string]func(*corev1.PodSpec){
 		"privileges": func(s *corev1.PodSpec) {
 			s.Containers[0].SecurityContext.Privileged = &yes
-			s.Containers[0].SecurityContext.AllowPrivilegeEscalation = nil // a privileged pod cannot say no
+			s.Containers[0].SecurityContext.AllowPrivilegeEscalation = nil // the API server rejects false for a privileged pod
 		},
 		"root": func(s *corev1.PodSpec) {
 			s.SecurityContext.RunAsNonRoot, s.SecurityContext.RunAsUser = &no, &root
@@ -29,21 +30,21 @@ func TestTheNamespaceRefusesPodsThatAreNotRestricted(t *testing.T) {
 		"capabilities":            func(s *corev1.PodSpec) { s.Containers[0].SecurityContext.Capabilities = nil },
 		"unfiltered system calls": func(s *corev1.PodSpec) { s.SecurityContext.SeccompProfile = nil },
 	}
-	for _, service := range []string{serviceA, serviceB} {
-		running := one(c.serving(t, service))
+	for _, service := range services {
+		running := firstOf(c.readyPods(t, service))
 		try := func(change func(*corev1.PodSpec)) error {
-			p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "e2e-harm"}, Spec: *c.deployment(t, service).Spec.Template.Spec.DeepCopy()}
+			p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "e2e-violation"}, Spec: *c.deployment(t, service).Spec.Template.Spec.DeepCopy()}
 			change(&p.Spec)
 			_, err := c.CoreV1().Pods(namespace).Create(t.Context(), p, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 			return err
 		}
-		require.NoError(t, try(func(*corev1.PodSpec) {}), "as it is")
-		for name, change := range harm {
+		require.NoError(t, try(func(*corev1.PodSpec) {}), "unchanged")
+		for name, change := range violations {
 			err := try(change)
 			assert.True(t, apierrors.IsForbidden(err), "%s with %s: %v", service, name, err)
 			assert.ErrorContains(t, err, `violates PodSecurity "restricted`, name)
 		}
-		t.Logf("%s is taken as it is, and refused with any of %v", service, names(harm))
+		t.Logf("%s is accepted unchanged, and rejected with any of %v", service, sortedKeys(violations))
 
 		spec, container := running.Spec, running.Spec.Containers[0].SecurityContext
 		assert.True(t, *spec.SecurityContext.RunAsNonRoot)
@@ -51,6 +52,6 @@ func TestTheNamespaceRefusesPodsThatAreNotRestricted(t *testing.T) {
 		assert.False(t, *container.AllowPrivilegeEscalation)
 		assert.True(t, *container.ReadOnlyRootFilesystem)
 		assert.Equal(t, []corev1.Capability{"ALL"}, container.Capabilities.Drop)
-		assert.Empty(t, spec.Volumes, "a token would be mounted as one")
+		assert.Empty(t, spec.Volumes, "the token of a service account would be a volume")
 	}
 }

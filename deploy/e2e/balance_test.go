@@ -1,46 +1,54 @@
 package e2e
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"example.com/tandem/deploy/e2e/load"
 )
 
-const calls = 300
+// spreadCalls is the number of calls by which tests see how calls spread over pods.
+const spreadCalls = 300
 
-func TestGRPCThroughTheVirtualIPStaysOnOnePod(t *testing.T) {
+// gRPC has one connection. Through the virtual IP it leads to one pod.
+func TestGRPC_VirtualIPStaysOnOnePod(t *testing.T) {
 	c := connect(t)
-	defer c.keep(t)
-	elsewhere := c.otherNamespace(t)
-	c.admit(t, elsewhere)
-	target := "dns:///" + serviceB + qualified + ":9090"
-	pod := c.caller(t, elsewhere, "caller", map[string]string{nameLabel: "caller"}, "SERVICE_B_GRPC_TARGET="+target)
-	c.mayAsk(t, elsewhere, pod, "grpc://"+serviceB+qualified+":9090")
-	got, err := spread(c.forward(t, elsewhere, pod, 8080), "grpc", calls)
+	defer c.saveOnFailure(t)
+	other := c.createNamespace(t)
+	c.allowIngressFrom(t, other)
+	target := fmt.Sprintf("dns:///%s%s:%d", serviceB, qualified, grpcPort)
+	const pod = "caller"
+	c.startCaller(t, other, pod, pod, "SERVICE_B_GRPC_TARGET="+target)
+	c.requireReachable(t, other, pod, grpcURL(serviceB+qualified))
+	got, err := load.GetSpread(c.forward(t, other, pod, httpPort), "grpc", spreadCalls)
 	require.NoError(t, err)
 	assert.Empty(t, got.Errors)
 	assert.Len(t, got.Pods, 1, "one connection, one pod")
-	t.Logf("through %s, of %d pods: %v", target, len(c.serving(t, serviceB)), got.Pods)
+	t.Logf("through %s, of %d pods: %v", target, len(c.readyPods(t, serviceB)), got.Pods)
 }
 
-func TestGRPCThroughTheHeadlessNameSpreadsOverAllPods(t *testing.T) {
+// Through the headless name, each pod of service-a spreads its calls evenly over all
+// pods of service-b.
+func TestGRPC_HeadlessNameSpreadsCalls(t *testing.T) {
 	c := connect(t)
-	defer c.keep(t)
-	pods := names(c.serving(t, serviceB))
-	fair := float64(calls) / float64(len(pods))
-	for _, a := range names(c.serving(t, serviceA)) {
-		url := c.forward(t, namespace, a, 8080)
+	defer c.saveOnFailure(t)
+	pods := sortedKeys(c.readyPods(t, serviceB))
+	fair := float64(spreadCalls) / float64(len(pods))
+	for _, a := range sortedKeys(c.readyPods(t, serviceA)) {
+		url := c.forward(t, namespace, a, httpPort)
 		start := time.Now()
-		var got counts
-		// The pods may have changed since this service-a last asked DNS.
-		eventually(t, c.maxConnectionAge(t)+35*time.Second, "gRPC does not spread", func(is *assert.CollectT) {
+		var got load.Spread
+		// The pods may have changed since this pod's last DNS lookup.
+		eventually(t, c.discoveryTimeout(t), "gRPC does not spread", func(is *assert.CollectT) {
 			var err error
-			got, err = spread(url, "grpc", calls)
+			got, err = load.GetSpread(url, "grpc", spreadCalls)
 			require.NoError(is, err)
 			assert.Empty(is, got.Errors)
-			assert.ElementsMatch(is, pods, names(got.Pods))
+			assert.ElementsMatch(is, pods, sortedKeys(got.Pods))
 			for pod, n := range got.Pods {
 				assert.InDelta(is, fair, n, fair*0.25, pod)
 			}
@@ -49,15 +57,15 @@ func TestGRPCThroughTheHeadlessNameSpreadsOverAllPods(t *testing.T) {
 	}
 }
 
-// A connection stays on its pod, so HTTP spreads by having several. How evenly
-// is chance, so no share is claimed.
-func TestHTTPSpreadsOverAllPods(t *testing.T) {
+// Over HTTP, calls reach all pods, because there are several connections, each to one
+// pod. How evenly is random, so the test requires no share.
+func TestHTTP_ReachesAllPods(t *testing.T) {
 	c := connect(t)
-	defer c.keep(t)
-	pods := names(c.serving(t, serviceB))
+	defer c.saveOnFailure(t)
+	pods := sortedKeys(c.readyPods(t, serviceB))
 	reached := map[string]int{}
-	for _, a := range names(c.serving(t, serviceA)) {
-		got, err := spread(c.forward(t, namespace, a, 8080), "http", calls)
+	for _, a := range sortedKeys(c.readyPods(t, serviceA)) {
+		got, err := load.GetSpread(c.forward(t, namespace, a, httpPort), "http", spreadCalls)
 		require.NoError(t, err)
 		assert.Empty(t, got.Errors)
 		assert.Greater(t, len(got.Pods), 1, "%s stays on one pod", a)
@@ -66,5 +74,5 @@ func TestHTTPSpreadsOverAllPods(t *testing.T) {
 		}
 		t.Logf("from %s: %v", a, got.Pods)
 	}
-	assert.ElementsMatch(t, pods, names(reached))
+	assert.ElementsMatch(t, pods, sortedKeys(reached))
 }

@@ -9,29 +9,32 @@ import (
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"example.com/tandem/deploy/e2e/load"
 )
 
-// Deploys overlays/kind-cross-namespace beside what runs, and kind again.
-func TestServiceAReachesAServiceBInItsOwnNamespace(t *testing.T) {
-	const otherTeams = "tandem-b"
+// With overlays/kind-cross-namespace, service-b runs in another namespace and service-a
+// reaches all its pods.
+func TestCrossNamespace_ReachesAllPods(t *testing.T) {
+	const otherNamespace = "tandem-b"
 	c := connect(t)
-	defer c.keep(t)
-	here, _ := c.render(t, "kind")
-	there, _ := c.render(t, "kind-cross-namespace")
+	defer c.saveOnFailure(t)
+	original, _ := c.render(t, "kind")
+	changed, _ := c.render(t, "kind-cross-namespace")
 
 	t.Cleanup(func() { c.settle(t) })
 	restore(t, "overlay kind", func(ctx context.Context) error {
-		if _, err := c.apply(ctx, here); err != nil {
+		if _, err := c.apply(ctx, original); err != nil {
 			return err
 		}
-		return c.deleteNamespace(ctx, otherTeams)
+		return c.deleteNamespace(ctx, otherNamespace)
 	})
-	_, err := c.apply(t.Context(), there)
+	_, err := c.apply(t.Context(), changed)
 	require.NoError(t, err)
-	c.settle(t) // service-a, with the other names
+	c.settle(t) // service-a restarts with the other names
 	pods := map[string]corev1.Pod{}
-	eventually(t, 3*time.Minute, "service-b does not run in "+otherTeams, func(is *assert.CollectT) {
-		list, err := c.CoreV1().Pods(otherTeams).List(context.Background(), metav1.ListOptions{LabelSelector: nameLabel + "=" + serviceB})
+	eventually(t, 3*time.Minute, "service-b does not run in "+otherNamespace, func(is *assert.CollectT) {
+		list, err := c.CoreV1().Pods(otherNamespace).List(context.Background(), metav1.ListOptions{LabelSelector: nameLabel + "=" + serviceB})
 		require.NoError(is, err)
 		assert.NotEmpty(is, list.Items)
 		for _, p := range list.Items {
@@ -40,13 +43,13 @@ func TestServiceAReachesAServiceBInItsOwnNamespace(t *testing.T) {
 		}
 	})
 	for _, via := range transports {
-		var got counts
-		eventually(t, c.maxConnectionAge(t)+35*time.Second, "not every service-b of "+otherTeams+" answers over "+via, func(is *assert.CollectT) {
+		var got load.Spread
+		eventually(t, c.discoveryTimeout(t), "not every pod of "+otherNamespace+" gets calls over "+via, func(is *assert.CollectT) {
 			var err error
-			got, err = spread(c.url, via, calls)
+			got, err = load.GetSpread(c.url, via, spreadCalls)
 			require.NoError(is, err)
 			assert.Empty(is, got.Errors)
-			assert.ElementsMatch(is, names(pods), names(got.Pods))
+			assert.ElementsMatch(is, sortedKeys(pods), sortedKeys(got.Pods))
 		})
 		t.Logf("%s: %v", via, got.Pods)
 	}

@@ -1,19 +1,21 @@
-// Package e2e proves on a real cluster what Tandem claims about calls between
-// services. Each claim is a test that is named for it and prints its figure:
+// Package e2e tests what Tandem claims about calls between services, on a real
+// cluster. Each test logs its figures:
 //
 //	make kind-up deploy e2e
 //
-// The tests change things (they scale, drain, swap policies, make pods sick)
-// and put everything back, so they can be run again at once, and one by one:
+// The tests change the cluster (they scale, drain, replace policies, inject faults) and
+// restore it, so they can be repeated, and run one by one:
 //
-//	make e2e RUN=TestAStrangerIsShutOut
+//	make e2e RUN=TestPolicies_BlockOtherPods
 //
-// Those named TestWhen… are the rows of docs/reliability.md: something changes
-// or breaks with 50 calls in flight over each transport, and the row says what
-// callers saw of it. For that, service-b takes 50 ms for a call while they run
-// (busy_test.go). make e2e runs their short forms; make chaos runs them in full,
-// and writes the table.
+// Each TestReliability test is a row of docs/reliability.md: something changes or breaks
+// with 50 calls in flight over each transport, and the row records what callers see.
+// Meanwhile service-b takes 50 ms for each call (connect_test.go). make e2e runs the
+// short forms; make chaos runs the full forms and writes the table.
 //
-// A test that fails keeps logs, events and descriptions of the pods in
-// out/e2e, or where E2E_ARTIFACTS says, as they are before it puts things back.
+// A failed test writes logs, events and descriptions of the pods to out/e2e, or to the
+// folder E2E_ARTIFACTS, before it restores the cluster.
+//
+// Package load makes the calls, package row defines the rows. Tests that need no
+// cluster do not belong here.
 package e2e

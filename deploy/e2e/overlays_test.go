@@ -21,12 +21,12 @@ import (
 
 const overlays = "../overlays"
 
-// render is what an overlay makes, with the images that run now.
+// render returns the manifests of an overlay, with the images that run now.
 func (c *cluster) render(t *testing.T, overlay string) (text string, objects []unstructured.Unstructured) {
 	t.Helper()
 	text, _, err := c.kubectl(t.Context(), "", "kustomize", filepath.Join(overlays, overlay))
 	require.NoError(t, err)
-	for _, service := range []string{serviceA, serviceB} {
+	for _, service := range services {
 		text = strings.ReplaceAll(text, "localhost/tandem/"+service+":dev", c.image(t, service))
 	}
 	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewBufferString(text), 4096)
@@ -41,16 +41,17 @@ func (c *cluster) render(t *testing.T, overlay string) (text string, objects []u
 	}
 }
 
-// apply does to the cluster what make deploy would, less the waiting.
+// apply is make deploy without the wait.
 func (c *cluster) apply(ctx context.Context, manifests string, flags ...string) (warnings string, err error) {
 	args := append([]string{"apply", "--server-side", "--force-conflicts", "--field-manager", "tandem", "--filename", "-"}, flags...)
 	_, warnings, err = c.kubectl(ctx, manifests, args...)
 	return warnings, err
 }
 
-func TestTheAPIServerAcceptsEveryOverlay(t *testing.T) {
+// The API server accepts every overlay without warnings.
+func TestOverlays_AcceptedByAPIServer(t *testing.T) {
 	c := connect(t)
-	defer c.keep(t)
+	defer c.saveOnFailure(t)
 	c.installCRDs(t)
 	entries, err := os.ReadDir(overlays)
 	require.NoError(t, err)
@@ -59,24 +60,24 @@ func TestTheAPIServerAcceptsEveryOverlay(t *testing.T) {
 			manifests, objects := c.render(t, entry.Name())
 			for _, o := range objects {
 				if o.GetKind() == "Namespace" {
-					c.ensureNamespace(t, o.GetName()) // a dry run makes none, and then misses it
+					c.ensureNamespace(t, o.GetName()) // a dry run creates none, and objects in it would be rejected
 				}
 			}
 			warnings, err := c.apply(t.Context(), manifests, "--dry-run=server")
 			require.NoError(t, err)
 			assert.Empty(t, warnings)
-			t.Logf("%d resources are accepted", len(objects))
+			t.Logf("%d objects are accepted", len(objects))
 		})
 	}
 }
 
-// installCRDs adds the kinds that overlays for other places use.
+// installCRDs installs the kinds of deploy/crds, which some overlays use.
 func (c *cluster) installCRDs(t *testing.T) {
 	t.Helper()
 	const crds = "../crds"
-	there, _, err := c.kubectl(t.Context(), "", "get", "--filename", crds, "--ignore-not-found", "--output", "name")
+	installed, _, err := c.kubectl(t.Context(), "", "get", "--filename", crds, "--ignore-not-found", "--output", "name")
 	require.NoError(t, err)
-	if there != "" {
+	if installed != "" {
 		return
 	}
 	restore(t, "kinds of deploy/crds", func(ctx context.Context) error {
@@ -103,7 +104,7 @@ func (c *cluster) ensureNamespace(t *testing.T, name string) {
 	restore(t, "namespace "+name, func(ctx context.Context) error { return c.deleteNamespace(ctx, name) })
 }
 
-// deleteNamespace waits until it is gone: its name may be needed again.
+// deleteNamespace deletes a namespace and waits until its name can be used again.
 func (c *cluster) deleteNamespace(ctx context.Context, name string) error {
 	_, _, err := c.kubectl(ctx, "", "delete", "namespace", name, "--ignore-not-found", "--timeout=120s")
 	return err

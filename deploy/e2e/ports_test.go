@@ -12,70 +12,71 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
-func TestTheServicesPortIsNotThePods(t *testing.T) {
+// The Service has port 80 and its pods have 8080. Neither has the other's port.
+func TestPorts_ServiceAndPodDiffer(t *testing.T) {
 	c := connect(t)
-	defer c.keep(t)
-	ip := one(c.serving(t, serviceB)).Status.PodIP
-	for _, url := range []string{"http://service-b:80/health", "http://" + ip + ":8080/health"} {
-		c.mayAsk(t, namespace, "deploy/"+serviceA, url)
-		t.Logf("%s is answered", url)
+	defer c.saveOnFailure(t)
+	ip := firstOf(c.readyPods(t, serviceB)).Status.PodIP
+	for _, url := range []string{httpURL(serviceB, servicePort, "/health"), httpURL(ip, httpPort, "/health")} {
+		c.requireReachable(t, namespace, fromServiceA, url)
 	}
-	for _, url := range []string{"http://service-b:8080/health", "http://" + ip + ":80/health"} {
-		got := c.probe(namespace, "deploy/"+serviceA, url, brief)
-		assert.Contains(t, []string{"timeout", "refused"}, got.class, got.words)
-		t.Logf("%s fails (%s)", url, got.class)
+	for _, url := range []string{httpURL(serviceB, httpPort, "/health"), httpURL(ip, servicePort, "/health")} {
+		result := c.probe(namespace, fromServiceA, url, blockTimeout)
+		assert.Contains(t, []string{"timeout", "refused"}, result.class, result.output)
+		t.Logf("%s fails (%s)", url, result.class)
 	}
 }
 
-// The mistake of many published policies: they name the port that callers see.
-func TestAPolicyForTheServicesPortBlocksTheCall(t *testing.T) {
-	// A policy's own rule for ports, at either end of the call.
-	rules := map[string]func(*networkingv1.NetworkPolicy) []networkingv1.NetworkPolicyPort{
-		serviceA: func(p *networkingv1.NetworkPolicy) []networkingv1.NetworkPolicyPort { return p.Spec.Egress[0].Ports },
-		serviceB: func(p *networkingv1.NetworkPolicy) []networkingv1.NetworkPolicyPort { return p.Spec.Ingress[0].Ports },
-	}
-	for _, name := range []string{serviceA, serviceB} {
-		t.Run("of "+name, func(t *testing.T) {
+// A policy that names the Service's port instead of the pods' blocks the call, at
+// either end of it. Many published policies have this mistake.
+func TestPolicies_ServicePortBlocksCalls(t *testing.T) {
+	for _, end := range []struct {
+		service string
+		ports   func(*networkingv1.NetworkPolicy) []networkingv1.NetworkPolicyPort
+	}{
+		{serviceA, func(p *networkingv1.NetworkPolicy) []networkingv1.NetworkPolicyPort { return p.Spec.Egress[0].Ports }},
+		{serviceB, func(p *networkingv1.NetworkPolicy) []networkingv1.NetworkPolicyPort { return p.Spec.Ingress[0].Ports }},
+	} {
+		t.Run("policy of "+end.service, func(t *testing.T) {
 			c := connect(t)
-			defer c.keep(t)
+			defer c.saveOnFailure(t)
 			policies := c.NetworkingV1().NetworkPolicies(namespace)
-			right, err := policies.Get(t.Context(), name, metav1.GetOptions{})
+			right, err := policies.Get(t.Context(), end.service, metav1.GetOptions{})
 			require.NoError(t, err)
 			wrong := right.DeepCopy()
-			swapped := 0
-			for i, port := range rules[name](wrong) {
-				if port.Port.IntValue() == 8080 {
-					servicePort := intstr.FromInt32(80)
-					rules[name](wrong)[i].Port = &servicePort
-					swapped++
+			replaced := 0
+			for i, port := range end.ports(wrong) {
+				if *port.Port == intstr.FromString("http") {
+					number := intstr.FromInt32(servicePort)
+					end.ports(wrong)[i].Port = &number
+					replaced++
 				}
 			}
-			require.Equal(t, 1, swapped, "the policy names the pods' port")
-			back := func(ctx context.Context) error {
-				now, err := policies.Get(ctx, name, metav1.GetOptions{})
+			require.Equal(t, 1, replaced, "rules for the pods' port http in the policy")
+			undo := func(ctx context.Context) error {
+				current, err := policies.Get(ctx, end.service, metav1.GetOptions{})
 				if err != nil {
 					return err
 				}
-				now.Spec = right.Spec
-				_, err = policies.Update(ctx, now, metav1.UpdateOptions{})
+				current.Spec = right.Spec
+				_, err = policies.Update(ctx, current, metav1.UpdateOptions{})
 				return err
 			}
-			restore(t, "policy "+name, back)
-			c.mayAsk(t, namespace, "deploy/"+serviceA, urls(short)["http"])
+			restore(t, "policy "+end.service, undo)
+			url := serviceURLs(short)["http"]
+			c.requireReachable(t, namespace, fromServiceA, url)
 
 			_, err = policies.Update(t.Context(), wrong, metav1.UpdateOptions{})
 			require.NoError(t, err)
-			var got asked
 			eventually(t, 30*time.Second, "the wrong policy blocks nothing", func(is *assert.CollectT) {
-				got = c.probe(namespace, "deploy/"+serviceA, urls(short)["http"], brief)
-				assert.Equal(is, "timeout", got.class, got.words)
+				result := c.probe(namespace, fromServiceA, url, blockTimeout)
+				assert.Equal(is, "timeout", result.class, result.output)
 			})
-			c.mayAsk(t, namespace, "deploy/"+serviceA, urls(short)["grpc"]) // whose port is the same at both ends
-			t.Logf("with port 80 in the policy, %s fails (%s), and gRPC on 9090 goes on", urls(short)["http"], got.class)
+			t.Logf("with port %d in the policy, %s times out", servicePort, url)
+			c.requireReachable(t, namespace, fromServiceA, serviceURLs(short)["grpc"]) // its port is the same at both ends
 
-			require.NoError(t, back(t.Context()))
-			c.mayAsk(t, namespace, "deploy/"+serviceA, urls(short)["http"])
-			t.Log("with port 8080 it is answered again")
+			require.NoError(t, undo(t.Context()))
+			c.requireReachable(t, namespace, fromServiceA, url)
 		})
 	}
 }

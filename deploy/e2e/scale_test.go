@@ -8,43 +8,43 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestNewPodsGetTheirShareAndNoCallFails(t *testing.T) {
+// New pods get calls soon after they are ready, and no call fails when service-b is
+// scaled from 3 to 6 pods and to 2.
+func TestScaling_NewPodsGetCalls(t *testing.T) {
 	c := connect(t)
-	defer c.keep(t)
-	// Connections are asked to end at MAX_CONNECTION_AGE, give or take a tenth;
-	// gRPC's answer from DNS may be 30 s old.
-	limit := c.maxConnectionAge(t) + 35*time.Second
+	defer c.saveOnFailure(t)
+	limit := c.discoveryTimeout(t)
 	before := c.restoreScale(t, serviceB)
 	require.NoError(t, c.scale(t.Context(), serviceB, 3))
 	if before != 3 {
 		c.settle(t)
 	}
-	old := c.serving(t, serviceB)
-	load := c.load(t, steady)
-	load.awaitAll(t, limit, names(old))
+	old := c.readyPods(t, serviceB)
+	g := c.startLoad(t, steadyLoad)
+	awaitPods(t, g, 0, limit, sortedKeys(old))
 
 	require.NoError(t, c.scale(t.Context(), serviceB, 6))
 	c.settle(t)
-	all := c.serving(t, serviceB)
+	all := c.readyPods(t, serviceB)
 	require.Len(t, all, 6)
-	load.awaitAll(t, 2*limit, names(all)) // how long it took is looked at below
+	awaitPods(t, g, 0, 2*limit, sortedKeys(all)) // the time is checked below
 	for name, pod := range all {
 		if _, isOld := old[name]; isOld {
 			continue
 		}
 		for _, via := range transports {
-			took := load.now(via).First[name].Sub(readySince(pod))
-			t.Logf("%s answers its first call over %s %s after it was ready", name, via, took.Round(time.Second))
+			took := g.Started().Add(g.FirstServed(via, 0)[name]).Sub(readySince(pod))
+			t.Logf("%s gets its first call over %s %s after it is ready", name, via, took.Round(time.Second))
 			assert.LessOrEqual(t, took, limit, "%s over %s", name, via)
 		}
 	}
 	for _, via := range transports {
-		t.Logf("3 → 6: %s: %s", via, load.now(via))
+		t.Logf("3 → 6: %s: %s", via, summary(g, via))
 	}
 
 	require.NoError(t, c.scale(t.Context(), serviceB, 2))
 	c.settle(t)
-	time.Sleep(5 * time.Second) // calls to a pod that is gone would fail now
-	t.Log("6 → 2, and all in all:")
-	load.wantNoneFailed(t)
+	time.Sleep(5 * time.Second) // calls to a terminated pod would fail in this time
+	t.Log("6 → 2, and in total:")
+	requireNoFailedCall(t, g)
 }

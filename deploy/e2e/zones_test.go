@@ -3,7 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"strings"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -13,7 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// zones are those that pods can run in, each with its nodes.
+// zones returns the schedulable nodes of each zone.
 func (c *cluster) zones(t tester) map[string][]string {
 	nodes, err := c.CoreV1().Nodes().List(context.Background(), metav1.ListOptions{LabelSelector: zoneLabel})
 	require.NoError(t, err)
@@ -26,9 +26,9 @@ func (c *cluster) zones(t tester) map[string][]string {
 	return out
 }
 
-// byZone is how many pods of a service each zone has; and the fullest zone, and
-// by how many it has more than the emptiest.
-func (c *cluster) byZone(t tester, service string) (counts map[string]int, fullest string, skew int) {
+// podsByZone counts the ready pods of a service in each zone. skew is how many more
+// the fullest zone has than the emptiest.
+func (c *cluster) podsByZone(t tester, service string) (counts map[string]int, fullest string, skew int) {
 	counts = map[string]int{}
 	zoneOf := map[string]string{}
 	for zone, nodes := range c.zones(t) {
@@ -37,11 +37,11 @@ func (c *cluster) byZone(t tester, service string) (counts map[string]int, fulle
 			zoneOf[node] = zone
 		}
 	}
-	for _, p := range c.serving(t, service) {
+	for _, p := range c.readyPods(t, service) {
 		counts[zoneOf[p.Spec.NodeName]]++
 	}
 	least := 1 << 30
-	for _, zone := range names(counts) {
+	for _, zone := range sortedKeys(counts) {
 		if fullest == "" || counts[zone] > counts[fullest] {
 			fullest = zone
 		}
@@ -50,29 +50,29 @@ func (c *cluster) byZone(t tester, service string) (counts map[string]int, fulle
 	return counts, fullest, counts[fullest] - least
 }
 
-func TestPodsSpreadOverTheZones(t *testing.T) {
+func TestZones_PodsAreSpread(t *testing.T) {
 	c := connect(t)
-	defer c.keep(t)
-	for _, service := range []string{serviceA, serviceB} {
-		counts, _, skew := c.byZone(t, service)
+	defer c.saveOnFailure(t)
+	for _, service := range services {
+		counts, _, skew := c.podsByZone(t, service)
 		t.Logf("%s: %v", service, counts)
-		assert.Greater(t, len(counts), 1, "zones that the nodes are in")
+		assert.Greater(t, len(counts), 1, "number of zones")
 		assert.LessOrEqual(t, skew, 1, service)
 	}
 }
 
-// level moves pods to the zones that have too few, as nobody else does: where a
-// pod runs is decided once, and after a drain all are on the other nodes.
-func (c *cluster) level(t *testing.T) {
-	for _, service := range []string{serviceA, serviceB} {
+// rebalance moves pods out of zones that have too many. Kubernetes does not: after a
+// drain, all pods remain on the other nodes.
+func (c *cluster) rebalance(t *testing.T) {
+	for _, service := range services {
 		for range 3 {
 			c.settle(t)
-			_, fullest, skew := c.byZone(t, service)
+			_, fullest, skew := c.podsByZone(t, service)
 			if skew <= 1 {
 				break
 			}
-			for name, p := range c.serving(t, service) {
-				if strings.Contains(strings.Join(c.zones(t)[fullest], " "), p.Spec.NodeName) {
+			for name, p := range c.readyPods(t, service) {
+				if slices.Contains(c.zones(t)[fullest], p.Spec.NodeName) {
 					assert.NoError(t, c.CoreV1().Pods(namespace).Delete(context.Background(), name, metav1.DeleteOptions{}))
 					break
 				}
@@ -82,34 +82,27 @@ func (c *cluster) level(t *testing.T) {
 	c.settle(t)
 }
 
-// watchServing notes how few pods of each service were ever ready, until the
-// function that it returns is called.
-func (c *cluster) watchServing(t *testing.T) func() map[string]int {
+// watchReadyPods counts the ready pods of each service until the returned function is
+// called, which returns the lowest number of each.
+func (c *cluster) watchReadyPods(t *testing.T) func() map[string]int {
 	ctx, stop := context.WithCancel(t.Context())
 	var watching sync.WaitGroup
 	var failure error
 	fewest := map[string]int{}
 	watching.Go(func() {
-		for ctx.Err() == nil && failure == nil {
-			for _, service := range []string{serviceA, serviceB} {
-				list, err := c.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: nameLabel + "=" + service})
+		for ; ctx.Err() == nil && failure == nil; time.Sleep(100 * time.Millisecond) {
+			for _, service := range services {
+				n, err := c.countReadyPods(ctx, service)
 				if err != nil {
 					if ctx.Err() == nil {
 						failure = fmt.Errorf("watch %s: %w", service, err)
 					}
 					break
 				}
-				n := 0
-				for _, p := range list.Items {
-					if p.DeletionTimestamp == nil && !readySince(p).IsZero() {
-						n++
-					}
-				}
 				if least, seen := fewest[service]; !seen || n < least {
 					fewest[service] = n
 				}
 			}
-			time.Sleep(100 * time.Millisecond)
 		}
 	})
 	t.Cleanup(stop)
@@ -119,4 +112,18 @@ func (c *cluster) watchServing(t *testing.T) func() map[string]int {
 		assert.NoError(t, failure)
 		return fewest
 	}
+}
+
+func (c *cluster) countReadyPods(ctx context.Context, service string) (int, error) {
+	list, err := c.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: nameLabel + "=" + service})
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, p := range list.Items {
+		if isReady(p) {
+			n++
+		}
+	}
+	return n, nil
 }

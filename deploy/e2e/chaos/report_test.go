@@ -11,13 +11,14 @@ import (
 )
 
 const (
-	first = `{"number":1,"what":"a pod deleted","promise":"nothing","test":"TestWhenA","full":true,"held":true,"seconds":40,
+	first = `{"number":1,"event":"a pod deleted","expected":"nothing","test":"TestReliability_A","full":true,"held":true,"seconds":40,
 		"figures":[{"via":"http","calls":12345,"inFlight":49.9,"failed":{},"p50Ms":2.34,"p99Ms":9.96,"longestGapMs":57},{"via":"grpc","calls":7,"failed":{}}],
 		"facts":["gone after 21 s"]}`
-	second = `{"number":2,"what":"a node cut off","promise":"little","test":"TestWhenB","commit":"v0","held":false,"seconds":99,
-		"figures":[{"via":"http","during":"after it","calls":10,"failed":{"timeout (504)":2,"dns (503)":1}}],"facts":null,"bound":"physics"}`
+	second = `{"number":2,"event":"a node cut off","expected":"little","test":"TestReliability_B","commit":"v0","held":false,"seconds":99,
+		"figures":[{"via":"http","during":"after it","calls":10,"failed":{"timeout (504)":2,"dns (503)":1}}],"facts":null,"limits":"physics"}`
 )
 
+// rows writes each text into a file of a folder, in reverse order of their names.
 func rows(t *testing.T, texts ...string) string {
 	dir := t.TempDir()
 	for i, text := range texts {
@@ -26,7 +27,8 @@ func rows(t *testing.T, texts ...string) string {
 	return dir
 }
 
-func TestTheTableHasEveryRowInOrderWithItsVerdict(t *testing.T) {
+// The table has every row with its verdict, ordered by number, and the details of each.
+func TestMarkdown_ListsRowsInOrder(t *testing.T) {
 	r, err := collect(t.Context(), rows(t, second, first))
 	require.NoError(t, err)
 	r.Commit, r.Machine, r.Cluster = "v1", "2 CPUs", "3 nodes"
@@ -37,18 +39,19 @@ func TestTheTableHasEveryRowInOrderWithItsVerdict(t *testing.T) {
 |  |  | grpc | 7 | 0 | 0 | 0.0 | 0.0 | 0 |  |
 | [2](#row-2) | a node cut off | http, after it | 10 | 0 | 3: dns (503), timeout (504) | 0.0 | 0.0 | 0 | **not held** |
 `)
-	assert.Contains(t, got, "**1. A pod deleted.** Callers are to see: nothing. (`TestWhenA`, 40 s)\n\n- gone after 21 s\n")
-	assert.Contains(t, got, "(`TestWhenB`, 99 s, short form, at v0)\n\n\nThe bound: physics\n")
+	assert.Contains(t, got, "**1. A pod deleted.** Expected: nothing. (`TestReliability_A`, 40 s)\n\n- gone after 21 s\n")
+	assert.Contains(t, got, "(`TestReliability_B`, 99 s, short form, at v0)\n\nLimits: physics\n")
 }
 
-func TestTheTableTakesTheLastOnesPlaceInADocument(t *testing.T) {
+// The table replaces the previous one in a document, which may not lose a row.
+func TestWrite_ReplacesTheTable(t *testing.T) {
 	r, err := collect(t.Context(), rows(t, first))
 	require.NoError(t, err)
 	doc := filepath.Join(t.TempDir(), "doc.md")
 	require.NoError(t, os.WriteFile(doc, []byte("before\n"+begin+"old\n"+end+"after\n"), 0o600))
 	out := t.TempDir()
 	require.NoError(t, r.write(out, doc))
-	require.NoError(t, r.write(out, doc), "and again")
+	require.NoError(t, r.write(out, doc), "a second time")
 	text, err := os.ReadFile(doc)
 	require.NoError(t, err)
 	table, err := os.ReadFile(filepath.Join(out, "chaos.md"))
@@ -56,29 +59,29 @@ func TestTheTableTakesTheLastOnesPlaceInADocument(t *testing.T) {
 	assert.Equal(t, "before\n"+begin+"\n"+string(table)+"\n"+end+"after\n", string(text))
 	assert.FileExists(t, filepath.Join(out, "chaos.json"))
 
-	// Rows that were measured before do not vanish from it.
+	// A table that lacks a row of the document is rejected.
 	both, err := collect(t.Context(), rows(t, second, first))
 	require.NoError(t, err)
 	require.NoError(t, both.write(out, doc))
 	require.ErrorContains(t, r.write(out, doc), "lacks the row <a id=\"row-2\"></a>")
 
-	require.NoError(t, os.WriteFile(doc, []byte("no place for it\n"), 0o600))
-	require.ErrorContains(t, r.write(out, doc), "make chaos writes from here")
+	require.NoError(t, os.WriteFile(doc, []byte("no table\n"), 0o600))
+	require.ErrorContains(t, r.write(out, doc), "around the table")
 }
 
-func TestWhereNothingRanThereIsNoTable(t *testing.T) {
+func TestCollect_FailsWithoutRows(t *testing.T) {
 	_, err := collect(t.Context(), t.TempDir())
 	require.ErrorContains(t, err, "make kind-up deploy")
 	_, err = collect(t.Context(), rows(t, "{"))
 	require.ErrorContains(t, err, "z.json")
 }
 
-func TestWhatTheTableHasNoPlaceForIsNotLeftOutInSilence(t *testing.T) {
+func TestCollect_RejectsUnknownFields(t *testing.T) {
 	_, err := collect(t.Context(), rows(t, `{"number":1,"figures":[{"via":"http","p999Ms":7}]}`))
 	require.ErrorContains(t, err, "p999Ms")
 }
 
-func TestAnArgumentThatIsNoneIsRefused(t *testing.T) {
+func TestRun_RejectsUnknownArguments(t *testing.T) {
 	require.ErrorContains(t, run(t.Context(), []string{"fast"}, io.Discard, io.Discard), `unexpected argument "fast"`)
 	require.Error(t, run(t.Context(), []string{"-fast"}, io.Discard, io.Discard))
 }

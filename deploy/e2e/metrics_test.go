@@ -10,19 +10,25 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// metric is one line of /metrics: a counter or a gauge.
+// Names of metrics.
+const (
+	residentMemory = "process_resident_memory_bytes"
+	goroutines     = "go_goroutines"
+)
+
+// metric is a counter or a gauge of /metrics.
 type metric struct {
 	name   string
 	labels map[string]string
 	value  float64
 }
 
-// scrape reads a pod's counters and gauges, at its admin port.
+// scrape reads the counters and gauges of a pod. admin is the URL of its admin port.
 func scrape(t *testing.T, admin string) []metric {
 	t.Helper()
 	resp, err := http.Get(admin + "/metrics")
 	require.NoError(t, err, "scrape a pod; has its container been restarted?")
-	defer resp.Body.Close() //nolint:errcheck // it is read whole
+	defer resp.Body.Close() //nolint:errcheck // read to its end
 	parser := expfmt.NewTextParser(model.UTF8Validation)
 	families, err := parser.TextToMetricFamilies(resp.Body)
 	require.NoError(t, err)
@@ -43,10 +49,7 @@ func scrape(t *testing.T, admin string) []metric {
 	return out
 }
 
-// residentMemory is the metric of a process's resident memory, in bytes.
-const residentMemory = "process_resident_memory_bytes"
-
-// gauge is one figure of a pod's.
+// gauge returns the value of a metric of a pod.
 func gauge(t *testing.T, admin, name string) float64 {
 	t.Helper()
 	for _, m := range scrape(t, admin) {
