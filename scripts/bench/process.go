@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -200,7 +201,7 @@ func build(ctx context.Context, root, dir, pkg string) (binary string, size int6
 	if runtime.GOOS == "windows" {
 		binary += ".exe"
 	}
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags", "grpcnotrace,nethttpomithttp2", "-ldflags", "-s -w", "-o", binary, ".")
+	cmd := exec.CommandContext(ctx, cmp.Or(os.Getenv("GO"), "go"), "build", "-trimpath", "-tags", "grpcnotrace,nethttpomithttp2", "-ldflags", "-s -w", "-o", binary, ".")
 	cmd.Dir = filepath.Join(root, pkg)              // in its own module
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // as in the images
 	if text, err := cmd.CombinedOutput(); err != nil {
