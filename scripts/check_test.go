@@ -70,6 +70,7 @@ func TestCheckShell_FindsNewConstructs(t *testing.T) {
 		`printf '%(%F)T\n'`,
 		`echo "${list[-1]}"`,
 		`[[ -v name ]]`,
+		`while read -r line; do :; done < <(ls)`,
 		`case x in x) ;;& esac`,
 		`for i in {1..9..2}; do :; done`,
 		`ls "${files[@]}"`,
@@ -95,6 +96,32 @@ func TestCheckShell_FindsNewConstructs(t *testing.T) {
 			assert.NotContains(t, output, "scripts/check-shell.sh:")
 		})
 	}
+}
+
+func TestCheckShell_FindsNewMakeSyntax(t *testing.T) {
+	for _, line := range []string{
+		"VERSION != git describe",
+		"VERSION ::= 1",
+		"a b &: c",
+		"X := $(file <version)",
+		".ONESHELL:",
+		"\tgrep -P x file",
+	} {
+		t.Run(line, func(t *testing.T) {
+			run := newRepository(t, "check-shell.sh", map[string]string{"more.mk": "X := $(shell ls)\n" + line + "\n"})
+			output, err := run()
+			require.Error(t, err)
+			assert.Contains(t, output, "more.mk:2: ")
+			assert.NotContains(t, output, "more.mk:1: ")
+		})
+	}
+}
+
+func TestCheckShell_PassesForRepository(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), "./check-shell.sh")
+	cmd.Env = append(os.Environ(), minimalTools(t)...)
+	output, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", output)
 }
 
 func TestCheckShell_AcceptsPortableScripts(t *testing.T) {
