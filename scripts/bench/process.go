@@ -58,9 +58,9 @@ func start(ctx context.Context, p program, dir string) (*process, error) {
 		close(s.exited)
 	}()
 	if err := s.await(ctx); err != nil {
-		said := s.said()
+		output := s.output()
 		s.stop()
-		return nil, fmt.Errorf("%s is not ready: %w; it said: %s", p.name, err, said)
+		return nil, fmt.Errorf("%s is not ready: %w; its output: %s", p.name, err, output)
 	}
 	s.ready = time.Since(began)
 	return s, nil
@@ -100,8 +100,8 @@ func isReady(ctx context.Context, addr string, request []byte) bool {
 	return string(status[:n]) == "HTTP/1.1 200"
 }
 
-// said returns the end of the program's output.
-func (s *process) said() string {
+// output returns the end of the program's output.
+func (s *process) output() string {
 	text, _ := os.ReadFile(s.log.Name())
 	return string(bytes.TrimSpace(text[max(0, len(text)-2000):]))
 }
