@@ -105,7 +105,7 @@ check_imports() { # check_imports SERVICE
 	for other in $services; do
 		if [[ $other == "$1" ]]; then continue; fi
 		module=$(sed -n 's/^module //p' "$other/go.mod")
-		lines=$(grep -rnE --include='*.go' "^(import)?[[:space:]]*([A-Za-z0-9_.]+ )?\"${module}[/\"]" "$1" || true)
+		lines=$(find "$1" -name '*.go' -exec grep -nE "^(import)?[[:space:]]*([A-Za-z0-9_.]+ )?\"${module}[/\"]" /dev/null {} + || true)
 		if [[ -n $lines ]]; then
 			read -r first <<<"$lines"
 			report "$first" "remove the import: services call each other over the network only"

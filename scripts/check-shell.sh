@@ -19,10 +19,10 @@ case ${1-} in
 		cat <<'HELP'
 usage: scripts/check-shell.sh [--list]
 
-Finds what macOS does not have in the shell scripts of the repository:
-constructs newer than bash 3.2, and options of GNU's sed, grep, xargs, date,
-find and others. Prints file, line and what to use instead. --list prints the
-names of the scripts.
+Finds what macOS does not have in the shell scripts and makefiles of the
+repository: constructs newer than bash 3.2 and make 3.81, and options of GNU's
+sed, grep, xargs, date, find and others. Prints file, line and what to use
+instead. --list prints the names of the scripts.
 
 An array that is never empty may be expanded without a guard on a line that
 says so in a comment: # never empty
@@ -37,7 +37,8 @@ esac
 
 # The patterns are written so that they do not match themselves ([m]apfile). B and E are the edges of a word.
 scripts=$(list)
-# shellcheck disable=SC2086 # one word a script
+makefiles=$(git ls-files --cached --others --exclude-standard Makefile '*.mk')
+# shellcheck disable=SC2086 # one word a file
 awk '
 	function rule(pattern, instead) {
 		gsub(/<B>/, "(^|[^A-Za-z0-9_-])", pattern)
@@ -63,6 +64,7 @@ awk '
 		rule("\\$\\{?[B]ASHPID<E>", "bash 4: use sh -c with its own $$")
 		rule("<B>printf .*%\\([^)]*\\)[T]", "bash 4.2: use date")
 		rule("\\[-[0-9]+\\]", "bash 4.3: no negative index")
+		rule("(^|[^<])[<][(]", "the failure of the command is not seen: use a file or a pipe")
 		rule("\\[\\[ -[vR] ", "bash 4.2: use ${x+set}")
 		rule("(;;[&]|;[&]([^&]|$))", "bash 4: no fall-through in case")
 		rule("[{][0-9]+\\.\\.[0-9]+\\.\\.", "bash 4: no step in a range")
@@ -82,5 +84,11 @@ awk '
 		rule("<B>[h]ead .*-n ?-|<B>[t]ail .*--[a-z]", "GNU: use sed or awk")
 		rule("<B>[c]p .*(--parents|-t)<E>", "GNU: mkdir -p, then cp")
 	}
+	FILENAME ~ /(Makefile|[.]mk)$/ {
+		rule("^[A-Za-z_]+ *(!=|::=)", "make 4: := $(shell ...)")
+		rule("&:", "make 4.3: no grouped targets; one rule for each file")
+		rule("[$][(]file ", "make 4: write the file in a recipe")
+		rule("^(undefine|load|[.](ONESHELL|SHELLFLAGS|EXTRA_PREREQS))", "make 3.82 or later")
+	}
 	END { exit found }
-' $scripts
+' $scripts $makefiles

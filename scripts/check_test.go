@@ -37,7 +37,7 @@ func newRepository(t *testing.T, script string, files map[string]string) func(ar
 }
 
 // minimalTools returns an environment with busybox's tools in front of GNU's, and with POSIXLY_CORRECT: a script that
-// runs there uses no option that only GNU has. Without busybox it is the tools of this machine.
+// runs there uses no option that only GNU has. Without busybox it only has POSIXLY_CORRECT.
 func minimalTools(t *testing.T) []string {
 	t.Helper()
 	busybox, err := exec.LookPath("busybox")
@@ -70,6 +70,7 @@ func TestCheckShell_FindsNewConstructs(t *testing.T) {
 		`printf '%(%F)T\n'`,
 		`echo "${list[-1]}"`,
 		`[[ -v name ]]`,
+		`while read -r line; do :; done < <(ls)`,
 		`case x in x) ;;& esac`,
 		`for i in {1..9..2}; do :; done`,
 		`ls "${files[@]}"`,
@@ -97,6 +98,32 @@ func TestCheckShell_FindsNewConstructs(t *testing.T) {
 	}
 }
 
+func TestCheckShell_FindsNewMakeSyntax(t *testing.T) {
+	for _, line := range []string{
+		"VERSION != git describe",
+		"VERSION ::= 1",
+		"a b &: c",
+		"X := $(file <version)",
+		".ONESHELL:",
+		"\tgrep -P x file",
+	} {
+		t.Run(line, func(t *testing.T) {
+			run := newRepository(t, "check-shell.sh", map[string]string{"more.mk": "X := $(shell ls)\n" + line + "\n"})
+			output, err := run()
+			require.Error(t, err)
+			assert.Contains(t, output, "more.mk:2: ")
+			assert.NotContains(t, output, "more.mk:1: ")
+		})
+	}
+}
+
+func TestCheckShell_PassesForRepository(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), "./check-shell.sh")
+	cmd.Env = append(os.Environ(), minimalTools(t)...)
+	output, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", output)
+}
+
 func TestCheckShell_AcceptsPortableScripts(t *testing.T) {
 	run := newRepository(t, "check-shell.sh", map[string]string{
 		"tool": `#!/usr/bin/env bash
@@ -109,7 +136,7 @@ sed -n 's/^[[:space:]]*a//p' file | grep -E '^[0-9]+$' | xargs -0 ls
 date +%s
 make >>log 2>&1
 `,
-		"other": "mapfile is no shell script's\n",
+		"other": "mapfile, but not in a shell script\n",
 	})
 	output, err := run()
 	require.NoError(t, err, output)
@@ -123,17 +150,24 @@ func TestCheckDocs_FindsMissingTestsAndFiles(t *testing.T) {
 	const tests = "package x\n\nfunc TestPair_SpreadsCalls(t *testing.T) {}\n"
 	const heading = "| claim | test |\n|---|---|\n"
 	for name, tc := range map[string]struct{ claims, readme, want string }{
-		"the test exists":       {claims: "| calls spread | `TestPair_SpreadsCalls` |\n"},
-		"the test is missing":   {claims: "| calls spread | `TestPair_SpreadsCall` |\n", want: "docs/claims.md:3: there is no test TestPair_SpreadsCall\n"},
-		"a row without a test":  {claims: "| calls spread | |\n", want: "docs/claims.md:3: this row names no test\n"},
+		"the test exists": {claims: "| calls spread | `TestPair_SpreadsCalls` |\n"},
+		"the test is missing": {
+			claims: "| calls spread | `TestPair_SpreadsCall` |\n",
+			want:   "docs/claims.md:3: there is no test TestPair_SpreadsCall\n",
+		},
+		"a row without a test": {
+			claims: "| calls spread | |\n",
+			want:   "docs/claims.md:3: this row names no test\n",
+		},
 		"missing in the README": {readme: "See `TestGone`.\n", want: "README.md:1: there is no test TestGone\n"},
 		"a placeholder":         {readme: "`go test -run TestName`, `TestName`\n"},
-		"a link to nothing":     {readme: "[see](docs/gone.md)\n", want: "README.md: there is no file docs/gone.md\n"},
+		"a link to no file":     {readme: "[see](docs/gone.md)\n", want: "README.md: there is no file docs/gone.md\n"},
 		"links":                 {readme: "[a](docs/claims.md#heading) [b](https://example.com) [c](#here) [d](docs)\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			run := newRepository(t, "check-docs.sh", map[string]string{
-				"x_test.go": tests, "README.md": tc.readme, "CONTRIBUTING.md": "", "SECURITY.md": "", "docs/claims.md": heading + tc.claims, "kit/README.md": "",
+				"x_test.go": tests, "docs/claims.md": heading + tc.claims,
+				"README.md": tc.readme, "CONTRIBUTING.md": "", "SECURITY.md": "", "kit/README.md": "",
 			})
 			output, err := run()
 			assert.Equal(t, tc.want, output)
@@ -142,14 +176,16 @@ func TestCheckDocs_FindsMissingTestsAndFiles(t *testing.T) {
 	}
 }
 
-// Without docs/claims.md nothing would be checked.
+// A missing docs/claims.md fails: otherwise no claim would be checked.
 func TestCheckDocs_NeedsTheDocument(t *testing.T) {
-	run := newRepository(t, "check-docs.sh", map[string]string{"x_test.go": "", "README.md": "", "CONTRIBUTING.md": "", "SECURITY.md": "", "kit/README.md": ""})
+	run := newRepository(t, "check-docs.sh", map[string]string{
+		"x_test.go": "", "README.md": "", "CONTRIBUTING.md": "", "SECURITY.md": "", "kit/README.md": "",
+	})
 	_, err := run()
 	require.Error(t, err)
 }
 
-// Doctor reports what is missing for the optional verbs, and fails only without what every verb needs.
+// doctor lists the tools that some verbs need, and fails only without the tools that all verbs need.
 func TestDoctor_ReportsMissingTools(t *testing.T) {
 	doctor := func(goCommand string) (string, error) {
 		cmd := exec.CommandContext(t.Context(), "./doctor.sh")

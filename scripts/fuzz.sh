@@ -1,38 +1,53 @@
 #!/usr/bin/env bash
-# Runs every fuzz target: scripts/fuzz.sh 20000x MODULE...
-# A count is better than a time such as 30s, with which a run can fail on a busy
-# machine just because the time is up (go.dev/issue/75804).
-# Inputs that lead somewhere new stay in Go's build cache; an input that fails
-# is written to the package's testdata/, and must be committed with its remedy.
+# See --help.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-export GOWORK=off
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-time=$1
+case ${1-} in
+	'' | -h | --help)
+		cat <<'HELP'
+usage: scripts/fuzz.sh COUNTx MODULE...
+
+Runs each fuzz target of the modules for COUNT inputs, such as 20000x. It is a
+count and not a duration because a run that ends by time can fail on a busy
+machine (go.dev/issue/75804).
+
+Inputs that reach new code stay in Go's build cache. An input that fails is
+written to testdata/fuzz/ of its package: commit it together with the fix. GO is
+the go command (default go).
+HELP
+		exit
+		;;
+esac
+
+export GOWORK=off # each module must build without the others' go.mod
+go=${GO:-go}
+inputs=$1
 shift
-failed=()
 count=0
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-
-fuzz() { # MODULE PACKAGE-FOLDER TARGET
-	(cd "$1" && go test -run='^$' -fuzz="^$3\$" -fuzztime="$time" "./$2") >"$log" 2>&1
-}
+failed=0
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
 
 for module in "$@"; do
-	while IFS=: read -r file line; do
-		[ -n "$file" ] || continue
-		folder=$(dirname "${file#./}")
-		target=${line#func }
-		echo "fuzzing $module/$folder $target for $time"
+	# Lines such as ./internal/domain/domain_test.go:func FuzzKey. find fails if no file has one.
+	(cd "$module" && { find . -name '*_test.go' -not -path '*/testdata/*' -exec grep -HoE '^func Fuzz[A-Za-z0-9_]*' {} + || true; }) |
+		sort >"$work/targets"
+	while IFS=: read -r file function; do
+		package=$(dirname "$file")
+		target=${function#func }
 		count=$((count + 1))
-		fuzz "$module" "$folder" "$target" && continue
-		cat "$log"
-		failed+=("$module/$folder:$target")
-	done < <(cd "$module" && find . -name '*_test.go' -not -path '*/testdata/*' -exec \
-		grep -HoE '^func Fuzz[A-Za-z0-9_]*' {} + | sort)
+		echo "fuzzing $module/${package#./} $target for $inputs"
+		if ! (cd "$module" && "$go" test -run='^$' -fuzz="^$target\$" -fuzztime="$inputs" "$package") </dev/null >"$work/log" 2>&1; then
+			cat "$work/log"
+			echo "$module/${package#./} $target" >>"$work/failed"
+			failed=$((failed + 1))
+		fi
+	done <"$work/targets"
 done
 
-echo "fuzzed $count targets, ${#failed[@]} failed"
-for f in "${failed[@]+"${failed[@]}"}"; do echo "  $f" >&2; done
-[ ${#failed[@]} -eq 0 ]
+echo "fuzzed $count targets, $failed failed"
+if ((failed > 0)); then
+	sed 's/^/  /' "$work/failed" >&2
+	exit 1
+fi

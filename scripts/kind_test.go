@@ -61,7 +61,7 @@ func runKind(t *testing.T, verb, fail string) (output, calls string, ok bool) {
 	return string(text), string(made), err == nil
 }
 
-// A deployment waits for every Deployment, longer for one with more replicas, and deletes nothing.
+// deploy waits for every Deployment, longer for one with more replicas, and deletes nothing.
 func TestDeploy_WaitsByReplicas(t *testing.T) {
 	output, calls, ok := runKind(t, "deploy", "none")
 	require.True(t, ok, output)
@@ -70,21 +70,49 @@ func TestDeploy_WaitsByReplicas(t *testing.T) {
 	assert.NotContains(t, calls, " delete ")
 }
 
-// One program that fails ends the deployment with an error that says what failed. Nothing is deleted, and the script
-// does not go on as if there was nothing to read.
+// When a program fails, the deployment stops with an error that names what failed. Nothing is deleted, and the output
+// of the failed program is not taken for an empty list.
 func TestDeploy_FailedCallDeletesNothing(t *testing.T) {
 	for name, tc := range map[string]struct {
 		fail  string
 		want  string // in the output
-		after string // is not called any more
+		after string // a later call, which must not be made
 	}{
-		"every read":         {"kubectl*' get '*", "kind: read the Deployments that were applied", "rollout status"},
-		"reads of manifests": {"kubectl*' get --filename '*", "kind: read the Deployments that were applied", "rollout status"},
-		"the apply":          {"kubectl*' apply '*", "fake: connection refused", "rollout status"},
-		"a rollout":          {"*'rollout status deployment/service-a '*", "kind: it does not run", "docker port"},
-		"the clusters":       {"'kind get clusters'", "kind: list the clusters: fake: connection refused", "kubectl"},
-		"the images":         {"images.sh*", "fake: connection refused", "kubectl"},
-		"the manifests":      {"kustomize*", "fake: connection refused", "kubectl"},
+		"every read": {
+			fail:  "kubectl*' get '*",
+			want:  "kind: read the Deployments that were applied",
+			after: "rollout status",
+		},
+		"reads of manifests": {
+			fail:  "kubectl*' get --filename '*",
+			want:  "kind: read the Deployments that were applied",
+			after: "rollout status",
+		},
+		"the apply": {
+			fail:  "kubectl*' apply '*",
+			want:  "fake: connection refused",
+			after: "rollout status",
+		},
+		"a rollout": {
+			fail:  "*'rollout status deployment/service-a '*",
+			want:  "kind: it does not run",
+			after: "docker port",
+		},
+		"the clusters": {
+			fail:  "'kind get clusters'",
+			want:  "kind: list the clusters: fake: connection refused",
+			after: "kubectl",
+		},
+		"the images": {
+			fail:  "images.sh*",
+			want:  "fake: connection refused",
+			after: "kubectl",
+		},
+		"the manifests": {
+			fail:  "kustomize*",
+			want:  "fake: connection refused",
+			after: "kubectl",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			output, calls, ok := runKind(t, "deploy", tc.fail)
@@ -96,7 +124,7 @@ func TestDeploy_FailedCallDeletesNothing(t *testing.T) {
 	}
 }
 
-// Clusters that cannot be listed are not taken for clusters that do not exist.
+// A failure to list the clusters is not reported as a missing cluster.
 func TestDown_FailsWithoutDocker(t *testing.T) {
 	output, _, ok := runKind(t, "down", "'kind get clusters'")
 	assert.False(t, ok)

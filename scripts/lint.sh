@@ -68,12 +68,12 @@ breaking() {
 
 generated() {
 	mkdir "$work/generated" && (cd proto && ../bin/buf generate -o "$work/generated") || return
-	local ok=0 file
-	while read -r file; do
-		diff -u "proto/$file" "$work/generated/$file" || ok=1
-	done < <({ (cd proto && find . -name '*.pb.go') && (cd "$work/generated" && find . -name '*.pb.go'); } | sort -u)
-	[ $ok -eq 0 ] || echo "  run make generate, and commit what it changes" >&2
-	return $ok
+	local failed=0 file
+	for file in $({ (cd proto && find . -name '*.pb.go') && (cd "$work/generated" && find . -name '*.pb.go'); } | sort -u); do
+		diff -u "proto/$file" "$work/generated/$file" || failed=1
+	done
+	[ $failed -eq 0 ] || echo "  run make generate, and commit what it changes" >&2
+	return $failed
 }
 
 shell_scripts() {

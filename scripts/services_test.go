@@ -39,7 +39,9 @@ func replaceInCopy(t *testing.T, file, from, to string) {
 // runInCopy runs a script of root, and returns what it printed and whether it succeeded.
 func runInCopy(t *testing.T, root, script string) (output string, ok bool) {
 	t.Helper()
-	text, err := exec.CommandContext(t.Context(), "bash", filepath.Join(root, "scripts", script)).CombinedOutput()
+	cmd := exec.CommandContext(t.Context(), "bash", filepath.Join(root, "scripts", script))
+	cmd.Env = append(os.Environ(), minimalTools(t)...)
+	text, err := cmd.CombinedOutput()
 	return string(text), err == nil
 }
 

@@ -18,9 +18,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// temporary has everything that a run makes in a directory of the test's own,
-// and checks that a run leaves nothing there.
-func temporary(t *testing.T) {
+// useTempDir sets TMPDIR to a directory of the test, and checks that a run leaves no
+// files and no processes there.
+func useTempDir(t *testing.T) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("builds both services and the floor")
@@ -31,14 +31,14 @@ func temporary(t *testing.T) {
 		left, err := filepath.Glob(filepath.Join(dir, "tandem-bench-*"))
 		require.NoError(t, err)
 		assert.Empty(t, left)
-		for _, name := range running(t) {
-			assert.NotContains(t, name, dir, "a process still runs")
+		for _, name := range runningPrograms(t) {
+			assert.NotContains(t, name, dir, "a process is still running")
 		}
 	})
 }
 
-// running are the programs of all processes, where there is a /proc.
-func running(t *testing.T) []string {
+// runningPrograms returns the executables of all processes, and nothing without /proc.
+func runningPrograms(t *testing.T) []string {
 	t.Helper()
 	links, err := filepath.Glob("/proc/[0-9]*/exe")
 	require.NoError(t, err)
@@ -51,8 +51,8 @@ func running(t *testing.T) []string {
 	return out
 }
 
-func TestRun(t *testing.T) {
-	temporary(t)
+func TestRun_MeasuresBothTransports(t *testing.T) {
+	useTempDir(t)
 	file := filepath.Join(t.TempDir(), "figures.json")
 	var out bytes.Buffer
 	require.NoError(t, run(t.Context(), []string{"-rounds", "1", "-round", "50ms", "-c", "2", "-json", file}, &out, io.Discard))
@@ -85,7 +85,7 @@ func TestRun(t *testing.T) {
 	assert.Contains(t, out.String(), "\nverdict: ")
 }
 
-// cancelAt cancels when a text is written.
+// cancelAt is a writer that calls cancel when text is written.
 type cancelAt struct {
 	text   string
 	cancel context.CancelFunc
@@ -100,7 +100,7 @@ func (c *cancelAt) Write(p []byte) (int, error) {
 }
 
 func TestRun_IsInterrupted(t *testing.T) {
-	temporary(t)
+	useTempDir(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	err := run(ctx, []string{"-rounds", "1000", "-round", "50ms", "-c", "2"}, io.Discard, &cancelAt{text: "round 2 of", cancel: cancel})
@@ -109,14 +109,14 @@ func TestRun_IsInterrupted(t *testing.T) {
 
 func TestRun_RejectsInvalidFlags(t *testing.T) {
 	for _, c := range []struct{ args, want string }{
-		{"-c 0", "want numbers from 1 to 512"},
-		{"-c many", "want numbers from 1 to 512"},
-		{"-via smoke", "want http, grpc or both"},
-		{"-rounds 0", "want 1 or more"},
-		{"-round 0s", "want more than 0"},
-		{"-check -c 1", "-check looks at c = 32"},
-		{"now", `unknown argument "now"`},
-		{"-fast", "flag provided but not defined"},
+		{args: "-c 0", want: "want numbers from 1 to 512"},
+		{args: "-c many", want: "want numbers from 1 to 512"},
+		{args: "-via smoke", want: "want http, grpc or both"},
+		{args: "-rounds 0", want: "want 1 or more"},
+		{args: "-round 0s", want: "want more than 0"},
+		{args: "-check -c 1", want: "-check needs c = 32"},
+		{args: "now", want: `unknown argument "now"`},
+		{args: "-fast", want: "flag provided but not defined"},
 	} {
 		t.Run(c.args, func(t *testing.T) {
 			err := run(t.Context(), strings.Fields(c.args), io.Discard, io.Discard)
@@ -136,12 +136,23 @@ func TestReport_Verdict(t *testing.T) {
 		good bool
 		want string
 	}{
-		{"good", Report{Load: []Row{row(1, 0.2), row(32, 0.8)}, Processes: []Process{process}}, true,
-			"verdict: good: 0.80 of the floor over http at c = 32 (want 0.75); good: ready in 12 ms (want 100); good: 20.0 MiB at rest (want 30)"},
-		{"slow", Report{Load: []Row{row(32, 0.7)}, Processes: []Process{process}}, false,
-			"verdict: MISSED: 0.70 of the floor over http at c = 32 (want 0.75); good: ready in 12 ms (want 100); good: 20.0 MiB at rest (want 30)"},
-		{"large and late", Report{Processes: []Process{{ReadyMS: 101, RestMiB: 31}, process, {RestMiB: 99}}}, true,
-			"verdict: MISSED: ready in 101 ms (want 100); MISSED: 31.0 MiB at rest (want 30)"},
+		{
+			name: "all targets are reached",
+			r:    Report{Load: []Row{row(1, 0.2), row(32, 0.8)}, Processes: []Process{process}},
+			good: true,
+			want: "verdict: good: 0.80 of the floor over http at c = 32 (want 0.75); good: ready in 12 ms (want 100); good: 20.0 MiB at rest (want 30)",
+		},
+		{
+			name: "too little throughput",
+			r:    Report{Load: []Row{row(32, 0.7)}, Processes: []Process{process}},
+			want: "verdict: MISSED: 0.70 of the floor over http at c = 32 (want 0.75); good: ready in 12 ms (want 100); good: 20.0 MiB at rest (want 30)",
+		},
+		{
+			name: "ready too late, with too much memory",
+			r:    Report{Processes: []Process{{ReadyMS: 101, RestMiB: 31}, process, {RestMiB: 99}}},
+			good: true,
+			want: "verdict: MISSED: ready in 101 ms (want 100); MISSED: 31.0 MiB at rest (want 30)",
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			assert.Equal(t, c.good, c.r.fastEnough())

@@ -23,21 +23,44 @@ func TestLoad_ChecksResponses(t *testing.T) {
 		respond http.HandlerFunc
 		want    string // of the error
 	}{
-		{"a response", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, goodResponse) }, ""},
-		{"a chunked response", func(w http.ResponseWriter, _ *http.Request) {
-			fmt.Fprint(w, goodResponse[:20])
-			_ = http.NewResponseController(w).Flush()
-			fmt.Fprint(w, goodResponse[20:])
-		}, ""},
-		{"Connection: close", func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Connection", "close")
-			fmt.Fprint(w, goodResponse)
-		}, ""},
-		{"refuses", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no room", http.StatusServiceUnavailable) }, "503 Service Unavailable"},
-		{"names no pod", func(w http.ResponseWriter, _ *http.Request) {
-			fmt.Fprint(w, strings.ReplaceAll(goodResponse, `"b"`, `""`))
-		}, "data with its pod"},
-		{"breaks off", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, "EOF"},
+		{
+			name:    "a response",
+			respond: func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, goodResponse) },
+		},
+		{
+			name: "a chunked response",
+			respond: func(w http.ResponseWriter, _ *http.Request) {
+				fmt.Fprint(w, goodResponse[:20])
+				_ = http.NewResponseController(w).Flush()
+				fmt.Fprint(w, goodResponse[20:])
+			},
+		},
+		{
+			name: "Connection: close",
+			respond: func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Connection", "close")
+				fmt.Fprint(w, goodResponse)
+			},
+		},
+		{
+			name: "status 503",
+			respond: func(w http.ResponseWriter, _ *http.Request) {
+				http.Error(w, "overloaded", http.StatusServiceUnavailable)
+			},
+			want: "503 Service Unavailable",
+		},
+		{
+			name: "a response without a pod",
+			respond: func(w http.ResponseWriter, _ *http.Request) {
+				fmt.Fprint(w, strings.ReplaceAll(goodResponse, `"b"`, `""`))
+			},
+			want: "data with its pod",
+		},
+		{
+			name:    "a closed connection",
+			respond: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+			want:    "EOF",
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			server := httptest.NewServer(c.respond)

@@ -80,15 +80,15 @@ func parse(args []string, out io.Writer) (options, error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(out)
 	flags.Usage = func() {
-		fmt.Fprintln(out, "Bench measures the pair beside the floor, the least code that does the same.\n\nusage: go run ./scripts/bench [flags]")
+		fmt.Fprintln(out, "Bench compares the pair with the floor, the least code that does the same.\n\nusage: go run ./scripts/bench [flags]")
 		flags.PrintDefaults()
 	}
-	c := flags.String("c", "1,32,256", "calls under way at once, one `list` entry a measurement")
+	c := flags.String("c", "1,32,256", "numbers of calls in flight: a `list` with one entry for each measurement")
 	via := flags.String("via", "http,grpc", "transports, a `list`")
 	flags.IntVar(&o.rounds, "rounds", 5, "`number` of rounds of each measurement")
-	flags.DurationVar(&o.round, "round", 2*time.Second, "`time` of a round, for the pair and for the floor each")
+	flags.DurationVar(&o.round, "round", 2*time.Second, "`duration` of a round, for each of the pair and the floor")
 	flags.StringVar(&o.json, "json", "", "write the figures to a `file` too")
-	flags.BoolVar(&o.check, "check", false, fmt.Sprintf("fail below %.2f of the floor's throughput at c = %d; not for a machine that others use", wantRatio, verdictC))
+	flags.BoolVar(&o.check, "check", false, fmt.Sprintf("fail below %.2f of the floor's throughput at c = %d; not for a busy machine", wantRatio, verdictC))
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return o, err
 	} else if err != nil {
@@ -115,7 +115,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	case o.round <= 0:
 		return o, &usageError{fmt.Errorf("-round %s: want more than 0", o.round)}
 	case o.check && !slices.Contains(o.c, verdictC):
-		return o, &usageError{fmt.Errorf("-check looks at c = %d, which -c %s leaves out", verdictC, *c)}
+		return o, &usageError{fmt.Errorf("-check needs c = %d, which -c %s does not include", verdictC, *c)}
 	}
 	return o, nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -57,9 +58,9 @@ func start(ctx context.Context, p program, dir string) (*process, error) {
 		close(s.exited)
 	}()
 	if err := s.await(ctx); err != nil {
-		said := s.said()
+		output := s.output()
 		s.stop()
-		return nil, fmt.Errorf("%s is not ready: %w; it said: %s", p.name, err, said)
+		return nil, fmt.Errorf("%s is not ready: %w; its output: %s", p.name, err, output)
 	}
 	s.ready = time.Since(began)
 	return s, nil
@@ -99,8 +100,8 @@ func isReady(ctx context.Context, addr string, request []byte) bool {
 	return string(status[:n]) == "HTTP/1.1 200"
 }
 
-// said returns the end of the program's output.
-func (s *process) said() string {
+// output returns the end of the program's output.
+func (s *process) output() string {
 	text, _ := os.ReadFile(s.log.Name())
 	return string(bytes.TrimSpace(text[max(0, len(text)-2000):]))
 }
@@ -200,7 +201,7 @@ func build(ctx context.Context, root, dir, pkg string) (binary string, size int6
 	if runtime.GOOS == "windows" {
 		binary += ".exe"
 	}
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags", "grpcnotrace,nethttpomithttp2", "-ldflags", "-s -w", "-o", binary, ".")
+	cmd := exec.CommandContext(ctx, cmp.Or(os.Getenv("GO"), "go"), "build", "-trimpath", "-tags", "grpcnotrace,nethttpomithttp2", "-ldflags", "-s -w", "-o", binary, ".")
 	cmd.Dir = filepath.Join(root, pkg)              // in its own module
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // as in the images
 	if text, err := cmd.CombinedOutput(); err != nil {

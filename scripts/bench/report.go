@@ -77,7 +77,7 @@ func (r *Report) writeJSON(path string) error {
 }
 
 func (r *Report) print(w io.Writer) {
-	fmt.Fprintf(w, "\nThe pair as released, access log on (to a file), beside the floor: raw net/http and grpc-go.\n"+
+	fmt.Fprintf(w, "\nThe pair as released, with the access log on (to a file), and the floor: raw net/http and grpc-go.\n"+
 		"Medians of %d rounds of %gs in turns; %s, %s, %d CPUs.\n\n", r.Rounds, r.RoundSeconds, r.Go, r.Platform, r.CPUs)
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	row := func(cells ...string) { fmt.Fprintln(table, strings.Join(cells, "\t")+"\t") }
@@ -100,7 +100,7 @@ func (r *Report) print(w io.Writer) {
 	}
 	_ = table.Flush()
 	if r.OthersCPU > quiet {
-		fmt.Fprintf(w, "\nOther processes had %.0f %% of the CPUs meanwhile: trust no figure here by more than its min–max.\n", 100*r.OthersCPU)
+		fmt.Fprintf(w, "\nOther processes used %.0f %% of the CPU time: differences smaller than min–max mean nothing.\n", 100*r.OthersCPU)
 	}
 	fmt.Fprintf(w, "\n%s\n", r.verdict())
 }
@@ -114,13 +114,13 @@ func known(format string, figure float64) string {
 
 // verdict compares the figures with the targets.
 func (r *Report) verdict() string {
-	var said []string
-	say := func(what string, good bool) {
-		said = append(said, map[bool]string{true: "good: ", false: "MISSED: "}[good]+what)
+	var results []string
+	add := func(what string, good bool) {
+		results = append(results, map[bool]string{true: "good: ", false: "MISSED: "}[good]+what)
 	}
 	for _, l := range r.Load {
 		if l.C == verdictC {
-			say(fmt.Sprintf("%.2f of the floor over %s at c = %d (want %.2f)", l.Ratio.Median, l.Via, l.C, wantRatio), l.Ratio.Median >= wantRatio)
+			add(fmt.Sprintf("%.2f of the floor over %s at c = %d (want %.2f)", l.Ratio.Median, l.Via, l.C, wantRatio), l.Ratio.Median >= wantRatio)
 		}
 	}
 	var ready, memory float64
@@ -129,9 +129,9 @@ func (r *Report) verdict() string {
 			ready, memory = max(ready, p.ReadyMS), max(memory, p.RestMiB)
 		}
 	}
-	say(fmt.Sprintf("ready in %.0f ms (want %d)", ready, wantReady), ready <= wantReady)
-	say(fmt.Sprintf("%.1f MiB at rest (want %d)", memory, wantRest), memory <= wantRest)
-	return "verdict: " + strings.Join(said, "; ")
+	add(fmt.Sprintf("ready in %.0f ms (want %d)", ready, wantReady), ready <= wantReady)
+	add(fmt.Sprintf("%.1f MiB at rest (want %d)", memory, wantRest), memory <= wantRest)
+	return "verdict: " + strings.Join(results, "; ")
 }
 
 // fastEnough reports whether the throughputs of verdictC reach wantRatio.

@@ -22,12 +22,12 @@ import (
 	"example.com/tandem/kit/kittest"
 )
 
-const soon = 30 * time.Second // for a machine that is busy
+const soon = 30 * time.Second // enough on a busy machine
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// TestRun starts the program with both services.
-func TestRun(t *testing.T) {
+// The program starts both services, shows a call over each transport, and stops them.
+func TestRun_StartsAndStopsServices(t *testing.T) {
 	bin := t.TempDir() // one for all, so that the services are linked once
 	binary := bin + "/run"
 	require.NoError(t, kittest.Build(".", binary))
@@ -62,26 +62,26 @@ func TestRun(t *testing.T) {
 		assert.Equal(t, 2, strings.Count(r.out.String(), " drained"), "each service drains, once:\n%s", &r.out)
 	})
 
-	t.Run("a port that is taken", func(t *testing.T) {
+	t.Run("a port is in use", func(t *testing.T) {
 		ports := freePorts(t)
 		l, err := net.Listen("tcp", "127.0.0.1:"+ports[3])
 		require.NoError(t, err)
-		defer l.Close() //nolint:errcheck // it has served its purpose
+		defer l.Close() //nolint:errcheck // the test is over
 		r := begin(t, "SERVICE_B_ADMIN_PORT="+ports[3])
 		assert.Equal(t, 1, r.wait(t))
-		assert.Equal(t, "port "+ports[3]+", which service-b's admin wants, is taken by another process; set SERVICE_B_ADMIN_PORT to another\n",
+		assert.Equal(t, "port "+ports[3]+" (service-b's admin) is in use by another process; set SERVICE_B_ADMIN_PORT to another port\n",
 			r.out.String(), "one line, and nothing started")
 	})
 
-	t.Run("a service that does not start", func(t *testing.T) {
+	t.Run("a service does not start", func(t *testing.T) {
 		r := begin(t, "LOG_LEVEL=loud")
 		assert.Equal(t, 1, r.wait(t))
-		assert.Contains(t, r.out.String(), `service-b  LOG_LEVEL="loud"`, "its log tells why")
+		assert.Contains(t, r.out.String(), `service-b  LOG_LEVEL="loud"`, "its log has the reason")
 		assert.Regexp(t, `\nservice-b exited before it was ready \(exit status 2\); its log is above\n`, r.out.String())
 		r.assertNothingLeft(t)
 	})
 
-	t.Run("a service that dies", func(t *testing.T) {
+	t.Run("a service is killed", func(t *testing.T) {
 		r := begin(t)
 		r.waitFor(t, "Stop with Ctrl-C")
 		require.NoError(t, syscall.Kill(r.pids(t)["service-b"], syscall.SIGKILL))
@@ -91,7 +91,7 @@ func TestRun(t *testing.T) {
 		r.assertNothingLeft(t)
 	})
 
-	t.Run("SIGTERM before the services are there", func(t *testing.T) {
+	t.Run("SIGTERM before the services are started", func(t *testing.T) {
 		r := begin(t)
 		r.waitFor(t, "building service-b")
 		require.NoError(t, r.cmd.Process.Signal(syscall.SIGTERM))
@@ -110,7 +110,7 @@ func TestRun(t *testing.T) {
 		r.assertNothingLeft(t)
 	})
 
-	t.Run("if run is killed, so are the services", func(t *testing.T) {
+	t.Run("the services are killed with run", func(t *testing.T) {
 		if runtime.GOOS != "linux" {
 			t.Skip("needs the parent-death signal, which only Linux has")
 		}
@@ -121,7 +121,7 @@ func TestRun(t *testing.T) {
 		require.Eventually(t, func() bool { return portsFree(r.asPorts(t)) == nil }, soon, 20*time.Millisecond)
 	})
 
-	t.Run("lines as the services write them", func(t *testing.T) {
+	t.Run("LOG_FORMAT=json prints lines unchanged", func(t *testing.T) {
 		r := begin(t, "LOG_FORMAT=json")
 		r.waitFor(t, "Stop with Ctrl-C")
 		require.NoError(t, r.cmd.Process.Signal(os.Interrupt))
@@ -129,7 +129,7 @@ func TestRun(t *testing.T) {
 		assert.Regexp(t, `(?m)^\{"time":.*"msg":"ready","service":"service-a","pod":"service-a-1"\}$`, r.out.String())
 	})
 
-	t.Run("wrong usage", func(t *testing.T) {
+	t.Run("invalid arguments", func(t *testing.T) {
 		for arg, want := range map[string]string{
 			"serve": "unknown argument \"serve\"; see --help\n",
 			"--bni": "flag provided but not defined: -bni\n",
@@ -146,8 +146,7 @@ func TestRun(t *testing.T) {
 	})
 }
 
-// running is one run of the program, in a process group of its own as a shell
-// would start it.
+// running is the program in its own process group, as a shell starts it.
 type running struct {
 	cmd   *exec.Cmd
 	out   kittest.Buffer
@@ -155,6 +154,7 @@ type running struct {
 	done  chan struct{}
 }
 
+// begin starts the program on free ports. bin is the folder for the services' binaries.
 func begin(t *testing.T, binary, bin string, environ ...string) *running {
 	t.Helper()
 	r := &running{ports: freePorts(t), done: make(chan struct{})}
@@ -167,7 +167,7 @@ func begin(t *testing.T, binary, bin string, environ ...string) *running {
 	r.cmd.Env = append(r.cmd.Env, environ...)
 	r.cmd.Stdout, r.cmd.Stderr = &r.out, &r.out
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	// A service that stays keeps the pipe open: the test would fail for it, not hang.
+	// A service that has not exited keeps the pipe open: the test then fails instead of hanging.
 	r.cmd.WaitDelay = time.Second
 	require.NoError(t, r.cmd.Start())
 	go func() {
@@ -181,6 +181,7 @@ func begin(t *testing.T, binary, bin string, environ ...string) *running {
 	return r
 }
 
+// wait returns the exit status of the program.
 func (r *running) wait(t *testing.T) int {
 	t.Helper()
 	select {
@@ -198,7 +199,7 @@ func (r *running) waitFor(t *testing.T, text string) {
 		"no %q in\n%s", text, &r.out)
 }
 
-// pids of the services that it says it has started.
+// pids returns the process ids of the services, as the program printed them.
 func (r *running) pids(t *testing.T) map[string]int {
 	t.Helper()
 	out := map[string]int{}
@@ -213,7 +214,7 @@ func (r *running) pids(t *testing.T) map[string]int {
 func (r *running) assertNothingLeft(t *testing.T) {
 	t.Helper()
 	for name, pid := range r.pids(t) {
-		assert.ErrorIs(t, syscall.Kill(pid, 0), syscall.ESRCH, "%s is still there", name)
+		assert.ErrorIs(t, syscall.Kill(pid, 0), syscall.ESRCH, "%s is still running", name)
 	}
 	assert.NoError(t, portsFree(r.asPorts(t)))
 }
@@ -229,14 +230,14 @@ func (r *running) asPorts(t *testing.T) []port {
 	return out
 }
 
-// freePorts are seven that were free a moment ago, all different.
+// freePorts returns seven different ports that were free when it checked.
 func freePorts(t *testing.T) []string {
 	t.Helper()
 	out := make([]string, 7)
 	for i := range out {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		require.NoError(t, err)
-		defer l.Close() //nolint:errcheck // to be free is what it is for
+		defer l.Close() //nolint:errcheck // all stay open until the last is found, so that they differ
 		_, out[i], err = net.SplitHostPort(l.Addr().String())
 		require.NoError(t, err)
 	}
@@ -250,13 +251,26 @@ func TestReadSettings_ReportsInvalidValues(t *testing.T) {
 	}{
 		"nothing set":  {},
 		"another port": {environ: map[string]string{"SERVICE_A_HTTP_PORT": "18080"}},
-		"not a number": {map[string]string{"SERVICE_B_GRPC_PORT": "grpc"}, `SERVICE_B_GRPC_PORT="grpc": want a port from 1 to 65535`},
-		"zero":         {map[string]string{"SERVICE_B_HTTP_PORT": "0"}, `SERVICE_B_HTTP_PORT="0": want a port from 1 to 65535`},
-		"too high":     {map[string]string{"SERVICE_B_ADMIN_PORT": "65536"}, `SERVICE_B_ADMIN_PORT="65536": want a port from 1 to 65535`},
-		"twice": {map[string]string{"SERVICE_A_ADMIN_PORT": "9090"},
-			`SERVICE_B_GRPC_PORT=9090: SERVICE_A_ADMIN_PORT is the same port`},
-		"two errors": {map[string]string{"SERVICE_A_HTTP_PORT": "-1", "LOG_FORMAT": "xml"},
-			"SERVICE_A_HTTP_PORT=\"-1\": want a port from 1 to 65535\nLOG_FORMAT=\"xml\": want text or json"},
+		"not a number": {
+			environ: map[string]string{"SERVICE_B_GRPC_PORT": "grpc"},
+			want:    `SERVICE_B_GRPC_PORT="grpc": want a port from 1 to 65535`,
+		},
+		"zero": {
+			environ: map[string]string{"SERVICE_B_HTTP_PORT": "0"},
+			want:    `SERVICE_B_HTTP_PORT="0": want a port from 1 to 65535`,
+		},
+		"too high": {
+			environ: map[string]string{"SERVICE_B_ADMIN_PORT": "65536"},
+			want:    `SERVICE_B_ADMIN_PORT="65536": want a port from 1 to 65535`,
+		},
+		"the same port twice": {
+			environ: map[string]string{"SERVICE_A_ADMIN_PORT": "9090"},
+			want:    `SERVICE_B_GRPC_PORT=9090: SERVICE_A_ADMIN_PORT is the same port`,
+		},
+		"two errors": {
+			environ: map[string]string{"SERVICE_A_HTTP_PORT": "-1", "LOG_FORMAT": "xml"},
+			want:    "SERVICE_A_HTTP_PORT=\"-1\": want a port from 1 to 65535\nLOG_FORMAT=\"xml\": want text or json",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, err := readSettings(func(key string) string { return tc.environ[key] })
@@ -283,19 +297,19 @@ func TestPortsFree_NamesPortInUse(t *testing.T) {
 			if err != nil {
 				t.Skip(err)
 			}
-			defer l.Close() //nolint:errcheck // it has served its purpose
+			defer l.Close() //nolint:errcheck // the test is over
 			if addrs, err := net.LookupHost("localhost"); addr[0] == '[' && !strings.Contains(fmt.Sprint(addrs, err), "::1") {
 				t.Skip("localhost has no IPv6 address here")
 			}
 			n := l.Addr().(*net.TCPAddr).Port
 			assert.EqualError(t, portsFree([]port{{n, "someone", "KEY"}}),
-				fmt.Sprintf("port %d, which someone wants, is taken by another process; set KEY to another", n))
+				fmt.Sprintf("port %d (someone) is in use by another process; set KEY to another port", n))
 		})
 	}
 }
 
 // Colors are for terminals, one for each service.
-func TestColors(t *testing.T) {
+func TestOutput_ColorsOnTerminalsOnly(t *testing.T) {
 	var b bytes.Buffer
 	out := &output{w: &b, color: true}
 	_, _ = out.log("service-a").Write([]byte(`{"time":"2026-01-02T03:04:05.678Z","level":"WARN","msg":"m"}` + "\nplain\n"))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,7 +37,7 @@ func (s *service) build(ctx context.Context, bin string) error {
 	if s.binary, err = filepath.Abs(filepath.Join(bin, s.name)); err != nil {
 		return err
 	}
-	build := exec.CommandContext(ctx, "go", "build", "-C", s.name, "-trimpath", "-tags", "grpcnotrace,nethttpomithttp2", "-o", s.binary, ".")
+	build := exec.CommandContext(ctx, cmp.Or(os.Getenv("GO"), "go"), "build", "-C", s.name, "-trimpath", "-tags", "grpcnotrace,nethttpomithttp2", "-o", s.binary, ".")
 	build.Stdout, build.Stderr = os.Stdout, os.Stderr
 	build.Cancel = func() error { return build.Process.Signal(os.Interrupt) } // go build then stops its compilers
 	if err := build.Run(); err != nil {

@@ -89,7 +89,7 @@ func portsFree(ports []port) error {
 	var errs []error
 	for _, p := range ports {
 		if err := p.free(); err != nil {
-			errs = append(errs, fmt.Errorf("port %d, which %s wants, %w; set %s to another", p.number, p.owner, err, p.key))
+			errs = append(errs, fmt.Errorf("port %d (%s) %w; set %s to another port", p.number, p.owner, err, p.key))
 		}
 	}
 	return errors.Join(errs...)
@@ -100,7 +100,7 @@ func (p port) free() error {
 	// and a server on ::1 would get the calls to localhost.
 	if conn, err := net.DialTimeout("tcp", p.byName(), time.Second); err == nil {
 		_ = conn.Close() // that it opened is enough
-		return errors.New("is taken by another process")
+		return errors.New("is in use by another process")
 	}
 	l, err := net.Listen("tcp", p.addr())
 	if err != nil {

@@ -16,11 +16,11 @@ import (
 	datav1 "example.com/tandem/proto/data/v1"
 )
 
-// callTimeout is service-a's.
+// callTimeout is service-a's default of CALL_TIMEOUT.
 const callTimeout = 2 * time.Second
 
-// response is service-a's response, without the fields that cost CPU time to fill in.
-type response struct {
+// callResponse is service-a's response, without the fields that cost CPU time to fill in.
+type callResponse struct {
 	ServedBy instance        `json:"servedBy"`
 	Call     call            `json:"call"`
 	Data     json.RawMessage `json:"data"`
@@ -47,7 +47,7 @@ type client struct {
 	grpc        datav1.DataServiceClient
 }
 
-// a serves what service-a serves.
+// a serves GET /api/data as service-a does.
 func a(addr, url, target string) error {
 	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -95,7 +95,7 @@ func (c *client) get(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(response{c.me, how, body}) // the client may have disconnected
+	_ = json.NewEncoder(w).Encode(callResponse{c.me, how, body}) // the client may have disconnected
 }
 
 func (c *client) overHTTP(ctx context.Context) (*datav1.Data, call, error) {

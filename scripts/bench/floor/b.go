@@ -12,7 +12,7 @@ import (
 	datav1 "example.com/tandem/proto/data/v1"
 )
 
-// b serves what service-b serves.
+// b serves GET /api/data and GetData as service-b does.
 func b(httpAddr, grpcAddr string) error {
 	listener, err := net.Listen("tcp", grpcAddr)
 	if err != nil {
@@ -38,12 +38,12 @@ type server struct {
 	me *datav1.Instance
 }
 
-// GetData is the gRPC side.
+// GetData implements [datav1.DataServiceServer].
 func (s *server) GetData(_ context.Context, req *datav1.GetDataRequest) (*datav1.GetDataResponse, error) {
 	return s.data(req.GetKey()), nil
 }
 
-// get is the HTTP side.
+// get responds to GET /api/data with the JSON of the same message.
 func (s *server) get(w http.ResponseWriter, r *http.Request) {
 	body, err := protojson.Marshal(s.data(r.URL.Query().Get("key")))
 	if err != nil {
@@ -51,7 +51,7 @@ func (s *server) get(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(body) // the caller may have left
+	_, _ = w.Write(body) // the client may have disconnected
 }
 
 func (s *server) data(key string) *datav1.GetDataResponse {

@@ -1,6 +1,6 @@
-// Floor is the least code that does what the pair does: raw net/http and
-// grpc-go, the same messages decoded and encoded, and nothing else. It logs,
-// counts, traces, retries and limits nothing. Bench measures the pair beside it.
+// Floor is the least code that does what the pair does: raw net/http and grpc-go, with
+// the same messages encoded and decoded. It has no logs, metrics, traces, retries,
+// limits or timeouts, and is no example to copy. Bench compares the pair with it.
 //
 //	HTTP_ADDR=… GRPC_ADDR=… floor b
 //	HTTP_ADDR=… SERVICE_B_HTTP_URL=… SERVICE_B_GRPC_TARGET=… floor a
@@ -25,7 +25,7 @@ func main() {
 	os.Exit(1)
 }
 
-// me says who serves, as the pair says it.
+// me returns the host name and address, which responses show as pod and IP.
 func me() (pod, ip string) {
 	pod, _ = os.Hostname() // without a host name the bench rejects the response
 	addrs, _ := net.InterfaceAddrs()

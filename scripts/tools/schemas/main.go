@@ -59,7 +59,7 @@ func writeKind(out, gvk string, all, needed map[string]object) error {
 	group, rest, _ := strings.Cut(gvk, "/")
 	version, kind, ok := strings.Cut(rest, "/")
 	if !ok {
-		return fmt.Errorf("want GROUP/VERSION/KIND, with core for the group that has no name")
+		return fmt.Errorf("want GROUP/VERSION/KIND, with core for the group without a name")
 	}
 	if group == "core" {
 		group = ""
@@ -76,7 +76,8 @@ func writeKind(out, gvk string, all, needed map[string]object) error {
 	return fmt.Errorf("no such kind")
 }
 
-// need makes a definition strict, and does the same for those that it refers to.
+// need makes a definition strict, and all definitions that it refers to, and adds them
+// to needed.
 func need(name string, all, needed map[string]object) {
 	if needed[name] != nil {
 		return
