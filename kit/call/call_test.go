@@ -26,12 +26,12 @@ var dns *kittest.DNS
 
 func TestMain(m *testing.M) {
 	dns = kittest.UseDNS()
-	goleak.VerifyTestMain(m, goleak.IgnoreCurrent()) // the DNS server stays
+	goleak.VerifyTestMain(m, goleak.IgnoreCurrent()) // the DNS server is not stopped
 }
 
-// peer is a server that does one thing to every connection, once it has read a
-// request from it.
-func peer(t *testing.T, do func(*net.TCPConn)) string {
+// peer starts a server that reads one request from each connection, calls handle and
+// closes the connection. It returns the server's address.
+func peer(t *testing.T, handle func(*net.TCPConn)) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -44,9 +44,9 @@ func peer(t *testing.T, do func(*net.TCPConn)) string {
 				return
 			}
 			if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
-				do(conn.(*net.TCPConn))
+				handle(conn.(*net.TCPConn))
 			}
-			_ = conn.Close() // do may have closed it
+			_ = conn.Close() // fails if handle has closed the connection
 		}
 	}()
 	t.Cleanup(func() {
@@ -56,7 +56,7 @@ func peer(t *testing.T, do func(*net.TCPConn)) string {
 	return l.Addr().String()
 }
 
-// get makes an HTTP request without package httpclient. Its time limit is for a hang only.
+// get requests / and reads the whole response. The timeout only ends a call that hangs.
 func get(ctx context.Context, hostport string) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
@@ -69,13 +69,14 @@ func get(ctx context.Context, hostport string) error {
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close() //nolint:errcheck // read whole below
+	defer resp.Body.Close() //nolint:errcheck // the body is read to its end
 	_, err = io.Copy(io.Discard, resp.Body)
 	return err
 }
 
+// The errors are those that the standard library returns for real failures.
 func TestClassOf_RealFailures(t *testing.T) {
-	soon := func() context.Context {
+	shortDeadline := func() context.Context {
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		t.Cleanup(cancel)
 		return ctx
@@ -83,68 +84,126 @@ func TestClassOf_RealFailures(t *testing.T) {
 	done := make(chan struct{})
 	silent := peer(t, func(*net.TCPConn) { <-done })
 	t.Cleanup(func() { close(done) })
-	deaf, err := net.ListenPacket("udp", "127.0.0.1:0")
+	silentDNS, err := net.ListenPacket("udp", "127.0.0.1:0")
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, deaf.Close()) })
+	t.Cleanup(func() { require.NoError(t, silentDNS.Close()) })
 
 	for _, c := range []struct {
 		name string
 		call func() error
 		want call.Class
 	}{
-		{"a response", func() error {
-			return get(t.Context(), peer(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, "HTTP/1.1 204 No Content\r\n\r\n") }))
-		}, call.OK},
-		{"an unknown name", func() error { return get(t.Context(), "nobody.call.test.:80") }, call.DNS},
-		{"a DNS server that fails", func() error {
-			dns.Break(true)
-			defer dns.Break(false)
-			return get(t.Context(), "broken.call.test.:80")
-		}, call.DNS},
-		{"a DNS server without a response until the deadline", func() error {
-			r := &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
-				return net.Dial("udp", deaf.LocalAddr().String())
-			}}
-			_, err := r.LookupHost(soon(), "silent.call.test.")
-			return err
-		}, call.DNS},
-		{"a closed port", func() error { return get(t.Context(), "127.0.0.1:"+kittest.FreePort()) }, call.Refused},
-		{"a dial that times out", func() error {
-			_, err := (&net.Dialer{Timeout: time.Nanosecond}).Dial("tcp", silent)
-			return err
-		}, call.Unavailable},
-		{"no response until the deadline", func() error { return get(soon(), silent) }, call.Timeout},
-		{"no response until the read deadline", func() error {
-			conn, err := net.Dial("tcp", silent)
-			require.NoError(t, err)
-			defer conn.Close() //nolint:errcheck // its work is done
-			require.NoError(t, conn.SetReadDeadline(time.Now().Add(time.Millisecond)))
-			_, err = conn.Read(make([]byte, 1))
-			return err
-		}, call.Timeout},
-		{"canceled before the dial", func() error {
-			ctx, cancel := context.WithCancel(t.Context())
-			cancel()
-			return get(ctx, silent)
-		}, call.Canceled},
-		{"canceled while waiting", func() error {
-			ctx, cancel := context.WithCancel(t.Context())
-			return get(ctx, peer(t, func(*net.TCPConn) { cancel(); <-ctx.Done() }))
-		}, call.Canceled},
-		{"a connection reset", func() error {
-			return get(t.Context(), peer(t, func(conn *net.TCPConn) { _ = conn.SetLinger(0) }))
-		}, call.Unavailable},
-		{"a connection closed before the response", func() error {
-			return get(t.Context(), peer(t, func(*net.TCPConn) {}))
-		}, call.Unavailable},
-		{"a connection closed during the response", func() error {
-			return get(t.Context(), peer(t, func(conn *net.TCPConn) {
-				_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
-			}))
-		}, call.Unavailable},
-		{"a response that is not HTTP", func() error {
-			return get(t.Context(), peer(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, "220 mail.example ESMTP\r\n") }))
-		}, call.Other},
+		{
+			name: "response",
+			call: func() error {
+				return get(t.Context(), peer(t, func(conn *net.TCPConn) {
+					_, _ = io.WriteString(conn, "HTTP/1.1 204 No Content\r\n\r\n")
+				}))
+			},
+			want: call.OK,
+		},
+		{
+			name: "name that does not exist",
+			call: func() error { return get(t.Context(), "nobody.call.test.:80") },
+			want: call.DNS,
+		},
+		{
+			name: "failing DNS server",
+			call: func() error {
+				dns.Break(true)
+				defer dns.Break(false)
+				return get(t.Context(), "broken.call.test.:80")
+			},
+			want: call.DNS,
+		},
+		{
+			name: "no DNS response before the deadline",
+			call: func() error {
+				r := &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+					return net.Dial("udp", silentDNS.LocalAddr().String())
+				}}
+				_, err := r.LookupHost(shortDeadline(), "silent.call.test.")
+				return err
+			},
+			want: call.DNS,
+		},
+		{
+			name: "closed port",
+			call: func() error { return get(t.Context(), "127.0.0.1:"+kittest.FreePort()) },
+			want: call.Refused,
+		},
+		{
+			name: "dial timeout",
+			call: func() error {
+				_, err := (&net.Dialer{Timeout: time.Nanosecond}).Dial("tcp", silent)
+				return err
+			},
+			want: call.Unavailable,
+		},
+		{
+			name: "no response before the deadline",
+			call: func() error { return get(shortDeadline(), silent) },
+			want: call.Timeout,
+		},
+		{
+			name: "no response before the read deadline",
+			call: func() error {
+				conn, err := net.Dial("tcp", silent)
+				require.NoError(t, err)
+				defer conn.Close() //nolint:errcheck // nothing was written
+				require.NoError(t, conn.SetReadDeadline(time.Now().Add(time.Millisecond)))
+				_, err = conn.Read(make([]byte, 1))
+				return err
+			},
+			want: call.Timeout,
+		},
+		{
+			name: "canceled before the dial",
+			call: func() error {
+				ctx, cancel := context.WithCancel(t.Context())
+				cancel()
+				return get(ctx, silent)
+			},
+			want: call.Canceled,
+		},
+		{
+			name: "canceled while waiting for the response",
+			call: func() error {
+				ctx, cancel := context.WithCancel(t.Context())
+				return get(ctx, peer(t, func(*net.TCPConn) { cancel(); <-ctx.Done() }))
+			},
+			want: call.Canceled,
+		},
+		{
+			name: "connection reset",
+			call: func() error {
+				return get(t.Context(), peer(t, func(conn *net.TCPConn) { _ = conn.SetLinger(0) }))
+			},
+			want: call.Unavailable,
+		},
+		{
+			name: "connection closed before the response",
+			call: func() error { return get(t.Context(), peer(t, func(*net.TCPConn) {})) },
+			want: call.Unavailable,
+		},
+		{
+			name: "connection closed within the response",
+			call: func() error {
+				return get(t.Context(), peer(t, func(conn *net.TCPConn) {
+					_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
+				}))
+			},
+			want: call.Unavailable,
+		},
+		{
+			name: "response that is not HTTP",
+			call: func() error {
+				return get(t.Context(), peer(t, func(conn *net.TCPConn) {
+					_, _ = io.WriteString(conn, "220 mail.example ESMTP\r\n")
+				}))
+			},
+			want: call.Other,
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			err := c.call()
@@ -153,40 +212,60 @@ func TestClassOf_RealFailures(t *testing.T) {
 	}
 }
 
+// The class of an Error takes precedence over the class of its cause.
 func TestClassOf_PrefersErrorInChain(t *testing.T) {
-	inner := errors.New("the peer said no")
-	err := fmt.Errorf("call: %w", &call.Error{Class: call.Unavailable, Err: fmt.Errorf("%w: %w", inner, context.Canceled)})
-	assert.Equal(t, call.Unavailable, call.ClassOf(err), "the Error has the more specific class")
-	require.ErrorIs(t, err, inner)
-	assert.Equal(t, "call: the peer said no: context canceled", err.Error())
-	assert.Equal(t, call.Other, call.ClassOf(inner))
+	cause := errors.New("no capacity")
+	err := fmt.Errorf("call: %w", &call.Error{Class: call.Unavailable, Err: fmt.Errorf("%w: %w", cause, context.Canceled)})
+	assert.Equal(t, call.Unavailable, call.ClassOf(err), "not the class of context.Canceled")
+	require.ErrorIs(t, err, cause)
+	assert.Equal(t, "call: no capacity: context canceled", err.Error())
+	assert.Equal(t, call.Other, call.ClassOf(cause))
 }
 
 func TestHTTPStatus_MatchesClassOfStatus(t *testing.T) {
 	for class, status := range map[call.Class]int{
-		call.OK: 200, call.DNS: 503, call.Refused: 503, call.Unavailable: 503, call.Timeout: 504, call.Canceled: 499, call.Other: 502, "unheard of": 502,
+		call.OK:          200,
+		call.DNS:         503,
+		call.Refused:     503,
+		call.Unavailable: 503,
+		call.Timeout:     504,
+		call.Canceled:    499,
+		call.Other:       502,
+		"unknown":        502,
 	} {
 		assert.Equal(t, status, class.HTTPStatus(), class)
 	}
 	for status, class := range map[int]call.Class{
-		200: call.OK, 304: call.OK, 404: call.OK, 499: call.OK, 500: call.Other, 501: call.Other, 502: call.Unavailable, 503: call.Unavailable, 504: call.Timeout, 599: call.Other,
+		200: call.OK,
+		304: call.OK,
+		404: call.OK,
+		499: call.OK,
+		500: call.Other,
+		501: call.Other,
+		502: call.Unavailable,
+		503: call.Unavailable,
+		504: call.Timeout,
+		599: call.Other,
 	} {
 		assert.Equal(t, class, call.ClassOfStatus(status), status)
 	}
 }
 
+// A call within a call has a record of its own. Without WithRecord, RecordOf returns
+// a new record each time.
 func TestWithRecord_IsForOneCall(t *testing.T) {
-	ctx, r := call.WithRecord(t.Context())
+	ctx, outerRecord := call.WithRecord(t.Context())
 	call.RecordOf(ctx).Attempts++
-	inner, other := call.WithRecord(ctx)
+	inner, innerRecord := call.WithRecord(ctx)
 	call.RecordOf(inner).Peer = "127.0.0.1:80"
-	assert.Equal(t, call.Record{Attempts: 1}, *r)
-	assert.Equal(t, call.Record{Peer: "127.0.0.1:80"}, *other, "a call within a call has its own")
+	assert.Equal(t, call.Record{Attempts: 1}, *outerRecord)
+	assert.Equal(t, call.Record{Peer: "127.0.0.1:80"}, *innerRecord)
 
-	call.RecordOf(t.Context()).Attempts++ // must not panic
-	assert.Zero(t, call.RecordOf(t.Context()).Attempts, "nor is it shared")
+	call.RecordOf(t.Context()).Attempts++ // does not panic
+	assert.Zero(t, call.RecordOf(t.Context()).Attempts, "not shared")
 }
 
+// Counters of one registry share their metric.
 func TestNewCounter_IsShared(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	first, second := call.NewCounter(reg), call.NewCounter(reg)

@@ -17,11 +17,11 @@ import (
 	"example.com/tandem/kit/lifecycle"
 )
 
-// service is a configuration as a service has it.
+// service is an example of a service's configuration.
 type service struct {
 	config.Server
-	Message string  `env:"MESSAGE" envDefault:"hello" help:"what to say"`
-	Ratio   float64 `env:"RATIO" envDefault:"0.5" help:"of a type that has no hint of its own"`
+	Message string  `env:"MESSAGE" envDefault:"hello" help:"text of the greeting"`
+	Ratio   float64 `env:"RATIO" envDefault:"0.5" help:"a float64, a type for which errors have no hint"`
 }
 
 func TestLoad_Defaults(t *testing.T) {
@@ -42,12 +42,21 @@ func TestLoad_Defaults(t *testing.T) {
 	}, cfg)
 }
 
+// Load reads the map that it is given, not the environment of the process.
 func TestLoad_ReadsGivenEnvironment(t *testing.T) {
 	t.Setenv("MESSAGE", "from the process")
 	cfg, err := config.Load[service](map[string]string{
-		"HTTP_ADDR": "127.0.0.1:0", "LOG_LEVEL": "debug", "DRAIN_DELAY": "0s", "MAX_IN_FLIGHT": "3", "FAULTS": "on", "PPROF": "TRUE",
-		"FAULT": `{"latency":"50ms"}`, "MEMORY_LIMIT": "134217728", "HEALTH_DETAILS": "on",
-		"PRE_STOP_DELAY": "5s", "TERMINATION_GRACE_PERIOD": "36s",
+		"HTTP_ADDR":                "127.0.0.1:0",
+		"LOG_LEVEL":                "debug",
+		"DRAIN_DELAY":              "0s",
+		"MAX_IN_FLIGHT":            "3",
+		"FAULTS":                   "on",
+		"PPROF":                    "TRUE",
+		"FAULT":                    `{"latency":"50ms"}`,
+		"MEMORY_LIMIT":             "134217728",
+		"HEALTH_DETAILS":           "on",
+		"PRE_STOP_DELAY":           "5s",
+		"TERMINATION_GRACE_PERIOD": "36s",
 	})
 	require.NoError(t, err)
 	assert.Equal(t, "127.0.0.1:0", cfg.HTTPAddr)
@@ -65,7 +74,7 @@ func TestLoad_ReadsGivenEnvironment(t *testing.T) {
 
 	cfg, err = config.Load[service](nil)
 	require.NoError(t, err)
-	assert.Equal(t, "hello", cfg.Message, "nil is an empty environment, not the process's own")
+	assert.Equal(t, "hello", cfg.Message, "nil is an empty environment, not the environment of the process")
 }
 
 func TestLoad_EmptyValueIsDefault(t *testing.T) {
@@ -76,36 +85,39 @@ func TestLoad_EmptyValueIsDefault(t *testing.T) {
 	assert.Equal(t, slog.LevelInfo, cfg.LogLevel)
 }
 
+// The error names the variable, its value and what would be valid. The process
+// exits with status 2.
 func TestLoad_ErrorSaysWhatIsValid(t *testing.T) {
 	const addr = "want host:port or :port, such as :8080"
+	const faultJSON = `want JSON such as {"latency":"250ms","cpu":"5ms","errorRate":0.3,"notReady":true}`
 	const loopback = "want a loopback address and a port, such as 127.0.0.1:8082"
 	for _, c := range []struct{ key, value, want string }{
-		{"HTTP_ADDR", "8080", `HTTP_ADDR="8080": ` + addr},
-		{"HTTP_ADDR", "localhost:http", `HTTP_ADDR="localhost:http": ` + addr},
-		{"ADMIN_ADDR", ":99999", `ADMIN_ADDR=":99999": ` + addr},
-		{"ADMIN_ADDR", ":1\n2", `ADMIN_ADDR=":1\n2": ` + addr},
-		{"DEBUG_ADDR", ":8082", `DEBUG_ADDR=":8082": ` + loopback},
-		{"DEBUG_ADDR", "0.0.0.0:8082", `DEBUG_ADDR="0.0.0.0:8082": ` + loopback},
-		{"DEBUG_ADDR", "10.0.0.7:8082", `DEBUG_ADDR="10.0.0.7:8082": ` + loopback},
-		{"DEBUG_ADDR", "service-b:8082", `DEBUG_ADDR="service-b:8082": ` + loopback},
-		{"DEBUG_ADDR", "127.0.0.1", `DEBUG_ADDR="127.0.0.1": ` + loopback},
-		{"FAULT", `{"latency":"50ms"}`, `FAULTS="off": want on, because FAULT is set`},
-		{"FAULT", "slow", `FAULT="slow": want JSON such as {"latency":"250ms","cpu":"5ms","errorRate":0.3,"notReady":true}: invalid character 's' looking for beginning of value`},
-		{"MEMORY_LIMIT", "128Mi", `MEMORY_LIMIT="128Mi": want a whole number`},
-		{"PRE_STOP_DELAY", "-1s", `PRE_STOP_DELAY="-1s": want 0 or more`},
-		{"TERMINATION_GRACE_PERIOD", "36", `TERMINATION_GRACE_PERIOD="36": want a duration such as 250ms, 5s or 1m`},
-		{"TERMINATION_GRACE_PERIOD", "-1s", `TERMINATION_GRACE_PERIOD="-1s": want 0 or more`},
-		{"LOG_LEVEL", "loud", `LOG_LEVEL="loud": want debug, info, warn or error`},
-		{"DRAIN_DELAY", "5", `DRAIN_DELAY="5": want a duration such as 250ms, 5s or 1m`},
-		{"DRAIN_DELAY", "-1s", `DRAIN_DELAY="-1s": want 0 or more`},
-		{"DRAIN_TIMEOUT", "soon", `DRAIN_TIMEOUT="soon": want a duration such as 250ms, 5s or 1m`},
-		{"DRAIN_TIMEOUT", "0s", `DRAIN_TIMEOUT="0s": want more than 0`},
-		{"MAX_CONNECTION_AGE", "-1ms", `MAX_CONNECTION_AGE="-1ms": want 0 or more`},
-		{"MAX_IN_FLIGHT", "many", `MAX_IN_FLIGHT="many": want a whole number`},
-		{"MAX_IN_FLIGHT", "0", `MAX_IN_FLIGHT="0": want 1 or more`},
-		{"FAULTS", "maybe", `FAULTS="maybe": want on or off`},
-		{"PPROF", "1", `PPROF="1": want on or off`},
-		{"RATIO", "half", `RATIO="half": strconv.ParseFloat: parsing "half": invalid syntax`},
+		{key: "HTTP_ADDR", value: "8080", want: `HTTP_ADDR="8080": ` + addr},
+		{key: "HTTP_ADDR", value: "localhost:http", want: `HTTP_ADDR="localhost:http": ` + addr},
+		{key: "ADMIN_ADDR", value: ":99999", want: `ADMIN_ADDR=":99999": ` + addr},
+		{key: "ADMIN_ADDR", value: ":1\n2", want: `ADMIN_ADDR=":1\n2": ` + addr},
+		{key: "DEBUG_ADDR", value: ":8082", want: `DEBUG_ADDR=":8082": ` + loopback},
+		{key: "DEBUG_ADDR", value: "0.0.0.0:8082", want: `DEBUG_ADDR="0.0.0.0:8082": ` + loopback},
+		{key: "DEBUG_ADDR", value: "10.0.0.7:8082", want: `DEBUG_ADDR="10.0.0.7:8082": ` + loopback},
+		{key: "DEBUG_ADDR", value: "service-b:8082", want: `DEBUG_ADDR="service-b:8082": ` + loopback},
+		{key: "DEBUG_ADDR", value: "127.0.0.1", want: `DEBUG_ADDR="127.0.0.1": ` + loopback},
+		{key: "FAULT", value: `{"latency":"50ms"}`, want: `FAULTS="off": want on, because FAULT is set`},
+		{key: "FAULT", value: "slow", want: `FAULT="slow": ` + faultJSON + `: invalid character 's' looking for beginning of value`},
+		{key: "MEMORY_LIMIT", value: "128Mi", want: `MEMORY_LIMIT="128Mi": want a whole number`},
+		{key: "PRE_STOP_DELAY", value: "-1s", want: `PRE_STOP_DELAY="-1s": want 0 or more`},
+		{key: "TERMINATION_GRACE_PERIOD", value: "36", want: `TERMINATION_GRACE_PERIOD="36": want a duration such as 250ms, 5s or 1m`},
+		{key: "TERMINATION_GRACE_PERIOD", value: "-1s", want: `TERMINATION_GRACE_PERIOD="-1s": want 0 or more`},
+		{key: "LOG_LEVEL", value: "loud", want: `LOG_LEVEL="loud": want debug, info, warn or error`},
+		{key: "DRAIN_DELAY", value: "5", want: `DRAIN_DELAY="5": want a duration such as 250ms, 5s or 1m`},
+		{key: "DRAIN_DELAY", value: "-1s", want: `DRAIN_DELAY="-1s": want 0 or more`},
+		{key: "DRAIN_TIMEOUT", value: "soon", want: `DRAIN_TIMEOUT="soon": want a duration such as 250ms, 5s or 1m`},
+		{key: "DRAIN_TIMEOUT", value: "0s", want: `DRAIN_TIMEOUT="0s": want more than 0`},
+		{key: "MAX_CONNECTION_AGE", value: "-1ms", want: `MAX_CONNECTION_AGE="-1ms": want 0 or more`},
+		{key: "MAX_IN_FLIGHT", value: "many", want: `MAX_IN_FLIGHT="many": want a whole number`},
+		{key: "MAX_IN_FLIGHT", value: "0", want: `MAX_IN_FLIGHT="0": want 1 or more`},
+		{key: "FAULTS", value: "maybe", want: `FAULTS="maybe": want on or off`},
+		{key: "PPROF", value: "1", want: `PPROF="1": want on or off`},
+		{key: "RATIO", value: "half", want: `RATIO="half": strconv.ParseFloat: parsing "half": invalid syntax`},
 	} {
 		t.Run(c.key+"="+c.value, func(t *testing.T) {
 			_, err := config.Load[service](map[string]string{c.key: c.value})
@@ -117,10 +129,11 @@ func TestLoad_ErrorSaysWhatIsValid(t *testing.T) {
 	}
 }
 
+// All invalid values are reported at once, one a line.
 func TestLoad_ErrorHasLinePerValue(t *testing.T) {
 	_, err := config.Load[service](map[string]string{
-		"DRAIN_DELAY": "long", "FAULTS": "maybe", // these do not parse
-		"HTTP_ADDR": "nowhere", "MAX_IN_FLIGHT": "-1", // and these do, but cannot work
+		"DRAIN_DELAY": "long", "FAULTS": "maybe", // cannot be parsed
+		"HTTP_ADDR": "nowhere", "MAX_IN_FLIGHT": "-1", // can be parsed, but are out of range
 	})
 	require.Error(t, err)
 	assert.ElementsMatch(t, []string{
@@ -132,12 +145,14 @@ func TestLoad_ErrorHasLinePerValue(t *testing.T) {
 	assert.Equal(t, 2, lifecycle.ExitCode(err))
 }
 
+// A field of an unsupported type is a bug in the program, so the exit status is 1
+// and not that of a configuration error.
 func TestLoad_UnsupportedStructIsNoConfigError(t *testing.T) {
 	_, err := config.Load[struct {
 		Odd fmt.Stringer `env:"ODD" envDefault:"x"`
 	}](nil)
 	require.ErrorContains(t, err, "Stringer")
-	assert.Equal(t, 1, lifecycle.ExitCode(err), "it is a fault of the program, not of its use")
+	assert.Equal(t, 1, lifecycle.ExitCode(err))
 }
 
 func TestLoad_NamesInvalidDefault(t *testing.T) {
@@ -153,9 +168,9 @@ func TestHelp_ListsVariablesWithDefaults(t *testing.T) {
 	var rows [][]string
 	for line := range strings.Lines(out.String()) {
 		if key, _, _ := strings.Cut(strings.TrimSpace(line), " "); key == "FAULT" {
-			continue // it has no default
+			continue // FAULT has no default
 		}
-		require.Greater(t, len(strings.Fields(line)), 2, "a key, a default and an explanation: %q", line)
+		require.Greater(t, len(strings.Fields(line)), 2, "want a key, a default and a description: %q", line)
 		rows = append(rows, strings.Fields(line)[:2])
 	}
 	assert.Equal(t, [][]string{
@@ -176,9 +191,10 @@ func TestHelp_ListsVariablesWithDefaults(t *testing.T) {
 		{"MESSAGE", "hello"},
 		{"RATIO", "0.5"},
 	}, rows)
-	assert.Contains(t, out.String(), "what to say\n")
+	assert.Contains(t, out.String(), "text of the greeting\n")
 }
 
+// Values may contain equals signs.
 func TestEnviron_SplitsAtFirstEqualsSign(t *testing.T) {
 	assert.Equal(t, map[string]string{"A": "1", "B": "x=y", "C": ""}, config.Environ([]string{"A=1", "B=x=y", "C="}))
 }
@@ -192,6 +208,7 @@ func TestChecks_ReturnNilForValidValues(t *testing.T) {
 	))
 }
 
+// DEBUG_ADDR may be any loopback address.
 func TestDebugAddr_AcceptsAnyLoopback(t *testing.T) {
 	for _, addr := range []string{"127.0.0.1:8082", "127.1.2.3:0", "[::1]:8082", "localhost:8082"} {
 		_, err := config.Load[service](map[string]string{"DEBUG_ADDR": addr})
@@ -199,6 +216,7 @@ func TestDebugAddr_AcceptsAnyLoopback(t *testing.T) {
 	}
 }
 
+// The debug server is needed if FAULTS or PPROF is on.
 func TestDebug_IsOnForFaultsOrPprof(t *testing.T) {
 	assert.False(t, config.Server{}.Debug())
 	assert.True(t, config.Server{Faults: true}.Debug())

@@ -11,8 +11,8 @@ import (
 	"example.com/tandem/kit/config"
 )
 
-// What cannot work is an error at the start, not at the first call. (That it
-// works where it can is tested with real handshakes in both clients.)
+// Unusable files are an error at the start, not at the first call. (The packages
+// of both clients test valid files with real handshakes.)
 func TestClientTLS_RefusesBadFiles(t *testing.T) {
 	empty := filepath.Join(t.TempDir(), "empty.pem")
 	require.NoError(t, os.WriteFile(empty, nil, 0o600))
@@ -20,11 +20,11 @@ func TestClientTLS_RefusesBadFiles(t *testing.T) {
 		tls config.ClientTLS
 		err string
 	}{
-		"no CA file":          {tls: config.ClientTLS{CAFile: "/nowhere.pem"}, err: "no such file"},
-		"CA file of nothing":  {tls: config.ClientTLS{CAFile: empty}, err: "no certificate found"},
-		"certificate, no key": {tls: config.ClientTLS{CertFile: empty}, err: "both"},
-		"key, no certificate": {tls: config.ClientTLS{KeyFile: empty}, err: "both"},
-		"not a pair":          {tls: config.ClientTLS{CertFile: empty, KeyFile: empty}, err: "client certificate: "},
+		"missing CA file":         {tls: config.ClientTLS{CAFile: "/nowhere.pem"}, err: "no such file"},
+		"empty CA file":           {tls: config.ClientTLS{CAFile: empty}, err: "no certificate found"},
+		"certificate without key": {tls: config.ClientTLS{CertFile: empty}, err: "both"},
+		"key without certificate": {tls: config.ClientTLS{KeyFile: empty}, err: "both"},
+		"invalid key pair":        {tls: config.ClientTLS{CertFile: empty, KeyFile: empty}, err: "client certificate: "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := tt.tls.Config()
@@ -33,5 +33,5 @@ func TestClientTLS_RefusesBadFiles(t *testing.T) {
 	}
 	none, err := config.ClientTLS{}.Config()
 	require.NoError(t, err)
-	assert.Nil(t, none.RootCAs, "the system's")
+	assert.Nil(t, none.RootCAs, "nil: the certificates of the system")
 }

@@ -34,18 +34,18 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv("TEST_EXIT") != "" {
-		exit()
+	if os.Getenv("TEST_EXPORT_AND_EXIT") != "" {
+		exportAndExit()
 	}
 	goleak.VerifyTestMain(m)
 }
 
-// exit is a service that records one span and exits. It needs its own process: the
-// SDK leaves goroutines that wait for a collector which does not respond.
-func exit() {
-	tel, err := telemetry.New(context.Background(), me, slog.LevelInfo, config.Environ(os.Environ()), os.Stdout)
+// exportAndExit makes one span, exports it and exits. It runs in a process of its own:
+// the SDK's goroutines that wait for an unreachable collector would outlive a test.
+func exportAndExit() {
+	tel, err := telemetry.New(context.Background(), testInstance, slog.LevelInfo, config.Environ(os.Environ()), os.Stdout)
 	if err == nil {
-		_, s := tel.Traces.Tracer("test").Start(context.Background(), "the last")
+		_, s := tel.Traces.Tracer("test").Start(context.Background(), "the last span")
 		s.End()
 		tel.Flush()
 	}
@@ -55,102 +55,124 @@ func exit() {
 	os.Exit(lifecycle.ExitCode(err))
 }
 
-var me = instance.Instance{Service: "service-b", Version: "v1", Pod: "service-b-7d", Node: "node-1", Zone: "z1", Namespace: "tandem"}
-
-// newTelemetry uses the process's environment, which the exporters read in any case.
-func newTelemetry(t *testing.T, w io.Writer) (*telemetry.Telemetry, error) {
-	t.Helper()
-	return telemetry.New(t.Context(), me, slog.LevelInfo, config.Environ(os.Environ()), w)
+var testInstance = instance.Instance{
+	Service:   "service-b",
+	Version:   "v1",
+	Pod:       "service-b-7d",
+	Node:      "node-1",
+	Zone:      "z1",
+	Namespace: "tandem",
 }
 
-// received is an OTLP collector, over gRPC and over HTTP.
-type received struct {
+// newTelemetry uses the environment of the process, because the SDK's exporters
+// always read that.
+func newTelemetry(t *testing.T, w io.Writer) (*telemetry.Telemetry, error) {
+	t.Helper()
+	return telemetry.New(t.Context(), testInstance, slog.LevelInfo, config.Environ(os.Environ()), w)
+}
+
+// fakeCollector is an OTLP collector for gRPC and HTTP. It keeps the spans.
+type fakeCollector struct {
 	collector.UnimplementedTraceServiceServer
 	mu    sync.Mutex
 	spans []*tracev1.ResourceSpans
 }
 
-func (r *received) Export(_ context.Context, in *collector.ExportTraceServiceRequest) (*collector.ExportTraceServiceResponse, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.spans = append(r.spans, in.GetResourceSpans()...)
+func (c *fakeCollector) Export(
+	_ context.Context, in *collector.ExportTraceServiceRequest,
+) (*collector.ExportTraceServiceResponse, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.spans = append(c.spans, in.GetResourceSpans()...)
 	return &collector.ExportTraceServiceResponse{}, nil
 }
 
-func (r *received) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+func (c *fakeCollector) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	body, err := io.ReadAll(req.Body)
 	var in collector.ExportTraceServiceRequest
 	if req.URL.Path != "/v1/traces" || err != nil || proto.Unmarshal(body, &in) != nil {
-		http.Error(w, "not OTLP", http.StatusBadRequest)
+		http.Error(w, "not an OTLP request", http.StatusBadRequest)
 		return
 	}
-	_, _ = r.Export(req.Context(), &in) // cannot fail
+	_, _ = c.Export(req.Context(), &in) // cannot fail
 	w.Header().Set("Content-Type", "application/x-protobuf")
 }
 
-// collect starts a collector for a protocol, and returns its URL.
-func collect(t *testing.T, protocol string) (*received, string) {
+// startCollector starts a collector for the protocol, and returns it with its URL.
+func startCollector(t *testing.T, protocol string) (*fakeCollector, string) {
 	t.Helper()
-	r := &received{}
+	c := &fakeCollector{}
 	if protocol != "grpc" {
-		server := httptest.NewServer(r)
+		server := httptest.NewServer(c)
 		t.Cleanup(server.Close)
-		return r, server.URL
+		return c, server.URL
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	server := grpc.NewServer()
-	collector.RegisterTraceServiceServer(server, r)
+	collector.RegisterTraceServiceServer(server, c)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
 	t.Cleanup(func() {
 		server.Stop()
 		require.NoError(t, <-served)
 	})
-	return r, "http://" + l.Addr().String()
+	return c, "http://" + l.Addr().String()
 }
 
-// span records one span and returns it.
-func span(t *testing.T, tel *telemetry.Telemetry) trace.Span {
+// makeSpan makes and ends one span.
+func makeSpan(t *testing.T, tel *telemetry.Telemetry) trace.Span {
 	t.Helper()
 	_, s := tel.Traces.Tracer("test").Start(t.Context(), "GET /api/data")
 	s.End()
 	return s
 }
 
+// Spans are exported over HTTP (the default) or gRPC, with the attributes of the
+// instance. The standard variables, or those for traces only, select the collector.
 func TestNew_ExportsSpans(t *testing.T) {
-	for _, c := range []struct{ name, protocol, endpointKey, protocolKey, path string }{
-		{"HTTP is the default", "", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL", ""},
-		{"HTTP", "http/protobuf", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL", ""},
-		{"gRPC", "grpc", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL", ""},
-		{"HTTP, by the variables for traces alone", "http/protobuf", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "/v1/traces"},
-		{"gRPC, by the variables for traces alone", "grpc", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", ""},
+	for name, tt := range map[string]struct {
+		protocol string
+		signal   string // part of the names of the variables for one signal only
+		path     string // of the endpoint
+	}{
+		"default":                {},
+		"HTTP":                   {protocol: "http/protobuf"},
+		"gRPC":                   {protocol: "grpc"},
+		"HTTP, traces variables": {protocol: "http/protobuf", signal: "TRACES_", path: "/v1/traces"},
+		"gRPC, traces variables": {protocol: "grpc", signal: "TRACES_"},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			r, url := collect(t, c.protocol)
-			t.Setenv(c.endpointKey, url+c.path)
-			t.Setenv(c.protocolKey, c.protocol)
+		t.Run(name, func(t *testing.T) {
+			c, url := startCollector(t, tt.protocol)
+			t.Setenv("OTEL_EXPORTER_OTLP_"+tt.signal+"ENDPOINT", url+tt.path)
+			t.Setenv("OTEL_EXPORTER_OTLP_"+tt.signal+"PROTOCOL", tt.protocol)
 			t.Setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test")
 			tel, err := newTelemetry(t, io.Discard)
 			require.NoError(t, err)
-			made := span(t, tel)
+			made := makeSpan(t, tel)
 			tel.Flush()
 
-			require.Len(t, r.spans, 1)
+			require.Len(t, c.spans, 1)
 			attributes := map[string]string{}
-			for _, a := range r.spans[0].GetResource().GetAttributes() {
+			for _, a := range c.spans[0].GetResource().GetAttributes() {
 				attributes[a.GetKey()] = a.GetValue().GetStringValue()
 			}
 			for key, want := range map[string]string{
-				"service.name": "service-b", "service.version": "v1", "service.instance.id": "service-b-7d",
-				"k8s.pod.name": "service-b-7d", "k8s.node.name": "node-1", "k8s.namespace.name": "tandem", "cloud.availability_zone": "z1",
-				"telemetry.sdk.language": "go", "deployment.environment": "test",
+				"service.name":            "service-b",
+				"service.version":         "v1",
+				"service.instance.id":     "service-b-7d",
+				"k8s.pod.name":            "service-b-7d",
+				"k8s.node.name":           "node-1",
+				"k8s.namespace.name":      "tandem",
+				"cloud.availability_zone": "z1",
+				"telemetry.sdk.language":  "go",
+				"deployment.environment":  "test",
 			} {
 				assert.Equal(t, want, attributes[key], key)
 			}
-			require.Len(t, r.spans[0].GetScopeSpans(), 1)
-			require.Len(t, r.spans[0].GetScopeSpans()[0].GetSpans(), 1)
-			got, want := r.spans[0].GetScopeSpans()[0].GetSpans()[0], made.SpanContext()
+			require.Len(t, c.spans[0].GetScopeSpans(), 1)
+			require.Len(t, c.spans[0].GetScopeSpans()[0].GetSpans(), 1)
+			got, want := c.spans[0].GetScopeSpans()[0].GetSpans()[0], made.SpanContext()
 			assert.Equal(t, "GET /api/data", got.GetName())
 			id := want.TraceID()
 			assert.Equal(t, id[:], got.GetTraceId())
@@ -158,26 +180,29 @@ func TestNew_ExportsSpans(t *testing.T) {
 	}
 }
 
+// OTEL_SERVICE_NAME takes precedence over the name of the instance.
 func TestNew_OTELServiceNameTakesPrecedence(t *testing.T) {
-	r, url := collect(t, "")
+	c, url := startCollector(t, "")
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
 	t.Setenv("OTEL_SERVICE_NAME", "renamed")
 	tel, err := newTelemetry(t, io.Discard)
 	require.NoError(t, err)
-	span(t, tel)
+	makeSpan(t, tel)
 	tel.Flush()
-	require.Len(t, r.spans, 1)
-	assert.Contains(t, r.spans[0].GetResource().String(), "renamed")
+	require.Len(t, c.spans, 1)
+	assert.Contains(t, c.spans[0].GetResource().String(), "renamed")
 }
 
+// Spans are exported only if an endpoint is set and neither the SDK nor the exporter
+// is disabled.
 func TestNew_ExportsOnlyWithEndpoint(t *testing.T) {
 	for name, environ := range map[string]map[string]string{
-		"no endpoint":          {"OTEL_EXPORTER_OTLP_ENDPOINT": ""},
-		"the SDK switched off": {"OTEL_SDK_DISABLED": "TRUE"},
-		"no exporter":          {"OTEL_TRACES_EXPORTER": "none"},
+		"no endpoint":  {"OTEL_EXPORTER_OTLP_ENDPOINT": ""},
+		"SDK disabled": {"OTEL_SDK_DISABLED": "TRUE"},
+		"no exporter":  {"OTEL_TRACES_EXPORTER": "none"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r, url := collect(t, "")
+			c, url := startCollector(t, "")
 			t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
 			for key, value := range environ {
 				t.Setenv(key, value)
@@ -186,15 +211,16 @@ func TestNew_ExportsOnlyWithEndpoint(t *testing.T) {
 			require.NoError(t, err)
 			assert.Nil(t, tel.Traces)
 			tel.Flush()
-			assert.Empty(t, r.spans)
+			assert.Empty(t, c.spans)
 		})
 	}
 }
 
+// Without a caller's trace, Continue starts a new one, which is not sampled.
 func TestContinue_SetsIDs(t *testing.T) {
 	ctx := telemetry.Continue(t.Context(), propagation.MapCarrier{})
 	made := trace.SpanContextFromContext(ctx)
-	assert.True(t, made.IsValid(), "for logs and for the next service")
+	assert.True(t, made.IsValid(), "the ids are needed in logs and by called services")
 	assert.False(t, made.IsSampled())
 	other := trace.SpanContextFromContext(telemetry.Continue(t.Context(), propagation.MapCarrier{}))
 	assert.NotEqual(t, made.TraceID(), other.TraceID())
@@ -207,60 +233,71 @@ func TestContinue_KeepsSamplingDecision(t *testing.T) {
 	out := propagation.MapCarrier{}
 	telemetry.Propagator.Inject(ctx, out)
 	assert.Regexp(t, "^00-0af7651916cd43dd8448eb211c80319c-[0-9a-f]{16}-01$", out["traceparent"])
-	assert.NotEqual(t, traceparent, out["traceparent"], "by a span of our own")
+	assert.NotEqual(t, traceparent, out["traceparent"], "the span id must be a new one")
 	assert.Equal(t, "tenant=7", out["baggage"])
 }
 
+// An invalid endpoint or protocol is a configuration error, with exit status 2.
 func TestNew_FailsOnInvalidEndpoint(t *testing.T) {
 	const endpoint = ": want a URL such as http://collector:4318"
 	for _, c := range []struct{ key, value, want string }{
-		{"OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", ": want grpc or http/protobuf"},
-		{"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json", ": want grpc or http/protobuf"},
-		{"OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318", endpoint},
-		{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "10.0.0.1:4318", endpoint},
-		{"OTEL_EXPORTER_OTLP_ENDPOINT", "http://", endpoint},
+		{key: "OTEL_EXPORTER_OTLP_PROTOCOL", value: "http/json", want: ": want grpc or http/protobuf"},
+		{key: "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", value: "http/json", want: ": want grpc or http/protobuf"},
+		{key: "OTEL_EXPORTER_OTLP_ENDPOINT", value: "collector:4318", want: endpoint},
+		{key: "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", value: "10.0.0.1:4318", want: endpoint},
+		{key: "OTEL_EXPORTER_OTLP_ENDPOINT", value: "http://", want: endpoint},
 	} {
 		t.Run(c.key+"="+c.value, func(t *testing.T) {
 			t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
 			t.Setenv(c.key, c.value)
 			_, err := newTelemetry(t, io.Discard)
 			require.EqualError(t, err, fmt.Sprintf("set up traces: %s=%q%s", c.key, c.value, c.want))
-			assert.Equal(t, 2, lifecycle.ExitCode(err), "as for any bad value")
+			assert.Equal(t, 2, lifecycle.ExitCode(err))
 		})
 	}
 }
 
+// Flush returns if the collector does not respond or is not reachable.
 func TestFlush_EndsWithoutCollector(t *testing.T) {
-	hole, err := net.Listen("tcp", "127.0.0.1:0") // accepts connections and never responds
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // accepts connections and never responds
 	require.NoError(t, err)
-	defer hole.Close() //nolint:errcheck // nothing was said
-	children := map[string]*kittest.Process{}
-	for where, addr := range map[string]string{"silent": hole.Addr().String(), "closed": "127.0.0.1:" + kittest.FreePort()} {
+	defer silent.Close() //nolint:errcheck // nothing was sent
+	processes := map[string]*kittest.Process{}
+	for state, addr := range map[string]string{
+		"silent": silent.Addr().String(),
+		"closed": "127.0.0.1:" + kittest.FreePort(),
+	} {
 		for _, protocol := range []string{"grpc", "http/protobuf"} {
-			children[where+", "+protocol] = kittest.Start(t, os.Args[0], "TEST_EXIT=1", "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+addr, "OTEL_EXPORTER_OTLP_PROTOCOL="+protocol)
+			processes[state+", "+protocol] = kittest.Start(t, os.Args[0],
+				"TEST_EXPORT_AND_EXIT=1",
+				"OTEL_EXPORTER_OTLP_ENDPOINT=http://"+addr,
+				"OTEL_EXPORTER_OTLP_PROTOCOL="+protocol,
+			)
 		}
 	}
-	for name, child := range children {
-		assert.Zero(t, child.Wait(t, 25*time.Second), name) // which is 5 s, on a machine that is not busy
+	for name, process := range processes {
+		assert.Zero(t, process.Wait(t, 25*time.Second), name) // about 5 s on an idle machine
 		if strings.HasPrefix(name, "silent") {
-			assert.Contains(t, child.Log.String(), "spans are lost", name)
+			assert.Contains(t, process.Log.String(), "spans are lost", name)
 		}
 	}
 }
 
+// Each log line is JSON with the instance, and with the trace and span ids of the
+// context.
 func TestLog_IsJSONWithTraceID(t *testing.T) {
 	log := &kittest.Buffer{}
-	tel, err := telemetry.New(t.Context(), me, slog.LevelInfo, nil, log)
+	tel, err := telemetry.New(t.Context(), testInstance, slog.LevelInfo, nil, log)
 	require.NoError(t, err)
 	defer tel.Flush()
 	ctx := telemetry.Continue(t.Context(), propagation.MapCarrier{})
 	s := trace.SpanFromContext(ctx)
 
-	tel.Log.DebugContext(ctx, "not at this level")
+	tel.Log.DebugContext(ctx, "below the level")
 	tel.Log.InfoContext(ctx, "in a span", "key", "line\nbreak")
 	tel.Log.With("more", 1).InfoContext(ctx, "with attributes")
 	tel.Log.WithGroup("group").InfoContext(ctx, "in a group", "key", "x")
-	tel.Log.Info("outside")
+	tel.Log.Info("outside a span")
 
 	var lines []map[string]any
 	for text := range strings.Lines(log.String()) {
@@ -281,26 +318,26 @@ func TestLog_IsJSONWithTraceID(t *testing.T) {
 	assert.NotContains(t, lines[3], "trace_id")
 }
 
-// flushed counts how often what was written has been flushed.
-type flushed struct {
+// flushBuffer counts the calls of Flush.
+type flushBuffer struct {
 	kittest.Buffer
-	times int
+	flushes int
 }
 
-func (f *flushed) Flush() { f.times++ }
+func (b *flushBuffer) Flush() { b.flushes++ }
 
-// A warning or an error is flushed at once, by loggers derived from Log as well;
-// lines below do not pay for it.
+// Warnings and errors are flushed at once, also by loggers derived from Log. Lines of
+// lower levels are not.
 func TestLog_FlushesFromWarnUp(t *testing.T) {
-	log := &flushed{}
-	tel, err := telemetry.New(t.Context(), me, slog.LevelInfo, nil, log)
+	log := &flushBuffer{}
+	tel, err := telemetry.New(t.Context(), testInstance, slog.LevelInfo, nil, log)
 	require.NoError(t, err)
 	tel.Log.Info("request")
-	assert.Zero(t, log.times)
-	tel.Log.Warn("trouble")
-	assert.Equal(t, 1, log.times)
-	tel.Log.With("key", "value").WithGroup("group").Error("more")
-	assert.Equal(t, 2, log.times)
+	assert.Zero(t, log.flushes)
+	tel.Log.Warn("warning")
+	assert.Equal(t, 1, log.flushes)
+	tel.Log.With("key", "value").WithGroup("group").Error("error")
+	assert.Equal(t, 2, log.flushes)
 }
 
 func TestMetrics_HaveProcessAndBuildInfo(t *testing.T) {

@@ -16,11 +16,12 @@ import (
 // consistent.
 type sequence struct {
 	*Set[string]
-	t    *testing.T
-	open []Attempt
+	t       *testing.T
+	pending []Attempt // attempts that have not ended
 }
 
-// step does what one byte says: its upper half is the operand.
+// step applies one operation: the byte modulo 8 selects it, the upper half of the
+// byte is its operand.
 func (s *sequence) step(b byte) {
 	operand := int(b >> 4)
 	switch b % 8 {
@@ -36,10 +37,10 @@ func (s *sequence) step(b byte) {
 	case 4, 5:
 		s.pick("", operand == 0)
 	default:
-		if len(s.open) > 0 {
-			i := operand % len(s.open)
-			s.open[i].End(Outcome(operand % 5))
-			s.open = slices.Delete(s.open, i, i+1)
+		if len(s.pending) > 0 {
+			i := operand % len(s.pending)
+			s.pending[i].End(Outcome(operand % 5))
+			s.pending = slices.Delete(s.pending, i, i+1)
 		}
 	}
 }
@@ -49,37 +50,37 @@ func (s *sequence) pick(avoid string, stream bool) {
 	assert.Equal(s.t, len(s.ready) > 0, ok)
 	if ok {
 		assert.Equal(s.t, addr, a.Addr())
-		assert.True(s.t, slices.Contains(s.ready, member[string]{a.endpoint, addr}), "%s is ready", addr)
-		s.open = append(s.open, a)
+		assert.True(s.t, slices.Contains(s.ready, member[string]{a.endpoint, addr}), "%s is not ready", addr)
+		s.pending = append(s.pending, a)
 	}
 }
 
 func (s *sequence) check() {
-	pending := map[*endpoint]int32{}
-	for _, a := range s.open {
+	counts := map[*endpoint]int32{}
+	for _, a := range s.pending {
 		if !a.stream {
-			pending[a.endpoint]++
+			counts[a.endpoint]++
 		}
 	}
 	v := s.view.Load()
 	for _, m := range s.ready {
-		assert.Equal(s.t, m.ejected, slices.Contains(v.ejected, m), "the view is that of the state")
-		assert.Equal(s.t, !m.ejected, slices.Contains(v.inUse, m), "the view is that of the state")
+		assert.Equal(s.t, m.ejected, slices.Contains(v.ejected, m), "the view differs from the state")
+		assert.Equal(s.t, !m.ejected, slices.Contains(v.inUse, m), "the view differs from the state")
 		assert.Same(s.t, m.endpoint, s.known[m.addr])
-		assert.Equal(s.t, pending[m.endpoint], m.pending.Load())
+		assert.Equal(s.t, counts[m.endpoint], m.pending.Load())
 		assert.GreaterOrEqual(s.t, m.rate.load(), 0.0)
 		assert.LessOrEqual(s.t, m.rate.load(), 1.0)
 		if m.ejected {
-			assert.LessOrEqual(s.t, time.Until(m.trialAt), trialEvery, "its trial is due some time")
-			assert.LessOrEqual(s.t, v.nextTrial.Load(), m.trialAt.UnixNano(), "and not missed")
+			assert.LessOrEqual(s.t, time.Until(m.trialAt), trialEvery, "the trial is too far in the future")
+			assert.LessOrEqual(s.t, v.nextTrial.Load(), m.trialAt.UnixNano(), "Pick would miss the trial")
 		}
 	}
 	assert.Len(s.t, s.ready, len(v.inUse)+len(v.ejected))
-	assert.True(s.t, len(v.inUse) > 0 || len(s.ready) == 0, "one is in use")
+	assert.True(s.t, len(v.inUse) > 0 || len(s.ready) == 0, "no endpoint is in use")
 }
 
-// No sequence of operations leaves a Set inconsistent, or with no endpoint in
-// use while there are some.
+// After any sequence of operations, a Set is consistent, and an endpoint is in use
+// if any is ready.
 func FuzzSet(f *testing.F) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 50 {
@@ -97,16 +98,16 @@ func FuzzSet(f *testing.F) {
 				s.check()
 				require.False(t, t.Failed(), "operation %d", i)
 			}
-			for _, a := range s.open {
+			for _, a := range s.pending {
 				a.End(Responded)
 			}
-			s.open = nil
-			s.check() // nothing is pending
+			s.pending = nil
+			s.check() // no attempt is in flight
 		})
 	})
 }
 
-// Run with the race detector.
+// Run this test with the race detector.
 func TestSet_IsSafeForConcurrentUse(t *testing.T) {
 	s := &sequence{Set: NewSet(func(addr string) string { return addr }), t: t}
 	all := []string{"a", "b", "c", "d", "e"}

@@ -13,11 +13,11 @@ import (
 	"example.com/tandem/kit/internal/endpoint"
 )
 
-// noTrial is passed to Pick as an address to avoid. There is no such endpoint,
-// but only attempts that avoid none become trials.
+// noTrial is passed to Pick as the address to avoid. No endpoint has this address,
+// but Pick makes no trials for retries.
 const noTrial = "none"
 
-// pods is a Set whose endpoints are their addresses: a, b, c, …
+// pods is a Set with the endpoints a, b, c, …
 type pods struct {
 	*endpoint.Set[string]
 	t     *testing.T
@@ -47,7 +47,7 @@ func (p pods) pick(avoid string) endpoint.Attempt {
 	return a
 }
 
-// begin starts an attempt at this endpoint, which is in use.
+// begin starts an attempt at the endpoint addr, which must be in use.
 func (p pods) begin(addr string) endpoint.Attempt {
 	p.t.Helper()
 	for range 1000 {
@@ -57,11 +57,11 @@ func (p pods) begin(addr string) endpoint.Attempt {
 		}
 		a.End(endpoint.Ignored)
 	}
-	require.FailNow(p.t, "not in use", "%s: %s are", addr, p.inUse())
+	require.FailNow(p.t, "endpoint is not in use", "%s; in use: %s", addr, p.inUse())
 	return endpoint.Attempt{}
 }
 
-// end makes an attempt at this endpoint for each outcome.
+// end makes one attempt at the endpoint addr for each outcome.
 func (p pods) end(addr string, outcomes ...endpoint.Outcome) {
 	p.t.Helper()
 	for _, o := range outcomes {
@@ -69,24 +69,26 @@ func (p pods) end(addr string, outcomes ...endpoint.Outcome) {
 	}
 }
 
-// rounds makes n attempts for each endpoint, one after the other. They end as
-// outcomes says, otherwise with a response. It returns how many each was given.
+// rounds makes n times as many attempts as there are endpoints, one after another.
+// They end with the outcome of their endpoint in outcomes, or else with a response.
+// It returns the number of attempts by endpoint.
 func (p pods) rounds(n int, outcomes map[string]endpoint.Outcome) map[string]int {
 	p.t.Helper()
-	given := map[string]int{}
+	attempts := map[string]int{}
 	for range n * len(p.addrs) {
 		a := p.pick("")
-		given[a.Addr()]++
+		attempts[a.Addr()]++
 		o, ok := outcomes[a.Addr()]
 		if !ok {
 			o = endpoint.Responded
 		}
 		a.End(o)
 	}
-	return given
+	return attempts
 }
 
-// inUse returns the endpoints that get attempts, as one string.
+// inUse returns the endpoints that get attempts, as one string. It does not change
+// the Set's state.
 func (p pods) inUse() string {
 	p.t.Helper()
 	found := map[string]bool{}
@@ -104,11 +106,12 @@ func (p pods) inUse() string {
 	return out
 }
 
+// repeat returns n copies of the outcomes.
 func repeat(n int, outcomes ...endpoint.Outcome) []endpoint.Outcome {
 	return slices.Repeat(outcomes, n)
 }
 
-// each returns a map of these endpoints to an outcome.
+// each returns a map from each address to the outcome.
 func each(o endpoint.Outcome, addrs ...string) map[string]endpoint.Outcome {
 	outcomes := map[string]endpoint.Outcome{}
 	for _, addr := range addrs {
@@ -134,14 +137,14 @@ func TestPick_SpreadsEvenly(t *testing.T) {
 	assert.Equal(t, map[string]int{"a": 100, "b": 100, "c": 100}, p.rounds(100, nil))
 }
 
-// Attempts that overlap are spread evenly too.
+// Concurrent attempts are spread evenly, too.
 func TestPick_SpreadsConcurrentAttempts(t *testing.T) {
 	p := newPods(t, 3)
-	given := map[string]int{}
+	attempts := map[string]int{}
 	for range 300 {
-		given[p.pick("").Addr()]++ // without End
+		attempts[p.pick("").Addr()]++ // never ends
 	}
-	for addr, n := range given {
+	for addr, n := range attempts {
 		assert.InDelta(t, 100, n, 15, addr)
 	}
 }
@@ -158,37 +161,37 @@ func TestPick_AvoidsBusyEndpoint(t *testing.T) {
 			a.End(endpoint.Responded)
 		}
 	}
-	assert.LessOrEqual(t, pending, 2, "of 333 that would be its share")
+	assert.LessOrEqual(t, pending, 2, "an equal share would be 333")
 }
 
-// An endpoint is busy if it has more than twice the attempts in flight of another, plus
-// one. Streams do not count: they may be silent for a long time.
+// An endpoint is busy if it has more than 2n+1 attempts in flight while another has n.
+// Streams do not count.
 func TestPick_BusyIsTwiceAsMany(t *testing.T) {
 	for _, tt := range []struct {
-		pending [2]int
-		streams bool
-		given   map[string]int
+		pending [2]int // attempts in flight at a and b
+		streams bool   // whether these are streams
+		want    map[string]int
 	}{
 		{
 			pending: [2]int{0, 1},
-			given:   map[string]int{"a": 10, "b": 10},
+			want:    map[string]int{"a": 10, "b": 10},
 		},
 		{
 			pending: [2]int{0, 2},
-			given:   map[string]int{"a": 20},
+			want:    map[string]int{"a": 20},
 		},
 		{
 			pending: [2]int{7, 15},
-			given:   map[string]int{"a": 10, "b": 10},
+			want:    map[string]int{"a": 10, "b": 10},
 		},
 		{
 			pending: [2]int{7, 16},
-			given:   map[string]int{"a": 20},
+			want:    map[string]int{"a": 20},
 		},
 		{
 			pending: [2]int{0, 16},
 			streams: true,
-			given:   map[string]int{"a": 10, "b": 10},
+			want:    map[string]int{"a": 10, "b": 10},
 		},
 	} {
 		p := newPods(t, 2)
@@ -200,36 +203,38 @@ func TestPick_BusyIsTwiceAsMany(t *testing.T) {
 			}
 		}
 		p.Update(p.addrs)
-		assert.Equal(t, tt.given, p.rounds(10, nil), "%v", tt.pending)
+		assert.Equal(t, tt.want, p.rounds(10, nil), "%v", tt.pending)
 	}
 }
 
+// A retry avoids the endpoint of the failed attempt, if there is another one.
 func TestPick_AvoidsFailedEndpoint(t *testing.T) {
 	p := newPods(t, 3)
 	for range 100 {
 		p.begin("a").End(endpoint.Responded)
-		assert.NotEqual(t, "a", p.pick("a").Addr(), "however many are in flight at the others")
+		assert.NotEqual(t, "a", p.pick("a").Addr(), "although the others are busier")
 	}
 	p.Update([]string{"a"})
-	assert.Equal(t, "a", p.pick("a").Addr(), "there is no other")
+	assert.Equal(t, "a", p.pick("a").Addr(), "the only endpoint")
 }
 
+// An endpoint that fails markedly more often than the others is ejected.
 func TestEnd_EjectsOutlier(t *testing.T) {
-	const ignored, responded, failed, timedOut, unreachable = endpoint.Ignored, endpoint.Responded, endpoint.Failed, endpoint.TimedOut, endpoint.Unreachable
+	const responded, failed, timedOut = endpoint.Responded, endpoint.Failed, endpoint.TimedOut
 	for name, tt := range map[string]struct {
-		outcomes []endpoint.Outcome // of one endpoint, while the others respond
+		outcomes []endpoint.Outcome // of endpoint a, while the others respond
 		ejected  bool
 	}{
-		"four failures in a row": {repeat(4, failed), false},
-		"five failures in a row": {repeat(5, failed), true},
-		"one failure in ten":     {repeat(100, failed, responded, responded, responded, responded, responded, responded, responded, responded, responded), false},
-		"one failure in three":   {repeat(20, failed, responded, responded), true},
-		"a silent attempt":       {repeat(1, timedOut), false},
-		"two silent attempts":    {repeat(2, timedOut), true},
-		"unreachable":            {repeat(1, unreachable), true},
-		"ignored outcomes":       {repeat(1000, ignored), false},
-		"short time-outs":        {repeat(1000, endpoint.TimedOutAfter(99*time.Millisecond)), false},
-		"time-outs of 100 ms":    {repeat(2, endpoint.TimedOutAfter(100*time.Millisecond)), true},
+		"four failures in a row": {outcomes: repeat(4, failed)},
+		"five failures in a row": {outcomes: repeat(5, failed), ejected: true},
+		"one failure in ten":     {outcomes: repeat(100, append(repeat(1, failed), repeat(9, responded)...)...)},
+		"one failure in three":   {outcomes: repeat(20, failed, responded, responded), ejected: true},
+		"one timeout":            {outcomes: repeat(1, timedOut)},
+		"two timeouts":           {outcomes: repeat(2, timedOut), ejected: true},
+		"no connection":          {outcomes: repeat(1, endpoint.Unreachable), ejected: true},
+		"ignored outcomes":       {outcomes: repeat(1000, endpoint.Ignored)},
+		"timeouts below 100 ms":  {outcomes: repeat(1000, endpoint.TimedOutAfter(99*time.Millisecond))},
+		"timeouts of 100 ms":     {outcomes: repeat(2, endpoint.TimedOutAfter(100*time.Millisecond)), ejected: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPods(t, 3)
@@ -244,8 +249,8 @@ func TestEnd_EjectsOutlier(t *testing.T) {
 	}
 }
 
-// An endpoint that responds to others while one attempt times out is slow, not
-// silent.
+// An endpoint that responds to other attempts while one attempt times out is not
+// ejected: it is slow, but it does not hang.
 func TestEnd_TimeoutBesideResponses(t *testing.T) {
 	p := newPods(t, 3)
 	for range 100 {
@@ -256,6 +261,7 @@ func TestEnd_TimeoutBesideResponses(t *testing.T) {
 	}
 }
 
+// If all endpoints fail alike, each keeps its share of the attempts.
 func TestEnd_EjectsNoneIfAllFail(t *testing.T) {
 	for _, o := range []endpoint.Outcome{endpoint.Failed, endpoint.TimedOut, endpoint.Unreachable} {
 		for _, n := range []int{1, 2, 3, 10} {
@@ -263,14 +269,15 @@ func TestEnd_EjectsNoneIfAllFail(t *testing.T) {
 				p := newPods(t, n)
 				all := each(o, p.addrs...)
 				p.rounds(100, all)
-				for addr, given := range p.rounds(100, all) {
-					assert.Equal(t, 100, given, "outcome %d, %s of %d", o, addr, n)
+				for addr, attempts := range p.rounds(100, all) {
+					assert.Equal(t, 100, attempts, "outcome %d, %s of %d endpoints", o, addr, n)
 				}
 			})
 		}
 	}
 }
 
+// No endpoint is ejected if all fail one attempt in three.
 func TestEnd_EjectsNoneIfAllFailPartly(t *testing.T) {
 	p := newPods(t, 3)
 	for range 100 {
@@ -280,26 +287,28 @@ func TestEnd_EjectsNoneIfAllFailPartly(t *testing.T) {
 	}
 }
 
-// The other endpoints must be able to carry the load, so at most half are ejected. All
-// endpoints that do not respond are ejected, except the last.
+// At most half of the endpoints are ejected for failures: the others must carry the
+// load. Endpoints that do not respond at all are all ejected, except the last one.
 func TestEnd_KeepsEnoughInUse(t *testing.T) {
 	for _, tt := range []struct {
-		outcome              endpoint.Outcome
-		pods, failing, inUse int
+		outcome endpoint.Outcome
+		pods    int
+		failing int
+		inUse   int
 	}{
-		{endpoint.Failed, 1, 1, 1},
-		{endpoint.Failed, 2, 1, 1},
-		{endpoint.Failed, 3, 1, 2},
-		{endpoint.Failed, 3, 2, 2},
-		{endpoint.Failed, 4, 2, 2},
-		{endpoint.Failed, 4, 3, 2},
-		{endpoint.Failed, 5, 3, 3},
-		{endpoint.TimedOut, 1, 1, 1},
-		{endpoint.TimedOut, 2, 1, 1},
-		{endpoint.TimedOut, 3, 2, 1},
-		{endpoint.TimedOut, 5, 4, 1},
-		{endpoint.Unreachable, 1, 1, 1},
-		{endpoint.Unreachable, 5, 4, 1},
+		{outcome: endpoint.Failed, pods: 1, failing: 1, inUse: 1},
+		{outcome: endpoint.Failed, pods: 2, failing: 1, inUse: 1},
+		{outcome: endpoint.Failed, pods: 3, failing: 1, inUse: 2},
+		{outcome: endpoint.Failed, pods: 3, failing: 2, inUse: 2},
+		{outcome: endpoint.Failed, pods: 4, failing: 2, inUse: 2},
+		{outcome: endpoint.Failed, pods: 4, failing: 3, inUse: 2},
+		{outcome: endpoint.Failed, pods: 5, failing: 3, inUse: 3},
+		{outcome: endpoint.TimedOut, pods: 1, failing: 1, inUse: 1},
+		{outcome: endpoint.TimedOut, pods: 2, failing: 1, inUse: 1},
+		{outcome: endpoint.TimedOut, pods: 3, failing: 2, inUse: 1},
+		{outcome: endpoint.TimedOut, pods: 5, failing: 4, inUse: 1},
+		{outcome: endpoint.Unreachable, pods: 1, failing: 1, inUse: 1},
+		{outcome: endpoint.Unreachable, pods: 5, failing: 4, inUse: 1},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			p := newPods(t, tt.pods)
@@ -309,8 +318,8 @@ func TestEnd_KeepsEnoughInUse(t *testing.T) {
 	}
 }
 
-// An endpoint that was ejected for its failures is readmitted when the others
-// turn silent and too few remain.
+// An endpoint that was ejected for failures is readmitted when the others stop
+// responding and too few remain in use.
 func TestEnd_ReadmitsIfTooFewRemain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPods(t, 4)
@@ -323,8 +332,8 @@ func TestEnd_ReadmitsIfTooFewRemain(t *testing.T) {
 	})
 }
 
-// The failures of the first do not raise the mean that the second is compared
-// with.
+// The failure rate of an ejected endpoint is not part of the mean with which another
+// one is compared.
 func TestEnd_ComparesWithEndpointsInUse(t *testing.T) {
 	p := newPods(t, 4)
 	p.end("a", repeat(5, endpoint.Failed)...)
@@ -332,8 +341,8 @@ func TestEnd_ComparesWithEndpointsInUse(t *testing.T) {
 	assert.Equal(t, "cd", p.inUse())
 }
 
-// An overload may hit one endpoint first. It is readmitted once the others fail
-// as often, and does not make them outliers.
+// An overload may affect one endpoint first. The endpoint is readmitted when the
+// others fail as often, and none of them is ejected.
 func TestEnd_ReadmitsIfOthersFailAlike(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPods(t, 3)
@@ -353,19 +362,20 @@ func TestEnd_ReadmitsIfOthersFailAlike(t *testing.T) {
 	})
 }
 
-// When endpoints go, those that are ejected may be too many.
+// When endpoints disappear, ejected ones are readmitted if too few remain in use.
 func TestUpdate_ReadmitsIfTooFewRemain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPods(t, 4)
 		p.rounds(10, each(endpoint.Failed, "a", "b"))
 		require.Equal(t, "cd", p.inUse())
 		p.Update([]string{"a", "b", "c"})
-		assert.Equal(t, "ac", p.inUse(), "two of three would be too many")
+		assert.Equal(t, "ac", p.inUse(), "two of three must be in use")
 		p.Update([]string{"b"})
-		assert.Equal(t, "b", p.inUse(), "it is all there is")
+		assert.Equal(t, "b", p.inUse(), "the only endpoint")
 	})
 }
 
+// An ejected endpoint remains ejected as long as its address is known.
 func TestUpdate_KeepsRatesOfKnownAddresses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPods(t, 3)
@@ -375,15 +385,15 @@ func TestUpdate_KeepsRatesOfKnownAddresses(t *testing.T) {
 		assert.Equal(t, "bc", p.inUse())
 		p.Update([]string{"b", "c"}, "a")
 		p.Update([]string{"a", "b", "c"})
-		assert.Equal(t, "bc", p.inUse(), "a was known, although not ready")
+		assert.Equal(t, "bc", p.inUse(), "a was known while it was not ready")
 		p.Update([]string{"b", "c"})
 		p.Update([]string{"a", "b", "c"})
-		assert.Equal(t, "abc", p.inUse(), "a was gone")
+		assert.Equal(t, "abc", p.inUse(), "a was unknown in between")
 	})
 }
 
-// Attempts that end when no endpoint is ready leave none ejected: no endpoint
-// was better. (The connections to all pods may be lost at once.)
+// Attempts that fail while no endpoint is ready eject none: there is no endpoint to
+// compare with. (The connections to all pods may be lost at once.)
 func TestUpdate_WithoutReadyEndpoints(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPods(t, 2)
@@ -401,22 +411,22 @@ func TestUpdate_WithoutReadyEndpoints(t *testing.T) {
 	})
 }
 
-// A trial is one attempt. Its success readmits the endpoint, with no failures
-// remembered.
+// A trial is one attempt. If it succeeds, the endpoint is readmitted and its earlier
+// failures no longer count.
 func TestTrial_SuccessReadmits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPods(t, 3)
 		p.end("a", repeat(5, endpoint.Failed)...)
 		time.Sleep(10*time.Second - time.Nanosecond)
-		assert.Zero(t, p.rounds(10, nil)["a"], "not due")
+		assert.Zero(t, p.rounds(10, nil)["a"], "no trial is due")
 
 		time.Sleep(time.Nanosecond)
-		assert.Equal(t, 1, p.rounds(10, each(endpoint.Failed, "a"))["a"], "it fails")
+		assert.Equal(t, 1, p.rounds(10, each(endpoint.Failed, "a"))["a"], "one trial, which fails")
 		time.Sleep(10*time.Second - time.Nanosecond)
-		assert.Zero(t, p.rounds(10, nil)["a"], "not due")
+		assert.Zero(t, p.rounds(10, nil)["a"], "no trial is due")
 
 		time.Sleep(time.Nanosecond)
-		assert.Zero(t, p.pickAvoiding("b")["a"], "a retry is no trial")
+		assert.Zero(t, p.retries("b")["a"], "a retry is never a trial")
 		trial := p.pick("")
 		assert.Equal(t, "a", trial.Addr())
 		assert.Zero(t, p.rounds(10, nil)["a"], "one trial at a time")
@@ -427,67 +437,69 @@ func TestTrial_SuccessReadmits(t *testing.T) {
 	})
 }
 
-// pickAvoiding makes ten retries and returns how many each endpoint was given.
-func (p pods) pickAvoiding(addr string) map[string]int {
-	given := map[string]int{}
+// retries makes ten retries of attempts that failed at avoid, and returns the number
+// of attempts by endpoint.
+func (p pods) retries(avoid string) map[string]int {
+	attempts := map[string]int{}
 	for range 10 {
-		a := p.pick(addr)
-		given[a.Addr()]++
+		a := p.pick(avoid)
+		attempts[a.Addr()]++
 		a.End(endpoint.Ignored)
 	}
-	return given
+	return attempts
 }
 
-// The times between trials that fail.
+// Failed trials follow one another at these times.
 func TestTrial_Timing(t *testing.T) {
 	for name, tt := range map[string]struct {
-		ejects []endpoint.Outcome
-		trial  endpoint.Outcome
-		after  []int // seconds
+		ejection []endpoint.Outcome // outcomes for which the endpoint is ejected
+		trial    endpoint.Outcome
+		after    []int // seconds between the trials
 	}{
 		"refused": {
-			ejects: repeat(1, endpoint.Unreachable),
-			trial:  endpoint.Unreachable,
-			after:  []int{1, 2, 4, 8, 10, 10},
+			ejection: repeat(1, endpoint.Unreachable),
+			trial:    endpoint.Unreachable,
+			after:    []int{1, 2, 4, 8, 10, 10},
 		},
 		"failing": {
-			ejects: repeat(5, endpoint.Failed),
-			trial:  endpoint.Failed,
-			after:  []int{10, 10, 10},
+			ejection: repeat(5, endpoint.Failed),
+			trial:    endpoint.Failed,
+			after:    []int{10, 10, 10},
 		},
-		"silent": {
-			ejects: repeat(2, endpoint.TimedOut),
-			trial:  endpoint.TimedOut,
-			after:  []int{10, 10, 10},
+		"hung": {
+			ejection: repeat(2, endpoint.TimedOut),
+			trial:    endpoint.TimedOut,
+			after:    []int{10, 10, 10},
 		},
-		"refused, then silent": {
-			ejects: repeat(1, endpoint.Unreachable),
-			trial:  endpoint.TimedOut,
-			after:  []int{1, 10, 10},
+		"refused, then hung": {
+			ejection: repeat(1, endpoint.Unreachable),
+			trial:    endpoint.TimedOut,
+			after:    []int{1, 10, 10},
 		},
-		"outcome that tells nothing": {
-			ejects: repeat(1, endpoint.Unreachable),
-			trial:  endpoint.Ignored,
-			after:  []int{1, 2, 4, 8, 10, 10},
+		"ignored outcome": {
+			ejection: repeat(1, endpoint.Unreachable),
+			trial:    endpoint.Ignored,
+			after:    []int{1, 2, 4, 8, 10, 10},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newPods(t, 3)
-				p.end("a", tt.ejects...)
+				p.end("a", tt.ejection...)
 				require.Equal(t, "bc", p.inUse())
 				for _, seconds := range tt.after {
 					time.Sleep(time.Duration(seconds)*time.Second - time.Nanosecond)
-					require.Zero(t, p.rounds(3, nil)["a"], "%d s are not over", seconds)
+					require.Zero(t, p.rounds(3, nil)["a"], "trial before %d s have passed", seconds)
 					time.Sleep(time.Nanosecond)
-					require.Equal(t, 1, p.rounds(3, each(tt.trial, "a"))["a"], "after %d s", seconds)
+					require.Equal(t, 1, p.rounds(3, each(tt.trial, "a"))["a"], "no trial after %d s", seconds)
 				}
 			})
 		})
 	}
 }
 
-// A stream that is the trial may never have a message.
+// A trial that does not end does not prevent the next one: a stream may never get a
+// message.
 func TestTrial_UnendedDoesNotDelayOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPods(t, 3)
@@ -505,27 +517,27 @@ func TestTrial_UnendedDoesNotDelayOthers(t *testing.T) {
 	})
 }
 
-// Each of several ejected endpoints has its trial.
+// Each ejected endpoint gets its own trial.
 func TestTrial_OfEveryEjectedEndpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPods(t, 4)
 		p.rounds(10, each(endpoint.Failed, "a", "b"))
 		require.Equal(t, "cd", p.inUse())
 		time.Sleep(10 * time.Second)
-		given := p.rounds(2, each(endpoint.Failed, "a", "b"))
-		assert.Equal(t, 1, given["a"])
-		assert.Equal(t, 1, given["b"])
+		attempts := p.rounds(2, each(endpoint.Failed, "a", "b"))
+		assert.Equal(t, 1, attempts["a"])
+		assert.Equal(t, 1, attempts["b"])
 	})
 }
 
-// The outcome of an attempt that was sent before the ejection changes nothing,
-// whether the endpoint is ejected still or has been readmitted.
+// Outcomes of attempts that began before the ejection are ignored, both while the
+// endpoint is ejected and after it was readmitted.
 func TestEnd_IgnoresAttemptsBeforeEjection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPods(t, 3)
 		var before []endpoint.Attempt
 		for range 60 {
-			_, a, _ := p.Pick("", true) // streams, which do not make it crowded
+			_, a, _ := p.Pick("", true) // streams do not make the endpoint busy
 			before = append(before, a)
 		}
 		before = slices.DeleteFunc(before, func(a endpoint.Attempt) bool { return a.Addr() != "a" })
@@ -537,20 +549,20 @@ func TestEnd_IgnoresAttemptsBeforeEjection(t *testing.T) {
 		for _, a := range before[5:8] {
 			a.End(endpoint.Responded)
 		}
-		assert.Equal(t, "bc", p.inUse(), "a response does not readmit")
+		assert.Equal(t, "bc", p.inUse(), "a response readmitted a")
 		before[8].End(endpoint.Unreachable)
 
 		time.Sleep(10 * time.Second)
-		p.rounds(1, nil) // the trial, unless a refused connection had brought it forward
+		p.rounds(1, nil) // makes the trial; its time did not change when the connection was refused
 		require.Equal(t, "abc", p.inUse())
 		for _, a := range before[9:] {
 			a.End(endpoint.Failed)
 		}
-		assert.Equal(t, "abc", p.inUse(), "a failure does not eject again")
+		assert.Equal(t, "abc", p.inUse(), "failures ejected a again")
 	})
 }
 
-// A trial belongs to its ejection too.
+// The outcome of a trial of an earlier ejection is ignored, too.
 func TestTrial_OfEarlierEjectionIsIgnored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPods(t, 3)
@@ -574,7 +586,8 @@ func TestPick_AllocatesNothing(t *testing.T) {
 	})
 }
 
-// A pick costs about the same with thousands of endpoints, ejected ones included.
+// Pick takes about as long with thousands of endpoints, of which a third is ejected,
+// as with three.
 func TestPick_CostIsIndependentOfN(t *testing.T) {
 	const picks, runs = 2000, 30
 	few, many := manyPods(3), manyPods(3000)
@@ -585,14 +598,15 @@ func TestPick_CostIsIndependentOfN(t *testing.T) {
 		}
 		return time.Since(start)
 	}
-	leastFew, leastMany := time.Hour, time.Hour
+	minFew, minMany := time.Hour, time.Hour
 	for range runs { // the minimum: a mean would include other load
-		leastFew, leastMany = min(leastFew, cost(few)), min(leastMany, cost(many))
+		minFew, minMany = min(minFew, cost(few)), min(minMany, cost(many))
 	}
-	assert.Less(t, leastMany, 3*leastFew, "%d picks", picks)
+	assert.Less(t, minMany, 3*minFew, "%d picks", picks)
 }
 
-// manyPods returns a Set of which about a third is ejected, for the next 10 s.
+// manyPods returns a Set with n endpoints. A third of them is ejected, and no trial is
+// due for 10 s.
 func manyPods(n int) *endpoint.Set[string] {
 	addrs := make([]string, n)
 	for i := range addrs {
@@ -605,9 +619,9 @@ func manyPods(n int) *endpoint.Set[string] {
 		_, a, _ := s.Pick("", false)
 		attempts = append(attempts, a)
 	}
-	silent := addrs[:n/3]
+	hung := addrs[:n/3]
 	for _, a := range attempts {
-		if _, found := slices.BinarySearch(silent, a.Addr()); found {
+		if _, found := slices.BinarySearch(hung, a.Addr()); found {
 			a.End(endpoint.TimedOut)
 		} else {
 			a.End(endpoint.Responded)
@@ -640,7 +654,7 @@ func BenchmarkPick(b *testing.B) {
 	}
 }
 
-// BenchmarkEnd_Failed measures a failure where all fail alike, which looks at
+// BenchmarkEnd_Failed measures a failure while all endpoints fail alike: End visits
 // every endpoint.
 func BenchmarkEnd_Failed(b *testing.B) {
 	for _, n := range []int{3, 300, 3000} {
@@ -654,11 +668,11 @@ func BenchmarkEnd_Failed(b *testing.B) {
 	}
 }
 
-// A hung endpoint stays ejected while the only other one reconnects, and returns
-// when that cannot connect.
+// An endpoint that hangs remains ejected while the only other one reconnects, and is
+// readmitted when the other one cannot connect.
 func TestExpect_KeepsEndpointsEjected(t *testing.T) {
 	s := endpoint.NewSet(func(addr string) string { return addr })
-	s.Update([]string{"hung", "fine"})
+	s.Update([]string{"hung", "healthy"})
 	for range 20 {
 		if addr, a, _ := s.Pick("", false); addr == "hung" {
 			a.End(endpoint.TimedOut)
@@ -667,19 +681,19 @@ func TestExpect_KeepsEndpointsEjected(t *testing.T) {
 		}
 	}
 	s.Expect(1)
-	s.Update([]string{"hung"}, "fine")
+	s.Update([]string{"hung"}, "healthy")
 	_, _, ok := s.Pick("", false)
-	assert.False(t, ok, "the call waits for the other endpoint")
+	assert.False(t, ok, "the call must wait for the other endpoint")
 
 	s.Expect(0)
-	s.Update([]string{"hung"}, "fine")
+	s.Update([]string{"hung"}, "healthy")
 	addr, _, ok := s.Pick("", false)
 	assert.True(t, ok)
-	assert.Equal(t, "hung", addr, "better than none")
+	assert.Equal(t, "hung", addr, "the only endpoint that is ready")
 }
 
-// An ejected endpoint gets its trial even while another seems to connect, which
-// may take for ever.
+// An ejected endpoint gets its trial while another one connects, which may never
+// succeed.
 func TestExpect_DoesNotDelayTrials(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPods(t, 2)

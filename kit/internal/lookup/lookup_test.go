@@ -22,64 +22,67 @@ import (
 
 var (
 	dns *kittest.DNS
-	// silent makes queries get no response. They time out by the fake clock, which
-	// real connections do not.
-	silent atomic.Bool
+	// dnsSilent makes queries get no response. They time out by the fake clock of
+	// synctest, which does not apply to real connections.
+	dnsSilent atomic.Bool
 )
 
 func TestMain(m *testing.M) {
 	dns = kittest.UseDNS()
 	dial := net.DefaultResolver.Dial
 	net.DefaultResolver.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		if silent.Load() {
-			client, _ := net.Pipe() // without a reader
+		if dnsSilent.Load() {
+			client, _ := net.Pipe() // nothing reads from the other end
 			return client, nil
 		}
 		return dial(ctx, network, addr)
 	}
-	// The resolver has state of its own, which no test's bubble may own.
+	// The first lookup creates state of the resolver, which must not belong to the
+	// synctest bubble of a test.
 	_, _ = net.DefaultResolver.LookupHost(context.Background(), "first.lookup.test.")
-	goleak.VerifyTestMain(m, goleak.IgnoreCurrent()) // the DNS server stays
+	goleak.VerifyTestMain(m, goleak.IgnoreCurrent()) // the DNS server is not stopped
 }
 
-// changes notes what a Name reports as changed.
+// changes records the addresses that a Name reports as changed.
 type changes struct {
-	mu   sync.Mutex
-	seen [][]string
+	mu  sync.Mutex
+	all [][]string
 }
 
 func (c *changes) add(addrs []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.seen = append(c.seen, addrs)
+	c.all = append(c.all, addrs)
 }
 
-func (c *changes) all() [][]string {
+func (c *changes) get() [][]string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.Clone(c.seen)
+	return slices.Clone(c.all)
 }
 
-// inBubble runs a test with a fake clock. It stands still during lookups, which
-// are real.
+// inBubble runs a test in a synctest bubble. Its fake clock stops during lookups,
+// which use real connections.
 func inBubble(t *testing.T, name string, test func(t *testing.T, n *lookup.Name, changed *changes)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		changed := &changes{}
 		test(t, lookup.New(name, "80", changed.add), changed)
-		time.Sleep(time.Minute) // a lookup may be due still
+		time.Sleep(time.Minute) // a scheduled lookup ends before the bubble does
 	})
 }
 
-// callEvery calls Addresses again and again for a while.
-func callEvery(t *testing.T, pause, duration time.Duration, n *lookup.Name) (addrs []string, err error) {
+// callEvery calls Addresses every interval until duration has passed, and returns
+// the last result.
+func callEvery(t *testing.T, interval, duration time.Duration, n *lookup.Name) (addrs []string, err error) {
 	t.Helper()
-	for start := time.Now(); time.Since(start) < duration; time.Sleep(pause) {
+	for start := time.Now(); time.Since(start) < duration; time.Sleep(interval) {
 		addrs, err = n.Addresses(t.Context())
 	}
 	return addrs, err
 }
 
+// Addresses waits for the first lookup, Known does not.
 func TestAddresses_WaitForTheFirstLookup(t *testing.T) {
 	dns.Set("first.test.", "127.0.0.2", "127.0.0.1")
 	inBubble(t, "first.test.", func(t *testing.T, n *lookup.Name, changed *changes) {
@@ -91,21 +94,21 @@ func TestAddresses_WaitForTheFirstLookup(t *testing.T) {
 		addrs, err = n.Addresses(t.Context())
 		require.NoError(t, err)
 		assert.Equal(t, want, addrs)
-		assert.Equal(t, [][]string{want}, changed.all())
+		assert.Equal(t, [][]string{want}, changed.get())
 	})
 }
 
-// Callers that wait for a name that does not exist share its lookups: one in
-// 100 ms or so, by which the pause between them is jittered.
+// Callers that wait for a name that does not exist share its lookups, of which there
+// is one about every 100 ms, with jitter.
 func TestAddresses_ShareLookupsOfMissingName(t *testing.T) {
 	before := dns.Queries("missing.test.")
 	inBubble(t, "missing.test.", func(t *testing.T, n *lookup.Name, changed *changes) {
 		const callers, seconds = 100, 10
 		var calls sync.WaitGroup
-		var made atomic.Int64
+		var returned atomic.Int64
 		for range callers {
 			calls.Go(func() {
-				for start := time.Now(); time.Since(start) < seconds*time.Second; made.Add(1) {
+				for start := time.Now(); time.Since(start) < seconds*time.Second; returned.Add(1) {
 					_, err := n.Addresses(t.Context())
 					assert.Equal(t, call.DNS, call.ClassOf(err))
 					assert.True(t, lookup.IsNotFound(err))
@@ -114,12 +117,12 @@ func TestAddresses_ShareLookupsOfMissingName(t *testing.T) {
 		}
 		calls.Wait()
 		assert.InDelta(t, 10*seconds, dns.Queries("missing.test.")-before, 3*seconds)
-		assert.Greater(t, int(made.Load()), callers*5*seconds, "each lookup ends the wait of all")
-		assert.Empty(t, changed.all())
+		assert.Greater(t, int(returned.Load()), callers*5*seconds, "each lookup must end the wait of all callers")
+		assert.Empty(t, changed.get())
 	})
 }
 
-// The first 100 calls of a process make one lookup.
+// 100 concurrent first calls make one lookup.
 func TestAddresses_ShareTheFirstLookup(t *testing.T) {
 	dns.Set("shared.test.", "127.0.0.1")
 	before := dns.Queries("shared.test.")
@@ -136,7 +139,7 @@ func TestAddresses_ShareTheFirstLookup(t *testing.T) {
 	})
 }
 
-// Known addresses are looked up anew every 10 s or so, beside the calls.
+// Known addresses are looked up again about every 10 s, in the background.
 func TestAddresses_AreRefreshed(t *testing.T) {
 	dns.Set("refreshed.test.", "127.0.0.1")
 	before := dns.Queries("refreshed.test.")
@@ -144,16 +147,16 @@ func TestAddresses_AreRefreshed(t *testing.T) {
 		_, err := callEvery(t, 10*time.Millisecond, 100*time.Second, n)
 		require.NoError(t, err)
 		assert.InDelta(t, 10, dns.Queries("refreshed.test.")-before, 4)
-		assert.Len(t, changed.all(), 1, "in random order they are the same")
+		assert.Len(t, changed.get(), 1, "another order of the addresses is not a change")
 
 		dns.Set("refreshed.test.", "127.0.0.1", "127.0.0.2")
 		_, err = callEvery(t, 10*time.Millisecond, 16*time.Second, n)
 		require.NoError(t, err)
-		assert.Equal(t, [][]string{{"127.0.0.1:80"}, {"127.0.0.1:80", "127.0.0.2:80"}}, changed.all())
+		assert.Equal(t, [][]string{{"127.0.0.1:80"}, {"127.0.0.1:80", "127.0.0.2:80"}}, changed.get())
 	})
 }
 
-// After a failure a call starts a lookup, at most once in a second or so.
+// After Refresh the next call starts a lookup, at most about once a second.
 func TestRefresh_StartsLookupSoon(t *testing.T) {
 	dns.Set("refresh.test.", "127.0.0.1")
 	inBubble(t, "refresh.test.", func(t *testing.T, n *lookup.Name, changed *changes) {
@@ -163,12 +166,12 @@ func TestRefresh_StartsLookupSoon(t *testing.T) {
 		n.Refresh()
 		addrs, err := n.Addresses(t.Context())
 		require.NoError(t, err)
-		assert.Equal(t, []string{"127.0.0.1:80"}, addrs, "without waiting")
+		assert.Equal(t, []string{"127.0.0.1:80"}, addrs, "the call does not wait for the lookup")
 		time.Sleep(1500 * time.Millisecond)
 		_, err = n.Addresses(t.Context())
 		require.NoError(t, err)
 		require.NoError(t, n.Lookup(t.Context())) // joins the lookup
-		assert.Equal(t, [][]string{{"127.0.0.1:80"}, {"127.0.0.2:80"}}, changed.all())
+		assert.Equal(t, [][]string{{"127.0.0.1:80"}, {"127.0.0.2:80"}}, changed.get())
 
 		before := dns.Queries("refresh.test.")
 		for start := time.Now(); time.Since(start) < 20*time.Second; time.Sleep(time.Millisecond) {
@@ -180,21 +183,21 @@ func TestRefresh_StartsLookupSoon(t *testing.T) {
 	})
 }
 
-// While DNS is in trouble, the addresses remain in use and no call waits.
+// While DNS fails, the addresses remain in use and no call waits.
 func TestAddresses_KeptWhileDNSFails(t *testing.T) {
-	for name, trouble := range map[string]func(bool){
-		"SERVFAIL": dns.Break,
-		"silence":  silent.Store,
+	for name, breakDNS := range map[string]func(bool){
+		"SERVFAIL":    dns.Break,
+		"no response": dnsSilent.Store,
 	} {
 		t.Run(name, func(t *testing.T) {
-			dns.Set("trouble.test.", "127.0.0.1")
-			inBubble(t, "trouble.test.", func(t *testing.T, n *lookup.Name, changed *changes) {
+			dns.Set("failing.test.", "127.0.0.1")
+			inBubble(t, "failing.test.", func(t *testing.T, n *lookup.Name, changed *changes) {
 				_, err := n.Addresses(t.Context())
 				require.NoError(t, err)
-				dns.Set("trouble.test.", "127.0.0.2") // which DNS does not say for now
+				dns.Set("failing.test.", "127.0.0.2") // seen when DNS works again
 
-				trouble(true)
-				defer trouble(false)
+				breakDNS(true)
+				defer breakDNS(false)
 				time.Sleep(time.Minute)
 				for range 5 {
 					start := time.Now()
@@ -203,13 +206,13 @@ func TestAddresses_KeptWhileDNSFails(t *testing.T) {
 					assert.Equal(t, []string{"127.0.0.1:80"}, addrs)
 					assert.Zero(t, time.Since(start))
 				}
-				_ = n.Lookup(t.Context()) // its error is read below
+				_ = n.Lookup(t.Context()) // Known returns the error, too
 				addrs, err := n.Known()
-				assert.Equal(t, call.DNS, call.ClassOf(err), "the error of the last lookup stands beside them")
+				assert.Equal(t, call.DNS, call.ClassOf(err), "Known returns the error with the addresses")
 				assert.Equal(t, []string{"127.0.0.1:80"}, addrs)
-				assert.Len(t, changed.all(), 1)
+				assert.Len(t, changed.get(), 1)
 
-				trouble(false)
+				breakDNS(false)
 				require.NoError(t, n.Lookup(t.Context()))
 				addrs, err = n.Known()
 				require.NoError(t, err)
@@ -219,8 +222,9 @@ func TestAddresses_KeptWhileDNSFails(t *testing.T) {
 	}
 }
 
-// A name that DNS denies keeps its addresses for 5 s: a DNS server that has just
-// started may not know better. It has addresses again as soon as DNS says so.
+// A name that no longer exists keeps its addresses for 5 s: a DNS server that has
+// just started may not know it yet. New addresses are used as soon as DNS returns
+// them.
 func TestAddresses_DroppedWhenNameIsGone(t *testing.T) {
 	dns.Set("gone.test.", "127.0.0.1")
 	inBubble(t, "gone.test.", func(t *testing.T, n *lookup.Name, changed *changes) {
@@ -229,9 +233,9 @@ func TestAddresses_DroppedWhenNameIsGone(t *testing.T) {
 		dns.Set("gone.test.")
 		time.Sleep(2 * time.Second)
 		require.True(t, lookup.IsNotFound(n.Lookup(t.Context())))
-		denied := time.Now()
+		notFound := time.Now()
 
-		for time.Since(denied) < 3500*time.Millisecond { // a lookup takes another 1.5 s
+		for time.Since(notFound) < 3500*time.Millisecond { // the next lookup may take 1.5 s more
 			require.Error(t, n.Lookup(t.Context()))
 			addrs, err := n.Addresses(t.Context())
 			require.NoError(t, err)
@@ -240,7 +244,7 @@ func TestAddresses_DroppedWhenNameIsGone(t *testing.T) {
 		addrs, err := callEvery(t, 10*time.Millisecond, 5*time.Second, n)
 		assert.Empty(t, addrs)
 		assert.True(t, lookup.IsNotFound(err))
-		assert.Equal(t, [][]string{{"127.0.0.1:80"}, nil}, changed.all())
+		assert.Equal(t, [][]string{{"127.0.0.1:80"}, nil}, changed.get())
 
 		dns.Set("gone.test.", "127.0.0.2")
 		start := time.Now()
@@ -251,36 +255,36 @@ func TestAddresses_DroppedWhenNameIsGone(t *testing.T) {
 	})
 }
 
-// Denials count from the first of an unbroken row: what DNS says between them,
-// or that it is in trouble, ends the row.
+// The 5 s begin with the first of consecutive lookups that do not find the name. An
+// address or a failure of DNS in between ends the sequence.
 func TestAddresses_KeptIfNotFoundIsBrief(t *testing.T) {
 	for name, between := range map[string]func(bool){
-		"address":  func(bool) { dns.Set("denied.test.", "127.0.0.1") },
+		"address":  func(bool) { dns.Set("flapping.test.", "127.0.0.1") },
 		"SERVFAIL": dns.Break,
 	} {
 		t.Run(name, func(t *testing.T) {
-			dns.Set("denied.test.", "127.0.0.1")
+			dns.Set("flapping.test.", "127.0.0.1")
 			defer dns.Break(false)
-			inBubble(t, "denied.test.", func(t *testing.T, n *lookup.Name, changed *changes) {
+			inBubble(t, "flapping.test.", func(t *testing.T, n *lookup.Name, changed *changes) {
 				require.NoError(t, n.Lookup(t.Context()))
 				for range 3 {
-					dns.Set("denied.test.")
+					dns.Set("flapping.test.")
 					require.True(t, lookup.IsNotFound(n.Lookup(t.Context())))
 					between(true)
 					require.False(t, lookup.IsNotFound(n.Lookup(t.Context())))
 					dns.Break(false)
 					time.Sleep(6 * time.Second)
 				}
-				assert.Len(t, changed.all(), 1)
+				assert.Len(t, changed.get(), 1)
 			})
 		})
 	}
 }
 
-// A call with time enough learns that DNS gives no response after 3 s.
+// If DNS does not respond, a call without a nearer deadline fails after 3 s.
 func TestAddresses_TimeOutWithoutDNS(t *testing.T) {
-	silent.Store(true)
-	defer silent.Store(false)
+	dnsSilent.Store(true)
+	defer dnsSilent.Store(false)
 	inBubble(t, "silent.test.", func(t *testing.T, n *lookup.Name, _ *changes) {
 		start := time.Now()
 		_, err := n.Addresses(t.Context())
@@ -290,10 +294,12 @@ func TestAddresses_TimeOutWithoutDNS(t *testing.T) {
 	})
 }
 
+// A deadline that passes during the lookup is a failure of DNS; a canceled call is not.
+// The error wraps the cause of the context.
 func TestAddresses_ClassOfEndedContext(t *testing.T) {
-	silent.Store(true)
-	defer silent.Store(false)
-	errStop := errors.New("enough")
+	dnsSilent.Store(true)
+	defer dnsSilent.Store(false)
+	errCause := errors.New("cause")
 	for name, tt := range map[string]struct {
 		context func(context.Context) (context.Context, context.CancelFunc)
 		class   call.Class
@@ -315,7 +321,7 @@ func TestAddresses_ClassOfEndedContext(t *testing.T) {
 		"canceled with a cause": {
 			context: func(ctx context.Context) (context.Context, context.CancelFunc) {
 				ctx, cancel := context.WithCancelCause(ctx)
-				cancel(errStop)
+				cancel(errCause)
 				return ctx, func() { cancel(nil) }
 			},
 			class: call.Canceled,
@@ -335,7 +341,7 @@ func TestAddresses_ClassOfEndedContext(t *testing.T) {
 	}
 }
 
-// A DNS server may list an address twice; it is one endpoint.
+// An address that DNS returns twice is one endpoint.
 func TestLookup_DropsDuplicates(t *testing.T) {
 	dns.Set("twice.test.", "127.0.0.1", "127.0.0.2", "127.0.0.1")
 	inBubble(t, "twice.test.", func(t *testing.T, n *lookup.Name, _ *changes) {
@@ -357,11 +363,11 @@ func TestLookup_AcceptsIPAddresses(t *testing.T) {
 }
 
 func TestJitter_IsHalfToOneAndAHalf(t *testing.T) {
-	least, longest := time.Hour, time.Duration(0)
+	shortest, longest := time.Hour, time.Duration(0)
 	for range 1000 {
 		d := lookup.Jitter(time.Second)
-		least, longest = min(least, d), max(longest, d)
+		shortest, longest = min(shortest, d), max(longest, d)
 	}
-	assert.InDelta(t, 500*time.Millisecond, least, float64(50*time.Millisecond))
+	assert.InDelta(t, 500*time.Millisecond, shortest, float64(50*time.Millisecond))
 	assert.InDelta(t, 1500*time.Millisecond, longest, float64(50*time.Millisecond))
 }
