@@ -52,7 +52,7 @@ func TestAPI_RejectsInvalidRequests(t *testing.T) {
 		"spread, unknown via":   {path: "/api/spread?via=other", status: 400, detail: "want http or grpc"},
 		"stream, invalid key":   {path: "/api/stream?key=%00", status: 400, detail: "control character"},
 		"stream, interval of 0": {path: "/api/stream?interval=0s", status: 400, detail: "100ms to 1m0s"},
-		"unknown path":          {path: "/api/", status: 404, detail: "nothing is served"},
+		"unknown path":          {path: "/api/", status: 404, detail: "no route for this path"},
 		"wrong method":          {method: "DELETE", path: "/api/data", status: 405, detail: "allowed methods: GET"},
 		"unknown method":        {method: "BREW", path: "/api/data", status: 405, detail: "allowed methods: GET"},
 		"body of a GET":         {path: "/api/data", body: "{}", status: 400, detail: "requests must not have a body"},

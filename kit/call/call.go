@@ -32,7 +32,7 @@ const (
 )
 
 // StatusCanceled is the status, as nginx uses it, of a request whose client
-// disconnected. It appears in metrics and logs only.
+// disconnected. The client rarely receives it: it is for metrics and logs.
 const StatusCanceled = 499
 
 // HTTPStatus returns the status with which a server reports that a call of its own

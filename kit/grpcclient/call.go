@@ -47,3 +47,10 @@ func (i *interceptors) unary(ctx context.Context, method string, req, reply any,
 	record.Addresses, _ = i.conn.name.Known()
 	return err
 }
+
+type attemptKey struct{}
+
+// withAttempt passes an attempt to picker.Pick.
+func withAttempt(ctx context.Context, a *attempt) context.Context {
+	return context.WithValue(ctx, attemptKey{}, a)
+}

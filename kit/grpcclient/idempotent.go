@@ -17,8 +17,8 @@ var idempotentMethods sync.Map
 // NO_SIDE_EFFECTS or IDEMPOTENT. It returns false for methods whose generated
 // code is not linked in.
 func idempotent(method string) bool {
-	if known, ok := idempotentMethods.Load(method); ok {
-		return known.(bool)
+	if cached, ok := idempotentMethods.Load(method); ok {
+		return cached.(bool)
 	}
 	name := strings.ReplaceAll(strings.TrimPrefix(method, "/"), "/", ".")
 	found, _ := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(name)) // nil if unknown
@@ -26,7 +26,7 @@ func idempotent(method string) bool {
 	if descriptor, ok := found.(protoreflect.MethodDescriptor); ok {
 		level = descriptor.Options().(*descriptorpb.MethodOptions).GetIdempotencyLevel()
 	}
-	known := level != descriptorpb.MethodOptions_IDEMPOTENCY_UNKNOWN
-	idempotentMethods.Store(method, known)
-	return known
+	result := level != descriptorpb.MethodOptions_IDEMPOTENCY_UNKNOWN
+	idempotentMethods.Store(method, result)
+	return result
 }

@@ -13,6 +13,21 @@ import (
 	"example.com/tandem/kit/retry"
 )
 
+// outcomeOf returns what err, the status of an attempt, says about its endpoint.
+func outcomeOf(err error, took time.Duration) endpoint.Outcome {
+	switch status.Code(err) {
+	case codes.Canceled:
+		return endpoint.Ignored
+	case codes.DeadlineExceeded:
+		return endpoint.TimedOutAfter(took)
+	case codes.OK, codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.PermissionDenied, codes.Unauthenticated,
+		codes.FailedPrecondition, codes.Aborted, codes.OutOfRange, codes.Unimplemented, codes.ResourceExhausted:
+		return endpoint.Responded // the cause is the request: any endpoint would respond the same
+	default:
+		return endpoint.Failed
+	}
+}
+
 // resultOf returns what err, the status of an attempt, means for a retry. reached
 // says whether a server was reached, alone whether it has the only address.
 func (c *connState) resultOf(err error, reached, alone bool) retry.Result {
@@ -33,7 +48,7 @@ func (c *connState) resultOf(err error, reached, alone bool) retry.Result {
 	case codes.ResourceExhausted: // a message is too large, or a quota is used up; the latter may say when to retry
 		return retry.Result{Retryable: retryDelay(err) > 0, After: wait}
 	default:
-		// outcomeOf needs the duration for DEADLINE_EXCEEDED only.
+		// 0: the duration matters for DEADLINE_EXCEEDED only, which has a case above.
 		return retry.Result{OK: outcomeOf(err, 0) == endpoint.Responded}
 	}
 }
@@ -46,19 +61,4 @@ func retryDelay(err error) time.Duration {
 		}
 	}
 	return 0
-}
-
-// outcomeOf returns what err, the status of an attempt, says about its endpoint.
-func outcomeOf(err error, took time.Duration) endpoint.Outcome {
-	switch status.Code(err) {
-	case codes.Canceled:
-		return endpoint.Ignored
-	case codes.DeadlineExceeded:
-		return endpoint.TimedOutAfter(took)
-	case codes.OK, codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.PermissionDenied, codes.Unauthenticated,
-		codes.FailedPrecondition, codes.Aborted, codes.OutOfRange, codes.Unimplemented, codes.ResourceExhausted:
-		return endpoint.Responded // the cause is the request: any endpoint would respond the same
-	default:
-		return endpoint.Failed
-	}
 }

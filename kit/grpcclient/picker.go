@@ -21,12 +21,6 @@ type attempt struct {
 	reported atomic.Bool      // the endpoint has been given the outcome
 }
 
-type attemptKey struct{}
-
-func withAttempt(ctx context.Context, a *attempt) context.Context {
-	return context.WithValue(ctx, attemptKey{}, a)
-}
-
 // picker chooses the endpoint of each attempt. UpdateState in balancer.go
 // creates it.
 type picker struct {

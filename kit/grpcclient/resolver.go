@@ -65,6 +65,7 @@ func (r *nameResolver) run(ctx context.Context) {
 				r.update() // drops the addresses of a name that no longer exists: other pods may have them by now
 			}
 			r.cc.ReportError(err) // gRPC keeps its addresses
+			// nil: after a failure, ResolveNow does not shorten the pause.
 			requested, pause = nil, lookup.Jitter(lookupAfterFailure)
 		} else {
 			r.update()

@@ -16,26 +16,26 @@ import (
 // only send the caller's trace context to the server.
 func traceOptions(t *telemetry.Telemetry) []grpc.DialOption {
 	if t.Traces == nil {
-		return []grpc.DialOption{grpc.WithChainUnaryInterceptor(injectUnary), grpc.WithChainStreamInterceptor(injectStream)}
+		return []grpc.DialOption{grpc.WithChainUnaryInterceptor(sendTraceUnary), grpc.WithChainStreamInterceptor(sendTraceStream)}
 	}
 	return []grpc.DialOption{grpc.WithStatsHandler(otelgrpc.NewClientHandler(
 		otelgrpc.WithTracerProvider(t.Traces),
 		otelgrpc.WithPropagators(telemetry.Propagator),
-		otelgrpc.WithMeterProvider(noop.NewMeterProvider()), // the metrics are Prometheus's
+		otelgrpc.WithMeterProvider(noop.NewMeterProvider()), // metrics go to Prometheus
 		otelgrpc.WithFilter(filters.Not(filters.HealthCheck())),
 	))}
 }
 
-func injectUnary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	return invoke(inject(ctx), method, req, reply, cc, opts...)
+func sendTraceUnary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	return invoke(withTrace(ctx), method, req, reply, cc, opts...)
 }
 
-func injectStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-	return open(inject(ctx), desc, cc, method, opts...)
+func sendTraceStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	return open(withTrace(ctx), desc, cc, method, opts...)
 }
 
-// inject adds the trace context of ctx to its outgoing metadata.
-func inject(ctx context.Context) context.Context {
+// withTrace adds the trace context of ctx to its outgoing metadata.
+func withTrace(ctx context.Context) context.Context {
 	var carrier pairs
 	telemetry.Propagator.Inject(ctx, &carrier)
 	return metadata.AppendToOutgoingContext(ctx, carrier...)

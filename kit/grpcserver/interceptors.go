@@ -175,8 +175,8 @@ func shedStream(limit *limiter.Limiter) grpc.StreamServerInterceptor {
 	}
 }
 
-// injectUnary injects the faults that the switch is set to.
-func injectUnary(s *fault.Switch) grpc.UnaryServerInterceptor {
+// injectFaultUnary injects the faults that the switch is set to.
+func injectFaultUnary(s *fault.Switch) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 		if !isInternal(info.FullMethod) {
 			if err := s.Inject(ctx); err != nil {
@@ -187,8 +187,8 @@ func injectUnary(s *fault.Switch) grpc.UnaryServerInterceptor {
 	}
 }
 
-// injectStream is injectUnary for streams.
-func injectStream(s *fault.Switch) grpc.StreamServerInterceptor {
+// injectFaultStream is injectFaultUnary for streams.
+func injectFaultStream(s *fault.Switch) grpc.StreamServerInterceptor {
 	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 		if !isInternal(info.FullMethod) {
 			if err := s.Inject(ss.Context()); err != nil {

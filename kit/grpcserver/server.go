@@ -44,8 +44,8 @@ const (
 	maxHeaders = 8 << 10
 	// maxStreams is the limit of streams for each connection, and of handlers that
 	// run for it, even if the client resets streams; grpc-go's default is no limit.
-	// It is twice the default limit of concurrent streams (half of MAX_IN_FLIGHT,
-	// 512), so that a client's streams leave room for its calls.
+	// It is twice the streams that a server admits by default (256, half of
+	// MAX_IN_FLIGHT), so that a client's streams leave room for its calls.
 	maxStreams = 512
 	// window is the flow-control window of streams and connections in bytes, the
 	// smallest that grpc-go accepts. With a set window, grpc-go does not estimate the
@@ -61,9 +61,9 @@ const (
 	// memoryPerConn is how many bytes one of them may hold: maxStreams calls with
 	// headers of 4 KiB each.
 	memoryPerConn = 12 << 20
-	// workersPerCPU is how many goroutines serve one call after the other: their
-	// stacks are large enough already, which a new goroutine would have to grow. Calls
-	// beyond them get new goroutines. With 50 callers on 2 CPUs (BenchmarkServer), 32
+	// workersPerCPU is how many goroutines are kept to serve calls: their stacks have
+	// already grown, those of a new goroutine would have to. Further calls get new
+	// goroutines. With 50 callers on 2 CPUs (BenchmarkServer), 32
 	// save a tenth of the CPU time of client and server; 1 and 4 save nothing.
 	workersPerCPU = 32
 	// connectTimeout is the limit of the HTTP/2 handshake; grpc-go's is 2 minutes.
@@ -145,14 +145,14 @@ func New(o Options) *Server {
 			metrics.UnaryServerInterceptor(),
 			logUnary(o.Telemetry.Log),
 			shedUnary(o.Limiter),
-			injectUnary(o.Faults),
+			injectFaultUnary(o.Faults),
 		),
 		grpc.ChainStreamInterceptor(
 			metrics.StreamServerInterceptor(),
 			logStream(o.Telemetry.Log),
 			s.endOnShutdown,
 			shedStream(o.Limiter),
-			injectStream(o.Faults),
+			injectFaultStream(o.Faults),
 		),
 	)...)
 	grpc_health_v1.RegisterHealthServer(s.Server, o.Health.GRPC())

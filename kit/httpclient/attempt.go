@@ -58,7 +58,7 @@ func (t *target) send(ctx context.Context, req *http.Request, a *attempt) (*http
 	if outcome == endpoint.Unreachable {
 		t.name.Refresh()
 		if _, lookupErr := t.name.Known(); lookupErr != nil {
-			err = errors.Join(lookupErr, err) // the address may be out of date
+			err = errors.Join(lookupErr, err) // the address may be out of date; the class becomes dns
 		}
 	}
 	return resp, err

@@ -15,7 +15,7 @@ import (
 type route struct {
 	addr        string
 	preferReuse bool         // see reuseHeadStart
-	given       atomic.Int32 // connections that the attempt was given so far; one more once it has ended
+	given       atomic.Int32 // changes when the attempt gets a connection, and when it ends
 }
 
 type routeKey struct{}
@@ -37,9 +37,9 @@ func (t addressed) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // dial opens a connection to an IP address. For a retry that prefers a reused
 // connection it first waits, and it returns context.Canceled if the attempt was
-// given another connection meanwhile. (If net/http pooled the new connection, other
-// retries would be given it and discard it, and their own dials would do the same to
-// further retries: all of them could go on like that until their deadlines.)
+// given another connection meanwhile. (Such a connection is not pooled: another retry
+// would take it from the pool and discard it as new, its own dial would do the same to a
+// third, and so on until their deadlines.)
 func dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	to := ctx.Value(routeKey{}).(*route)
 	given := to.given.Load()

@@ -176,7 +176,7 @@ func TestServer_SlowBodyTimesOut(t *testing.T) {
 	assert.True(t, resp.Close)
 }
 
-// Beyond maxHeaderBytes, net/http itself refuses a request before it reaches middleware.
+// Beyond netHTTPMaxHeader, net/http itself refuses a request before it reaches middleware.
 func TestServer_RefusesHugeHeaders(t *testing.T) {
 	t.Parallel()
 	reached := make(chan struct{}, 1)

@@ -55,10 +55,10 @@ const (
 	// idle connection. If the server closed it, the client might be sending a request
 	// at that moment.
 	idleTimeout = 120 * time.Second
-	// maxHeaderBytes is net/http's own limit, which it applies 4 KiB later, with a
-	// response in plain text. From maxHeader to there, limitSize responds with a
-	// problem of status 431.
-	maxHeaderBytes = maxHeader + 4<<10
+	// netHTTPMaxHeader is the value for net/http, which adds 4 KiB to it, and responds in
+	// plain text. It exceeds maxHeader, so that limitSize responds first, with a problem
+	// of status 431.
+	netHTTPMaxHeader = maxHeader + 4<<10
 	// quietTime is how long no request may have arrived on any connection before
 	// Shutdown closes the idle ones. It exceeds a round trip between zones.
 	quietTime = 200 * time.Millisecond
@@ -150,7 +150,7 @@ func newServer(addrVar, addr string, t *telemetry.Telemetry) *Server {
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
+		MaxHeaderBytes:    netHTTPMaxHeader,
 		ConnContext:       s.setExpiry,
 		ConnState:         s.recordActivity,
 		ErrorLog:          slog.NewLogLogger(t.Log.Handler(), slog.LevelWarn),

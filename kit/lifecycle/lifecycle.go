@@ -4,8 +4,9 @@
 //
 // # How a pod stops
 //
-// The times are the settings of deploy/base. Each step ends early when there is
-// nothing left to wait for: a pod without slow requests is gone after ten seconds.
+// The times are the settings of deploy/base. The first two delays always take their
+// full time. Each later step ends as soon as nothing is left to wait for, so that a pod
+// without slow requests is gone after ten seconds.
 //
 //	from to   set by            what happens
 //	 0 s      API server        The pod is marked for deletion, and the grace period
@@ -198,7 +199,7 @@ func checkStopTime(d config.Drain) error {
 	}
 	return config.Invalid("TERMINATION_GRACE_PERIOD", d.TerminationGracePeriod.String(), fmt.Sprintf(
 		"want at least %s (PRE_STOP_DELAY %s + DRAIN_DELAY %s + DRAIN_TIMEOUT %s + %s to cut off requests, close ports and send spans); "+
-			"raise it with terminationGracePeriodSeconds, or lower DRAIN_TIMEOUT",
+			"raise it together with the pod's terminationGracePeriodSeconds, or lower DRAIN_TIMEOUT",
 		stopTime(d), d.PreStopDelay, d.DrainDelay, d.DrainTimeout, CutOffGrace+adminGrace+telemetry.FlushTimeout))
 }
 

@@ -199,7 +199,7 @@ func TestRun_ChecksGracePeriod(t *testing.T) {
 	s.options.Drain.TerminationGracePeriod = 25*time.Second - 1
 	err := lifecycle.Run(s.ctx, s.options, s.One)
 	require.EqualError(t, err, `TERMINATION_GRACE_PERIOD="24.999999999s": want at least 25s (PRE_STOP_DELAY 3s + DRAIN_DELAY 5s + DRAIN_TIMEOUT 10s `+
-		`+ 7s to cut off requests, close ports and send spans); raise it with terminationGracePeriodSeconds, or lower DRAIN_TIMEOUT`)
+		`+ 7s to cut off requests, close ports and send spans); raise it together with the pod's terminationGracePeriodSeconds, or lower DRAIN_TIMEOUT`)
 	assert.Equal(t, 2, lifecycle.ExitCode(err))
 	assert.Equal(t, "starting", s.ready())
 

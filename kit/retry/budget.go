@@ -10,10 +10,10 @@ const (
 	minLimit = 10
 	// perSuccess is the part of a spent retry that a successful attempt returns.
 	perSuccess = 0.05
-	// perSecond is the part of the limit that each second returns, with or
-	// without calls. Where n calls are always in flight and all of them take a
-	// deadline of 2 s, the limit is 2n and returns 0.02 n a second: 4 % of the n/2
-	// calls that end in a second.
+	// perSecond is the part of the limit that each second returns, with or without
+	// calls. An example: n calls in flight, each ending at its deadline of 2 s. The
+	// limit is 2n. In each second n/2 calls end, and 0.02n retries are returned: 4 % of
+	// them.
 	perSecond = 0.01
 	// peakWindow is the least time for which a peak of calls in flight counts.
 	peakWindow = 10 * time.Second
@@ -30,8 +30,8 @@ const (
 // so that a client that starts under load has a budget.)
 //
 // Each successful attempt returns 0.05 of a spent retry, and each second returns
-// 1 % of the limit. Once the budget is spent, there are therefore at most 1.10
-// attempts per call. (The retry throttle of gRFC A6 has a fixed limit instead: 10
+// 1 % of the limit. Together these are fewer than 0.10 for each call: once the budget
+// is spent, there are at most 1.10 attempts per call. (The retry throttle of gRFC A6 has a fixed limit instead: 10
 // tokens in its example.)
 type Budget struct {
 	mu       sync.Mutex

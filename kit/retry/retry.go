@@ -59,9 +59,9 @@ type Result struct {
 	After time.Duration
 }
 
-// Do calls attempt until its Result permits no retry, or until the deadline, ctx,
-// the budget or MaxAttempts permits none. The argument mayRetry says whether a
-// retry is permitted although the request was sent. The function attempt keeps the
+// Do calls attempt, and calls it again while its Result is retryable and the deadline,
+// ctx, the budget and MaxAttempts allow a retry. The argument mayRetry is true if a
+// failure after the request was sent can be retried. The function attempt stores the
 // response or error itself: when Do returns, they are those of the last attempt.
 func Do(ctx context.Context, deadline time.Time, idempotent bool, budget *Budget, attempt func(ctx context.Context, mayRetry bool) Result) {
 	budget.begin()

@@ -12,8 +12,8 @@ const (
 	// exponential moving average over about the last 20 attempts.
 	failureWeight = 0.05
 	// silenceWeight is the weight of an attempt that timed out while no other attempt
-	// at the endpoint got a response. Two of them eject it: each costs its caller a
-	// second.
+	// at the endpoint got a response. Two of them eject it. Each costs its caller one
+	// second: the first attempt has half of a deadline of 2 s.
 	silenceWeight = 0.15
 	// unreachableWeight is the weight of a connection that could not be opened. One
 	// of them ejects the endpoint, if the others can be reached.
@@ -99,8 +99,8 @@ func (e *endpoint) begin(stream, trial, alone bool) Attempt {
 	return Attempt{e, stream, trial, alone, e.responses.Load(), e.era(trial)}
 }
 
-// era identifies the period that the outcome of an attempt belongs to: for a trial
-// the ejection, for another attempt the time since the last recovery.
+// era is compared when an attempt ends: if it has changed, the outcome is outdated. A
+// trial is outdated by another ejection, any other attempt by a recovery.
 func (e *endpoint) era(trial bool) uint64 {
 	if trial {
 		return e.ejections.Load()

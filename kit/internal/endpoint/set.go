@@ -15,8 +15,9 @@
 //	ejected   one trial every 10 s   in use, when a trial succeeds, when the others fail
 //	                                 about as often, or when too few others remain
 //
-// Enough is half of all endpoints, or a single one if the endpoint gives no
-// response at all. The last endpoint in use is never ejected. If no connection to
+// After an ejection at least half of all endpoints must remain in use; if the ejected
+// endpoint gives no response at all, one is enough. The last endpoint in use is never
+// ejected. If no connection to
 // an endpoint can be opened, its first trials come after 1, 2, 4 and 8 s.
 package endpoint
 
@@ -58,9 +59,9 @@ func NewSet[T any](addr func(T) string) *Set[T] {
 	return s
 }
 
-// Expect sets how many endpoints are connecting, for the next Update. They count as
-// in use there: otherwise an ejected endpoint would be readmitted, and get every call,
-// while the others reconnect.
+// Expect sets how many endpoints are connecting. From the next Update on they count as
+// in use until they are ready: otherwise an ejected endpoint would be readmitted, and
+// get every call, while the others reconnect.
 func (s *Set[T]) Expect(connecting int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -43,6 +43,7 @@ func Stream(b backend.Watcher) http.HandlerFunc {
 		info := backend.CallInfo{Transport: "grpc", TraceID: trace.SpanContextFromContext(r.Context()).TraceID().String()}
 		for m, err := range b.Watch(r.Context(), key, interval) {
 			if err != nil {
+				// One line break fewer than below: JSON returns a text that ends with one.
 				err = events.send(fmt.Sprintf("event: problem\ndata: %s\n", callProblem(err, info).JSON()))
 			} else {
 				err = events.send(fmt.Sprintf("event: data\nid: %d\ndata: %s\n\n", m.GetSequence(), protoJSON(m)))

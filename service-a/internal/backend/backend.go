@@ -40,12 +40,23 @@ type CallInfo struct {
 	Target string `json:"target"`
 	// Addresses are the addresses that the target resolved to, as host:port.
 	Addresses []string `json:"addresses"`
-	// Peer is the address that responded: a pod's, or a Service's.
+	// Peer is the address that the last attempt connected to: a pod's, or a Service's.
 	Peer       string  `json:"peer,omitempty"`
 	Attempts   int     `json:"attempts"`
 	DurationMS float64 `json:"durationMs"`
 	TraceID    string  `json:"traceId,omitempty"`
 }
+
+// dataOf returns the data of a response. It returns errNoPod if the response does not
+// name the pod that served it, and so is not service-b's.
+func dataOf(response *datav1.GetDataResponse) (*datav1.Data, error) {
+	if response.GetData().GetServedBy().GetPod() == "" {
+		return nil, errNoPod
+	}
+	return response.GetData(), nil
+}
+
+var errNoPod = errors.New("service-b's response does not name the pod that served it")
 
 // newCallInfo describes a call that began at start, from the client's record.
 func newCallInfo(ctx context.Context, transport, target string, start time.Time, r *call.Record) CallInfo {
@@ -62,16 +73,6 @@ func newCallInfo(ctx context.Context, transport, target string, start time.Time,
 	}
 	return info
 }
-
-// dataOf returns the data of a response, or errNoData.
-func dataOf(response *datav1.GetDataResponse) (*datav1.Data, error) {
-	if response.GetData().GetServedBy().GetPod() == "" {
-		return nil, errNoData
-	}
-	return response.GetData(), nil
-}
-
-var errNoData = errors.New("service-b's response does not name the pod that served it")
 
 // InvalidError reports a request that service-b rejected as invalid.
 type InvalidError struct{ Detail string }
