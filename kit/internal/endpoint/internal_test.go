@@ -50,7 +50,7 @@ func (s *sequence) pick(avoid string, stream bool) {
 	assert.Equal(s.t, len(s.ready) > 0, ok)
 	if ok {
 		assert.Equal(s.t, addr, a.Addr())
-		assert.True(s.t, slices.Contains(s.ready, member[string]{a.endpoint, addr}), "%s is not ready", addr)
+		assert.True(s.t, slices.Contains(s.ready, a.endpoint), "%s is not ready", addr)
 		s.pending = append(s.pending, a)
 	}
 }
@@ -63,7 +63,8 @@ func (s *sequence) check() {
 		}
 	}
 	v := s.view.Load()
-	for _, m := range s.ready {
+	for i, e := range s.ready {
+		m := member[string]{e, s.values[i]}
 		assert.Equal(s.t, m.ejected, slices.Contains(v.ejected, m), "the view differs from the state")
 		assert.Equal(s.t, !m.ejected, slices.Contains(v.inUse, m), "the view differs from the state")
 		assert.Same(s.t, m.endpoint, s.known[m.addr])

@@ -179,16 +179,16 @@ func (e *endpoint) fail(weight float64) {
 		e.changed()
 		return
 	}
-	mean, others := e.others(e)
-	if rate-mean > margin && canEject(others, len(e.ready), e.silent) {
+	mean, inUse := e.others(e)
+	if rate-mean > margin && canEject(inUse, len(e.ready), e.silent) {
 		e.ejected, e.trials = true, 0
 		e.ejections.Add(1)
 		e.trialAt = time.Now().Add(e.trialAfter())
-		e.readmitWhereTooFewRemain()
+		e.readmitIfTooFewRemain()
 		e.changed()
 		return
 	}
-	e.readmitWhereAllFail()
+	e.readmitIfAllFail()
 }
 
 // trialAfter returns the time until the next trial of an ejected endpoint.
@@ -217,9 +217,9 @@ func (d *detector) others(e *endpoint) (mean float64, n int) {
 	return mean / float64(max(n, 1)), n
 }
 
-// readmitWhereAllFail readmits the ejected endpoints if the others now fail about as
+// readmitIfAllFail readmits the ejected endpoints if the others now fail about as
 // often. The failure rate of an ejected endpoint is outdated, so it becomes the mean.
-func (d *detector) readmitWhereAllFail() {
+func (d *detector) readmitIfAllFail() {
 	mean, n := d.others(nil)
 	readmitted := false
 	for _, e := range d.ready {
@@ -234,8 +234,8 @@ func (d *detector) readmitWhereAllFail() {
 	}
 }
 
-// readmitWhereTooFewRemain readmits ejected endpoints until enough are in use.
-func (d *detector) readmitWhereTooFewRemain() {
+// readmitIfTooFewRemain readmits ejected endpoints until enough are in use.
+func (d *detector) readmitIfTooFewRemain() {
 	_, inUse := d.others(nil)
 	for _, e := range d.ready {
 		if e.ejected && !canEject(inUse+d.connecting, len(d.ready)+d.connecting, e.silent) {

@@ -17,13 +17,14 @@
 //
 // After an ejection at least half of all endpoints must remain in use; if the ejected
 // endpoint gives no response at all, one is enough. The last endpoint in use is never
-// ejected. If no connection to
-// an endpoint can be opened, its first trials come after 1, 2, 4 and 8 s.
+// ejected. If no connection to an endpoint can be opened, its first trials come after
+// 1, 2, 4 and 8 s.
 package endpoint
 
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -32,10 +33,10 @@ import (
 // client needs to send an attempt to it. A Set is safe for concurrent use.
 type Set[T any] struct {
 	detector
-	addr  func(T) string
-	ready []member[T] // the endpoints of detector.ready with their values; guarded by detector.mu
-	view  atomic.Pointer[view[T]]
-	turn  atomic.Uint64
+	addr   func(T) string
+	values []T // of the endpoints in detector.ready, in the same order; guarded by detector.mu
+	view   atomic.Pointer[view[T]]
+	turn   atomic.Uint64
 }
 
 type member[T any] struct {
@@ -86,22 +87,21 @@ func (s *Set[T]) Update(ready []T, known ...string) {
 	for _, addr := range known {
 		keep(addr)
 	}
-	s.ready = make([]member[T], len(ready))
-	s.detector.ready = make([]*endpoint, len(ready))
+	s.values = slices.Clone(ready)
+	s.ready = make([]*endpoint, len(ready))
 	for i, value := range ready {
-		e := keep(s.addr(value))
-		s.ready[i] = member[T]{e, value}
-		s.detector.ready[i] = e
+		s.ready[i] = keep(s.addr(value))
 	}
-	s.readmitWhereTooFewRemain()
+	s.readmitIfTooFewRemain()
 	s.rebuild()
 }
 
 // rebuild replaces the view. The caller has locked s.mu.
 func (s *Set[T]) rebuild() {
 	next := &view[T]{inUse: make([]member[T], 0, len(s.ready)), nextTrial: new(atomic.Int64)}
-	for _, m := range s.ready {
-		if m.ejected {
+	for i, e := range s.ready {
+		m := member[T]{e, s.values[i]}
+		if e.ejected {
 			next.ejected = append(next.ejected, m)
 		} else {
 			next.inUse = append(next.inUse, m)
