@@ -106,6 +106,7 @@ func (n *Name) Lookup(ctx context.Context) error {
 	n.mu.Lock()
 	wait := time.Until(n.due)
 	n.mu.Unlock()
+	// query waits, too, but this wait ends with ctx: a closed client must not start a lookup.
 	if !retry.Sleep(ctx, wait) {
 		return ctx.Err()
 	}
