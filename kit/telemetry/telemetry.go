@@ -95,14 +95,14 @@ func (t *Telemetry) Flush() {
 	}
 }
 
-const forAll, forTraces = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+const endpointKey, tracesEndpointKey = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 
 func exporting(environ map[string]string) bool {
-	return environ[forAll]+environ[forTraces] != "" && !strings.EqualFold(environ["OTEL_SDK_DISABLED"], "true") && environ["OTEL_TRACES_EXPORTER"] != "none"
+	return environ[endpointKey]+environ[tracesEndpointKey] != "" && !strings.EqualFold(environ["OTEL_SDK_DISABLED"], "true") && environ["OTEL_TRACES_EXPORTER"] != "none"
 }
 
 func newProvider(ctx context.Context, me instance.Instance, environ map[string]string) (*trace.TracerProvider, error) {
-	for _, key := range []string{forAll, forTraces} {
+	for _, key := range []string{endpointKey, tracesEndpointKey} {
 		// The SDK would replace an invalid URL by https://localhost:4318.
 		if u, err := url.Parse(environ[key]); environ[key] != "" && (err != nil || u.Host == "" && u.Scheme != "unix") {
 			return nil, config.Invalid(key, environ[key], "want a URL such as http://collector:4318")
