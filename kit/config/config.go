@@ -8,6 +8,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"net/url"
 	"reflect"
 	"strconv"
 	"strings"
@@ -33,7 +35,7 @@ type Server struct {
 	DebugAddr string     `env:"DEBUG_ADDR" envDefault:"127.0.0.1:8082" help:"where the fault switch and pprof listen if one of them is on; loopback only"`
 	LogLevel  slog.Level `env:"LOG_LEVEL" envDefault:"info" help:"debug, info, warn or error"`
 	Drain
-	MaxConnectionAge time.Duration `env:"MAX_CONNECTION_AGE" envDefault:"30s" help:"ask clients to reconnect after this long, so that new pods get a share; 0 is never"`
+	MaxConnectionAge time.Duration `env:"MAX_CONNECTION_AGE" envDefault:"30s" help:"close connections at this age, after their requests, so that new pods get a share; 0 is never"`
 	MaxInFlight      int           `env:"MAX_IN_FLIGHT" envDefault:"512" help:"requests served at once; more wait briefly, then are refused"`
 	MemoryLimit      uint64        `env:"MEMORY_LIMIT" envDefault:"0" help:"the container's memory limit in bytes; 90 % of it is Go's soft limit, unless GOMEMLIMIT is set; 0 is none"`
 	HealthDetails    OnOff         `env:"HEALTH_DETAILS" envDefault:"off" help:"on shows pod, node and addresses in /health"`
@@ -186,7 +188,7 @@ func explain(err error, fields []field, environ map[string]string) (rest map[str
 		}
 		for _, f := range fields {
 			if f.name == parse.Name {
-				out = append(out, Invalid(f.key, environ[f.key], wanted(f.typ, parse.Err)))
+				out = append(out, Invalid(f.key, cmp.Or(environ[f.key], f.defaultValue), wanted(f.typ, parse.Err)))
 				delete(rest, f.key)
 			}
 		}
@@ -202,6 +204,8 @@ func wanted(typ reflect.Type, err error) string {
 		return "want debug, info, warn or error"
 	case reflect.TypeFor[int](), reflect.TypeFor[uint64]():
 		return "want a whole number"
+	case reflect.TypeFor[url.URL]():
+		return "want a URL such as http://HOST:PORT"
 	}
 	return err.Error()
 }
@@ -210,7 +214,7 @@ func wanted(typ reflect.Type, err error) string {
 func Help[T any](w io.Writer) {
 	tab := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, f := range fields(reflect.TypeFor[T]()) {
-		fmt.Fprintf(tab, "  %s\t%s\t%s\n", f.key, f.standard, f.help)
+		fmt.Fprintf(tab, "  %s\t%s\t%s\n", f.key, f.defaultValue, f.help)
 	}
 	_ = tab.Flush() // if writing to the terminal fails, the error cannot be shown either
 }
@@ -219,8 +223,8 @@ func Help[T any](w io.Writer) {
 func Environ(pairs []string) map[string]string { return env.ToMap(pairs) }
 
 type field struct {
-	name, key, standard, help string
-	typ                       reflect.Type
+	name, key, defaultValue, help string
+	typ                           reflect.Type
 }
 
 func fields(t reflect.Type) []field {

@@ -147,6 +147,11 @@ func TestLoad_ErrorHasLinePerValue(t *testing.T) {
 
 // A field of an unsupported type is a bug in the program, so the exit status is 1
 // and not that of a configuration error.
+func TestLoad_URLErrorSaysWhatIsValid(t *testing.T) {
+	_, err := config.Load[caller](map[string]string{"SERVICE_B_HTTP_URL": "http://b:port"})
+	require.EqualError(t, err, `SERVICE_B_HTTP_URL="http://b:port": want a URL such as http://HOST:PORT`)
+}
+
 func TestLoad_UnsupportedStructIsNoConfigError(t *testing.T) {
 	_, err := config.Load[struct {
 		Odd fmt.Stringer `env:"ODD" envDefault:"x"`
@@ -159,7 +164,7 @@ func TestLoad_NamesInvalidDefault(t *testing.T) {
 	_, err := config.Load[struct {
 		Wait time.Duration `env:"WAIT" envDefault:"tomorrow"`
 	}](map[string]string{"OTHER": "x"})
-	require.ErrorContains(t, err, `WAIT="": want a duration`)
+	require.ErrorContains(t, err, `WAIT="tomorrow": want a duration`)
 }
 
 func TestHelp_ListsVariablesWithDefaults(t *testing.T) {

@@ -8,7 +8,7 @@ import (
 	"example.com/tandem/kit/instance"
 )
 
-// Unknown is an environment variable that is no setting, but looks like a misspelled one.
+// Unknown is an environment variable that is not a setting, but looks like a misspelled one.
 type Unknown struct {
 	Name string
 	// Nearest is the setting with the most similar name.
