@@ -17,7 +17,7 @@ type Config struct {
 	ServiceBGRPCTarget string        `env:"SERVICE_B_GRPC_TARGET" envDefault:"dns:///service-b-headless:9090" help:"target of service-b over gRPC: a name that resolves to its pods"`
 	CallTimeout        time.Duration `env:"CALL_TIMEOUT" envDefault:"2s" help:"deadline of one call to service-b, including its retries; also how late a message of a stream may be"`
 
-	ServiceBGRPCTLS    config.OnOff `env:"SERVICE_B_GRPC_TLS" envDefault:"off" help:"on calls gRPC over TLS; for HTTP over TLS, set an https:// URL"`
+	ServiceBGRPCTLS    config.OnOff `env:"SERVICE_B_GRPC_TLS" envDefault:"off" help:"whether to use TLS for gRPC calls, on or off; for HTTP, set an https:// URL"`
 	ServiceBCAFile     string       `env:"SERVICE_B_CA_FILE" help:"file of the CA certificates (PEM) that verify service-b's certificate; by default the system's CAs"`
 	ServiceBServerName string       `env:"SERVICE_B_SERVER_NAME" help:"name in service-b's certificate; by default the host of the URL or target"`
 	ServiceBCertFile   string       `env:"SERVICE_B_CERT_FILE" help:"file of the client certificate (PEM) for service-b"`

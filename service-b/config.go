@@ -10,7 +10,7 @@ import (
 type Config struct {
 	config.Server
 	GRPCAddr   string       `env:"GRPC_ADDR" envDefault:":9090" help:"address that gRPC listens on"`
-	Reflection config.OnOff `env:"REFLECTION" envDefault:"off" help:"on serves gRPC reflection: grpcurl then needs no .proto file"`
+	Reflection config.OnOff `env:"REFLECTION" envDefault:"off" help:"whether to serve gRPC reflection, on or off: grpcurl then needs no .proto file"`
 	Message    string       `env:"MESSAGE" envDefault:"hello from service-b" help:"message in the data"`
 }
 

@@ -47,10 +47,11 @@ const (
 	// pingTimeout how long the response may take. A dead peer is detected after
 	// pingEvery + pingTimeout.
 	pingEvery, pingTimeout = 10 * time.Second, 5 * time.Second
-	// connectTimeout is for one address, including the TLS and HTTP/2 handshakes.
+	// connectTimeout is the least time for one address, including the TLS and HTTP/2
+	// handshakes; gRPC extends it to the current backoff.
 	connectTimeout = time.Second
-	// maxBackoff is the longest pause between dials. gRPC's default of 2 minutes
-	// would let calls fail for as long after a server is back.
+	// maxBackoff is the longest pause between dials, before jitter. With gRPC's default
+	// calls could fail for 2 minutes after a server is back.
 	maxBackoff = 2 * time.Second
 )
 
@@ -72,8 +73,8 @@ type Options struct {
 // For calls to be balanced, the name must resolve to the pods: use a headless
 // Service. A ClusterIP is one address, so one connection and one pod.
 //
-// Methods are retried if their .proto says that they are idempotent (option
-// idempotency_level). Streams are not retried.
+// A failed call is retried if its method is idempotent (option idempotency_level in
+// the .proto), or if nothing was sent. Streams are not retried.
 //
 // Failed calls return a *call.Error; status.Code works on it.
 func New(target string, o Options) (*grpc.ClientConn, error) {

@@ -29,9 +29,10 @@ func outcomeOf(err error, took time.Duration) endpoint.Outcome {
 }
 
 // resultOf returns what err, the status of an attempt, means for a retry. reached
-// says whether a server was reached, alone whether it has the only address.
+// says whether a server was reached, alone whether the target has only one
+// address.
 func (c *connState) resultOf(err error, reached, alone bool) retry.Result {
-	var wait time.Duration // 0: a retry at another address need not wait
+	var wait time.Duration // 0: RetryInfo does not apply to another address
 	if alone {
 		wait = retryDelay(err)
 	}

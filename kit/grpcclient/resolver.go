@@ -13,8 +13,8 @@ import (
 )
 
 // lookupAfterFailure is the pause after a failed lookup, before jitter. gRPC's
-// own resolver waits 30 s after a success and up to 2 minutes after failures, so
-// a service that is back would not be found for as long.
+// own resolver waits 30 s after a success and up to 2 minutes after failures, and
+// might not find a service that is back for that long.
 const lookupAfterFailure = 2 * time.Second
 
 // scheme is that of gRPC's own resolver, which this one replaces.

@@ -35,7 +35,7 @@ const (
 	defaultMaxBody = 64 << 10 // bytes of a request's body
 )
 
-// The routes that kubelet calls every few seconds.
+// The health routes, which kubelet and monitoring call every few seconds.
 const livez, readyz, healthPath = "/livez", "/readyz", "/health"
 
 // isProbe reports whether a path or route is one of them: those have no spans, and

@@ -59,8 +59,8 @@ const (
 	// plain text. It exceeds maxHeader, so that limitSize responds first, with a problem
 	// of status 431.
 	netHTTPMaxHeader = maxHeader + 4<<10
-	// quietTime is how long no request may have arrived on any connection before
-	// Shutdown closes the idle ones. It exceeds a round trip between zones.
+	// Shutdown closes idle connections only after no request has arrived on any
+	// connection for quietTime. It exceeds a round trip between zones.
 	quietTime = 200 * time.Millisecond
 	// quietTimeout limits that wait, for systems where holdOffNew has no effect.
 	quietTimeout = 2 * time.Second

@@ -30,8 +30,9 @@ const (
 // so that a client that starts under load has a budget.)
 //
 // Each successful attempt returns 0.05 of a spent retry, and each second returns
-// 1 % of the limit. Together these are fewer than 0.10 for each call: once the budget
-// is spent, there are at most 1.10 attempts per call. (The retry throttle of gRFC A6 has a fixed limit instead: 10
+// 1 % of the limit. With a deadline of up to 2 s and at least 5 calls in flight, this is
+// less than 0.10 for each call: once the budget is spent, there are at most 1.10
+// attempts per call. (The retry throttle of gRFC A6 has a fixed limit instead: 10
 // tokens in its example.)
 type Budget struct {
 	mu       sync.Mutex

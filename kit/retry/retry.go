@@ -12,8 +12,8 @@
 //
 // Each target has a Budget of retries. Before an attempt, Do reserves a retry. If
 // the attempt fails and is retried, Do spends the reserved retry; otherwise it
-// returns the retry to the budget. When no retry is left, a call gets one attempt
-// with all of its time.
+// returns the retry to the budget. If no retry can be reserved, the attempt is the
+// last one, and gets all of the remaining time.
 //
 // Read Do in retry.go first. budget.go says how many retries there are. The size
 // of the budget is not needed to understand a call.

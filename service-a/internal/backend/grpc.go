@@ -17,9 +17,10 @@ import (
 )
 
 const (
-	// reopenBase and reopenMax bound the backoff before a stream is opened again.
+	// reopenBase and reopenMax are the first and the largest ceiling of the random
+	// backoff before a stream is opened again (see retry.Backoff).
 	reopenBase, reopenMax = 250 * time.Millisecond, 10 * time.Second
-	// stableAfter is the age at which a stream that breaks resets the backoff to
+	// stableAfter is the age at which a stream that breaks resets the ceiling to
 	// reopenBase. A younger stream that breaks, even after its first message,
 	// counts as another failure in a row.
 	stableAfter = 10 * time.Second
