@@ -8,14 +8,14 @@ FUZZTIME ?= 20000x
 export GO
 
 MODULES  := $(shell sed -n 's|^[[:space:]]*\./||p' go.work)
-SERVICES := $(shell scripts/services.sh)
+SERVICES  = $(shell scripts/services.sh)
 # deploy/e2e needs a cluster: make e2e runs it.
 TESTED   := $(filter-out deploy/e2e,$(MODULES))
 # grpcnotrace: without gRPC's /debug pages, whose templates prevent the linker from dropping unused methods.
 # nethttpomithttp2: without net/http's HTTP/2, which plaintext HTTP/1.1 does not use; gRPC has its own.
 BUILD    := -trimpath -tags grpcnotrace,nethttpomithttp2 -ldflags "-s -w -X example.com/tandem/kit/instance.version=$(VERSION)"
 # The race detector needs a C compiler.
-RACE     := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
+RACE      = $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
 .DEFAULT_GOAL := help
 include deploy/deploy.mk deploy/e2e.mk
