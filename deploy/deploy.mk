@@ -1,9 +1,9 @@
 # Verbs for containers and clusters. The Makefile includes this file; make prints the texts after ##.
 
 # Settings of the scripts, from the environment or the command line: make kind-up KIND_CLUSTER=other
-export KIND_CLUSTER KIND_NODE_IMAGE KIND_PORT METRICS_SERVER OVERLAY SERVICE VERSION REVISION
+export ISTIO_FILE ISTIO_IMAGES KIND_CLUSTER KIND_NODE_IMAGE KIND_PORT METRICS_SERVER OVERLAY SERVICE VERSION REVISION
 
-.PHONY: images compose-test kind-up deploy status logs kind-down lint-deploy schemas
+.PHONY: images compose-test kind-up gateway-crds istio-up deploy status logs kind-down lint-deploy schemas
 
 images: ## build the container image of each service
 	@scripts/images.sh
@@ -13,6 +13,12 @@ compose-test: ## run both services with docker compose, and check that calls spr
 
 kind-up: ## create a Kubernetes cluster on this machine (scripts/kind.sh --help lists the settings)
 	@scripts/kind.sh up
+
+gateway-crds: ## install the custom resources of Gateway API on the cluster
+	@scripts/mesh.sh gateway-crds
+
+istio-up: ## install Gateway API and Istio on the cluster, for OVERLAY=kind-istio (scripts/mesh.sh --help lists the settings)
+	@scripts/mesh.sh istio-up
 
 deploy: bin/kustomize ## build the images, deploy both services to the cluster, and wait until they run (OVERLAY=kind)
 	@scripts/kind.sh deploy

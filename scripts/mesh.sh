@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# See --help. As in kind.sh, each $(…) has one command and is assigned on a line of its own.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+GO=${GO:-go}
+cluster=${KIND_CLUSTER:-tandem}
+file=${ISTIO_FILE:-deploy/kind/istio.yaml}
+readonly istio=1.31.0 gateway_api=v1.5.0
+
+help() {
+	cat <<HELP
+usage: scripts/mesh.sh gateway-crds|istio-up
+
+  gateway-crds  install the custom resources of Gateway API $gateway_api
+  istio-up      install them and Istio $istio, which overlays/kind-istio needs,
+                and wait until both work
+
+Both act on the kind cluster, and may be repeated. gateway-crds needs Go, which
+downloads the module sigs.k8s.io/gateway-api; istio-up also needs istioctl.
+
+Environment, with defaults:
+  KIND_CLUSTER  tandem                  name of the cluster
+  ISTIO_FILE    deploy/kind/istio.yaml  what istioctl installs
+  ISTIO_IMAGES                          images to load into the cluster from
+                                        Docker; by default the nodes pull them
+HELP
+}
+
+say() { echo "mesh: $*" >&2; }
+fail() {
+	say "$*"
+	exit 1
+}
+
+# kubectl's current context may be another cluster.
+kubectl() { command kubectl --context "kind-$cluster" "$@"; }
+
+need() { # need TOOL...
+	local tool
+	for tool in "$@"; do
+		type -P "$tool" >/dev/null || fail "$tool is not on PATH"
+	done
+	kubectl get nodes >/dev/null || fail "there is no cluster $cluster, or it does not respond; make kind-up creates it"
+}
+
+gateway_crds() {
+	local module
+	say "installing the custom resources of Gateway API $gateway_api"
+	module=$(GOWORK=off GOFLAGS=-mod=mod "$GO" mod download -json "sigs.k8s.io/gateway-api@$gateway_api")
+	module=$(sed -n 's/^[[:space:]]*"Dir": "\(.*\)",$/\1/p' <<<"$module")
+	kubectl apply --server-side --force-conflicts --filename "$module/config/crd/standard"
+	kubectl wait --for=condition=Established --timeout=60s --filename "$module/config/crd/standard"
+}
+
+istio_up() {
+	local version
+	type -P istioctl >/dev/null ||
+		fail "istioctl is not on PATH; install $istio: curl -L https://istio.io/downloadIstio | ISTIO_VERSION=$istio sh -"
+	version=$(istioctl version --remote=false --short)
+	if [[ $version != "$istio" ]]; then say "istioctl is $version; tested with $istio"; fi
+	gateway_crds # first: istiod looks for them when it starts
+	if [[ -n ${ISTIO_IMAGES-} ]]; then
+		say "loading the images of Istio"
+		# shellcheck disable=SC2086 # one word for each image
+		kind load docker-image --name "$cluster" $ISTIO_IMAGES
+	fi
+	say "installing Istio from $file"
+	istioctl install --context "kind-$cluster" --skip-confirmation --filename "$file"
+	kubectl --namespace istio-system rollout status deployment/istiod --timeout=180s
+	# A pod that starts on a node before the plugin does gets no sidecar rules.
+	kubectl --namespace istio-system rollout status daemonset/istio-cni-node --timeout=180s
+	say "waiting for the GatewayClass istio"
+	kubectl wait --for=condition=Accepted --timeout=60s gatewayclass/istio
+	say "ready; next: make deploy OVERLAY=kind-istio"
+}
+
+case ${1-} in
+	gateway-crds | istio-up)
+		(($# == 1)) || fail "$1 takes no arguments; see --help"
+		need kubectl "$GO"
+		if [[ $1 == istio-up ]]; then
+			need kind
+			istio_up
+		else
+			gateway_crds
+		fi
+		;;
+	-h | --help) help ;;
+	*)
+		help >&2
+		exit 2
+		;;
+esac
