@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,11 +19,16 @@ import (
 	"k8s.io/client-go/transport/spdy"
 )
 
-// createNamespace creates a namespace without policies.
-func (c *cluster) createNamespace(t *testing.T) string {
+// createNamespace creates a namespace without policies. labels are pairs of a key and a
+// value.
+func (c *cluster) createNamespace(t *testing.T, labels ...string) string {
 	t.Helper()
+	all := map[string]string{testLabel: "true"}
+	for pair := range slices.Chunk(labels, 2) {
+		all[pair[0]] = pair[1]
+	}
 	created, err := c.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
-		GenerateName: namespace + "-e2e-", Labels: map[string]string{testLabel: "true"},
+		GenerateName: namespace + "-e2e-", Labels: all,
 	}}, metav1.CreateOptions{})
 	require.NoError(t, err)
 	restore(t, "namespace "+created.Name, func(ctx context.Context) error {

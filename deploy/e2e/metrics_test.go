@@ -16,14 +16,14 @@ const (
 	goroutines     = "go_goroutines"
 )
 
-// metric is a counter or a gauge of /metrics.
+// metric is a metric of /metrics. The value of a histogram is its number of observations.
 type metric struct {
 	name   string
 	labels map[string]string
 	value  float64
 }
 
-// scrape reads the counters and gauges of a pod. admin is the URL of its admin port.
+// scrape reads the metrics of a pod. admin is the URL of its admin port.
 func scrape(t *testing.T, admin string) []metric {
 	t.Helper()
 	resp, err := http.Get(admin + "/metrics")
@@ -36,8 +36,12 @@ func scrape(t *testing.T, admin string) []metric {
 	for name, family := range families {
 		for _, m := range family.GetMetric() {
 			value := m.GetCounter().GetValue()
-			if family.GetType() == dto.MetricType_GAUGE {
+			switch family.GetType() {
+			case dto.MetricType_GAUGE:
 				value = m.GetGauge().GetValue()
+			case dto.MetricType_HISTOGRAM:
+				value = float64(m.GetHistogram().GetSampleCount())
+			default:
 			}
 			labels := map[string]string{}
 			for _, pair := range m.GetLabel() {
