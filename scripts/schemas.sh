@@ -64,7 +64,7 @@ out=$PWD/deploy/schemas
 crds=$(scripts/crds.sh)
 cd scripts/tools/schemas
 # shellcheck disable=SC2086 # one word for each file
-GOWORK=off "$GO" run . "$module/api/openapi-spec/swagger.json" "$out" $crds "${kinds[@]}"
+GOWORK=off "$GO" run . "$module/api/openapi-spec/swagger.json" "$out" $crds "${kinds[@]}" # never empty
 cd "$out"
 files=(*.json)
 echo "schemas: wrote ${#files[@]} files to deploy/schemas" >&2
