@@ -29,7 +29,6 @@ readonly kinds=(
 
 	policy.linkerd.io/v1alpha1/AuthorizationPolicy
 	policy.linkerd.io/v1alpha1/MeshTLSAuthentication
-	policy.linkerd.io/v1alpha1/NetworkAuthentication
 	policy.linkerd.io/v1beta3/Server
 )
 
