@@ -177,17 +177,24 @@ explain() {
 }
 
 print_addresses() {
-	local address deployments namespace settings service_b
-	address=$(docker port "$cluster-control-plane" 30080/tcp)
+	local address port=8080 type first='' deployments namespace settings service_b
 	deployments=$(kubectl get deployments --all-namespaces --selector "$part_of,app.kubernetes.io/name=service-a" --output \
 		'jsonpath={range .items[*]}{.metadata.namespace} {.spec.template.spec.containers[0].envFrom[0].configMapRef.name}{"\n"}{end}')
 	[[ -n $deployments ]] || fail "service-a is not deployed; make deploy deploys it"
 	read -r namespace settings <<<"$deployments"
 	service_b=$(kubectl --namespace "$namespace" get configmap "$settings" --output 'jsonpath={.data.SERVICE_B_HTTP_URL}')
+	type=$(kubectl --namespace "$namespace" get service service-a --output 'jsonpath={.spec.type}')
+	if [[ $type == NodePort ]]; then # deploy/kind/cluster.yaml maps it to a port of this machine
+		address=$(docker port "$cluster-control-plane" 30080/tcp)
+		port=${address##*:}
+	else
+		first="
+First:       kubectl --context kind-$cluster --namespace $namespace port-forward service/service-a $port:80"
+	fi
 	cat <<ADDRESSES
-
-The page:    http://localhost:${address##*:}
-Calls:       curl 'http://localhost:${address##*:}/api/spread?via=grpc&n=300'
+$first
+The page:    http://localhost:$port
+Calls:       curl 'http://localhost:$port/api/spread?via=grpc&n=300'
 From a pod:  kubectl --context kind-$cluster --namespace $namespace exec deploy/service-a -- /service probe $service_b/health
 More:        make status, make logs, make kind-down
 ADDRESSES

@@ -23,7 +23,8 @@ case $call in
 "kind get clusters") echo tandem ;;
 images.sh*) echo localhost/tandem/service-a:dev-1 ;;
 kustomize*) echo "kind: Deployment" ;;
-"docker port"*) echo 127.0.0.1:8080 ;;
+"docker port"*) echo 127.0.0.1:28080 ;;
+*" get service service-a "*) echo "${TYPE-NodePort}" ;;
 *" get --filename - "*.spec.replicas*) printf 'tandem service-a 3 300\ntandem service-b 10 300\n' ;;
 *" get deployments "*) echo "tandem service-a-1" ;;
 *" get --filename - "*) echo "Deployment tandem service-a" ;;
@@ -122,6 +123,21 @@ func TestDeploy_FailedCallDeletesNothing(t *testing.T) {
 			assert.NotContains(t, calls, tc.after)
 		})
 	}
+}
+
+// deploy prints where the page is: at the port that the cluster maps to the NodePort, or after kubectl port-forward if
+// the overlay has another way in.
+func TestDeploy_SaysWhereThePageIs(t *testing.T) {
+	output, _, ok := runKind(t, "deploy", "none")
+	require.True(t, ok, output)
+	assert.Contains(t, output, "http://localhost:28080\n")
+	assert.NotContains(t, output, "port-forward")
+
+	t.Setenv("TYPE", "LoadBalancer")
+	output, _, ok = runKind(t, "deploy", "none")
+	require.True(t, ok, output)
+	assert.Contains(t, output, "port-forward service/service-a 8080:80\n")
+	assert.Contains(t, output, "http://localhost:8080\n")
 }
 
 // A failure to list the clusters is not reported as a missing cluster.

@@ -3,13 +3,28 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+# Components that cannot be used together. All other pairs must render and be valid.
+readonly conflicts=(
+	istio+linkerd
+	gateway+load-balancer # each sets who may connect to service-a
+)
+# Combinations of more than two components.
+readonly combinations=(
+	"faults metrics autoscaling linkerd load-balancer load-balancer/internal cross-namespace"
+)
+
 case ${1-} in
 	'') ;;
+	--render) [[ -d ${2-} ]] || {
+		echo "kubeconform: --render: want an existing folder, got \"${2-}\"" >&2
+		exit 2
+	} ;;
 	-h | --help)
 		cat <<'HELP'
-usage: scripts/kubeconform.sh
+usage: scripts/kubeconform.sh [--render FOLDER]
 
-Renders deploy/base, every overlay, and every component on the base. Checks that
+Renders deploy/base, every overlay, and on the base every component, every pair
+of components, and the combinations listed in this script. Checks that
 
   - each object conforms to its schema in deploy/schemas. Unknown fields and
     kinds without a schema are errors
@@ -18,6 +33,10 @@ Renders deploy/base, every overlay, and every component on the base. Checks that
     environment
   - the line namespace of deploy/base/kustomization.yaml is the only one that
     sets the namespace: with another name there, no object has the old name
+
+With --render it checks nothing, and leaves the manifests in
+FOLDER/{base,overlays/NAME,base-with/NAMES}/rendered.yaml. FOLDER is an absolute
+path.
 
 Needs bin/kustomize and bin/kubeconform, which make lint-deploy builds; no
 cluster and no network.
@@ -40,6 +59,11 @@ report() { # report TEXT...
 
 main() {
 	local namespace folder name
+	list_sets
+	if [[ ${1-} == --render ]]; then
+		render "$2"
+		exit $failed
+	fi
 	render "$work/deploy"
 	for folder in "$work"/deploy/{base,overlays/*,base-with/*}; do
 		name=${folder#"$work"/deploy/}
@@ -55,26 +79,45 @@ main() {
 	exit $failed
 }
 
-# render COPY [NAMESPACE]: copies the manifests to the folder COPY, adds a folder base-with/NAME for each component on the
+# render COPY [NAMESPACE]: copies the manifests to the folder COPY, adds a folder base-with/NAMES for components on the
 # base, changes the namespace, and renders each folder to its rendered.yaml.
 render() {
-	local component name folder
+	local names folder separator=', ../../components/'
 	mkdir -p "$1/base-with"
 	cp -R deploy/base deploy/components deploy/overlays "$1"
 	if [[ -n ${2-} ]]; then sed "s/^namespace: .*/namespace: $2/" deploy/base/kustomization.yaml >"$1/base/kustomization.yaml"; fi
-	for component in deploy/components/*/; do
-		name=$(basename "$component")
-		mkdir "$1/base-with/$name"
-		printf 'resources: [../../base]\ncomponents: [../../components/%s]\n' "$name" >"$1/base-with/$name/kustomization.yaml"
+	for names in "${sets[@]}"; do # never empty
+		folder=${names//\//-}
+		folder=$1/base-with/${folder// /+}
+		mkdir "$folder"
+		printf 'resources: [../../base]\ncomponents: [../../components/%s]\n' "${names// /$separator}" >"$folder/kustomization.yaml"
 	done
 	for folder in "$1"/{base,overlays/*,base-with/*}; do
 		bin/kustomize build "$folder" >"$folder/rendered.yaml" || report "${folder#"$1/"} does not render${2:+ with namespace: $2}; the error is above"
 	done
 }
 
+# list_sets: sets sets to each component, each pair, and the combinations; a set is the names with a space between.
+list_sets() {
+	local names=() folder first second i j
+	for folder in deploy/components/*/; do
+		if [[ $folder != */cross-namespace/ ]]; then names+=("$(basename "$folder")"); fi
+	done
+	names+=(cross-namespace) # last, because it moves what the components before it add
+	sets=("${combinations[@]}") # never empty
+	for ((i = 0; i < ${#names[@]}; i++)); do
+		first=${names[i]}
+		sets+=("$first")
+		for ((j = i + 1; j < ${#names[@]}; j++)); do
+			second=${names[j]}
+			if [[ " ${conflicts[*]} " != *" $first+$second "* ]]; then sets+=("$first $second"); fi # never empty
+		done
+	done
+}
+
 check_manifests() { # check_manifests NAME FILE
 	local images
-	printf '%-40s' "$1"
+	printf '%-45s ' "$1"
 	bin/kubeconform -strict -summary -schema-location 'deploy/schemas/{{.ResourceKind}}{{.KindSuffix}}.json' "$2" || failed=1
 	check_stop_times "$2" || failed=1
 	images=$(grep -E '^[[:space:]]*(- )?image:' "$2" | grep -vE ':[^/:]+$|@sha256:[0-9a-f]{64}$' || true)
@@ -123,4 +166,4 @@ check_renamed() {
 	if [[ -n $left ]]; then report "$1: deploy/base/kustomization.yaml does not set this namespace: $left"; fi
 }
 
-main
+main "$@"

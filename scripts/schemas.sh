@@ -14,6 +14,22 @@ readonly kinds=(
 	core/v1/ServiceAccount
 	networking.k8s.io/v1/NetworkPolicy
 	policy/v1/PodDisruptionBudget
+
+	azmonitoring.coreos.com/v1/PodMonitor
+
+	gateway.networking.k8s.io/v1/Gateway
+	gateway.networking.k8s.io/v1/GRPCRoute
+	gateway.networking.k8s.io/v1/HTTPRoute
+
+	networking.istio.io/v1/DestinationRule
+	networking.istio.io/v1/Sidecar
+	networking.istio.io/v1/VirtualService
+	security.istio.io/v1/AuthorizationPolicy
+	security.istio.io/v1/PeerAuthentication
+
+	policy.linkerd.io/v1alpha1/AuthorizationPolicy
+	policy.linkerd.io/v1alpha1/MeshTLSAuthentication
+	policy.linkerd.io/v1beta3/Server
 )
 
 case ${1-} in
@@ -24,11 +40,11 @@ usage: scripts/schemas.sh
 
 Regenerates deploy/schemas: a JSON Schema for each kind that deploy/ uses, with
 which kubeconform checks manifests without a cluster or network. The sources are
-the OpenAPI description in the module k8s.io/kubernetes ($kubernetes) and the CRDs
-in deploy/crds.
+the OpenAPI description in the module k8s.io/kubernetes ($kubernetes) and the files
+that scripts/crds.sh lists.
 
-Run it after you change the version or the kinds in this script, or a CRD in
-deploy/crds, and commit the result. Needs Go.
+Run it after you change a version or the kinds in one of these two scripts, or a
+CRD in deploy/crds, and commit the result. Needs Go.
 HELP
 		exit
 		;;
@@ -43,9 +59,11 @@ module=$(GOWORK=off GOFLAGS=-mod=mod "$GO" mod download -json "k8s.io/kubernetes
 	sed -n 's/^[[:space:]]*"Dir": "\(.*\)",$/\1/p')
 mkdir -p deploy/schemas
 rm -f deploy/schemas/*.json
-out=$PWD/deploy/schemas crds=("$PWD"/deploy/crds/*.yaml)
+out=$PWD/deploy/schemas
+crds=$(scripts/crds.sh)
 cd scripts/tools/schemas
-GOWORK=off "$GO" run . "$module/api/openapi-spec/swagger.json" "$out" "${crds[@]}" "${kinds[@]}" # never empty
+# shellcheck disable=SC2086 # one word for each file
+GOWORK=off "$GO" run . "$module/api/openapi-spec/swagger.json" "$out" $crds "${kinds[@]}" # never empty
 cd "$out"
 files=(*.json)
 echo "schemas: wrote ${#files[@]} files to deploy/schemas" >&2

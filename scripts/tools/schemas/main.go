@@ -1,6 +1,6 @@
 // Schemas writes the JSON Schemas that kubeconform checks deploy/ against:
 //
-//	schemas SWAGGER.json OUTPUT-FOLDER CRD.yaml|GROUP/VERSION/KIND...
+//	schemas SWAGGER.json OUTPUT-FOLDER CRDS.yaml... GROUP/VERSION/KIND...
 //
 // scripts/schemas.sh runs it with the right arguments.
 package main
@@ -19,7 +19,7 @@ type object = map[string]any
 
 func main() {
 	if len(os.Args) < 4 {
-		fmt.Fprintln(os.Stderr, "usage: schemas SWAGGER.json OUTPUT-FOLDER CRD.yaml|GROUP/VERSION/KIND...")
+		fmt.Fprintln(os.Stderr, "usage: schemas SWAGGER.json OUTPUT-FOLDER CRDS.yaml... GROUP/VERSION/KIND...")
 		os.Exit(2)
 	}
 	if err := run(os.Args[1], os.Args[2], os.Args[3:]); err != nil {
@@ -39,11 +39,14 @@ func run(swagger, out string, wanted []string) error {
 	if err := json.Unmarshal(text, &api); err != nil {
 		return fmt.Errorf("%s: %w", swagger, err)
 	}
-	needed := map[string]object{}
+	custom, needed := map[string]object{}, map[string]object{}
 	for _, w := range wanted {
-		if strings.HasSuffix(w, ".yaml") {
-			err = writeCRD(out, w)
-		} else {
+		switch {
+		case strings.HasSuffix(w, ".yaml"):
+			err = readCRDs(w, custom)
+		case custom[w] != nil:
+			err = writeCustom(out, w, custom[w])
+		default:
 			err = writeKind(out, w, api.Definitions, needed)
 		}
 		if err != nil {
@@ -96,34 +99,47 @@ func need(name string, all, needed map[string]object) {
 	strict(def, func(ref string) { need(strings.TrimPrefix(ref, "#/definitions/"), all, needed) })
 }
 
-// writeCRD writes a schema for each version of a CustomResourceDefinition.
-func writeCRD(out, file string) error {
+// readCRDs adds the schemas of the CustomResourceDefinitions in a file to custom, with
+// GROUP/VERSION/KIND as their keys.
+func readCRDs(file string, custom map[string]object) error {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
-	var crd struct {
-		Spec struct {
-			Group    string
-			Names    struct{ Kind string }
-			Versions []struct {
-				Name   string
-				Schema struct {
-					OpenAPIV3Schema object `json:"openAPIV3Schema"`
+	for document := range strings.SplitSeq(string(text), "\n---\n") {
+		var crd struct {
+			Spec struct {
+				Group    string
+				Names    struct{ Kind string }
+				Versions []struct {
+					Name   string
+					Schema struct {
+						OpenAPIV3Schema object `json:"openAPIV3Schema"`
+					}
 				}
 			}
 		}
-	}
-	if err := yaml.Unmarshal(text, &crd); err != nil {
-		return err
-	}
-	for _, v := range crd.Spec.Versions {
-		strict(v.Schema.OpenAPIV3Schema, func(string) {})
-		if err := write(out, fileName(crd.Spec.Group, v.Name, crd.Spec.Names.Kind), v.Schema.OpenAPIV3Schema); err != nil {
+		if err := yaml.Unmarshal([]byte(document), &crd); err != nil {
 			return err
+		}
+		for _, v := range crd.Spec.Versions {
+			custom[crd.Spec.Group+"/"+v.Name+"/"+crd.Spec.Names.Kind] = v.Schema.OpenAPIV3Schema
 		}
 	}
 	return nil
+}
+
+// writeCustom writes the schema of a custom resource.
+func writeCustom(out, gvk string, schema object) error {
+	strict(schema, func(string) {})
+	// The API server adds these to every schema of a CRD.
+	properties := schema["properties"].(object)
+	for _, name := range []string{"apiVersion", "kind"} {
+		properties[name] = object{"type": "string"}
+	}
+	properties["metadata"] = object{"type": "object"}
+	parts := strings.Split(gvk, "/")
+	return write(out, fileName(parts[0], parts[1], parts[2]), schema)
 }
 
 // strict makes a schema and all schemas in it reject unknown properties, as the API
@@ -144,7 +160,12 @@ func strict(schema object, refer func(string)) {
 	for key, value := range schema {
 		if strings.HasPrefix(key, "x-kubernetes-") {
 			delete(schema, key)
-		} else if key != "properties" {
+			continue
+		}
+		switch key {
+		case "properties": // its keys are names; see below
+		case "allOf", "anyOf", "oneOf", "not": // what the object that is declared beside them must also satisfy
+		default:
 			each(value, refer)
 		}
 	}
@@ -164,7 +185,8 @@ func each(value any, refer func(string)) {
 	}
 }
 
-// fileName returns kubeconform's {{.ResourceKind}}{{.KindSuffix}}.
+// fileName returns kubeconform's {{.ResourceKind}}{{.KindSuffix}}. The suffix has the
+// first label of the group, which differs where two groups have the same kind.
 func fileName(group, version, kind string) string {
 	name := kind + "-"
 	if group != "" {
