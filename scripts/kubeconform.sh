@@ -11,6 +11,8 @@ readonly conflicts=(
 # Combinations of more than two components.
 readonly combinations=(
 	"faults metrics autoscaling linkerd load-balancer load-balancer/internal cross-namespace"
+	"gateway gateway/tls"
+	"faults metrics autoscaling istio gateway gateway/tls gateway/grpc gateway/grpc/istio cross-namespace istio/cross-namespace"
 )
 
 case ${1-} in

@@ -6,13 +6,13 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 GO=${GO:-go}
 cluster=${KIND_CLUSTER:-tandem}
 file=${ISTIO_FILE:-deploy/kind/istio.yaml}
-readonly istio=1.31.0 gateway_api=v1.5.0
+readonly istio=1.31.0
 
 help() {
 	cat <<HELP
 usage: scripts/mesh.sh gateway-crds|istio-up
 
-  gateway-crds  install the custom resources of Gateway API $gateway_api
+  gateway-crds  install the custom resources of Gateway API
   istio-up      install them and Istio $istio, which overlays/kind-istio needs,
                 and wait until both work
 
@@ -45,12 +45,12 @@ need() { # need TOOL...
 }
 
 gateway_crds() {
-	local module
-	say "installing the custom resources of Gateway API $gateway_api"
-	module=$(GOWORK=off GOFLAGS=-mod=mod "$GO" mod download -json "sigs.k8s.io/gateway-api@$gateway_api")
-	module=$(sed -n 's/^[[:space:]]*"Dir": "\(.*\)",$/\1/p' <<<"$module")
-	kubectl apply --server-side --force-conflicts --filename "$module/config/crd/standard"
-	kubectl wait --for=condition=Established --timeout=60s --filename "$module/config/crd/standard"
+	local crds files=() file
+	say "installing the custom resources of Gateway API"
+	crds=$(scripts/crds.sh gateway-api)
+	while read -r file; do files+=(--filename "$file"); done <<<"$crds"
+	kubectl apply --server-side --force-conflicts "${files[@]}" # never empty
+	kubectl wait --for=condition=Established --timeout=60s "${files[@]}"
 }
 
 istio_up() {
