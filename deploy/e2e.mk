@@ -9,7 +9,7 @@ TESTED += deploy/e2e/chaos deploy/e2e/load
 
 .PHONY: e2e chaos
 
-e2e: ## run the tests on the cluster to which make deploy deployed (RUN=TestName for some of them)
+e2e: bin/kustomize ## run the tests on the cluster to which make deploy deployed (RUN=TestName for some of them)
 	cd deploy/e2e && GOWORK=off $(GO) test -count=1 -v -timeout 60m $(if $(RUN),-run '$(RUN)') .
 
 chaos: ## run the rows of docs/reliability.md: over an hour, or FORM=short for 20 minutes; DOC=docs/reliability.md writes its table

@@ -72,7 +72,7 @@ func TestAutoscaler_ScalesOutAndBack(t *testing.T) {
 // autoscaler returns the HorizontalPodAutoscaler of a service in overlays/kind-autoscaling.
 func (c *cluster) autoscaler(t *testing.T, service string) *autoscalingv2.HorizontalPodAutoscaler {
 	t.Helper()
-	_, objects := c.render(t, "kind-autoscaling")
+	objects := parse(t, c.render(t, "kind-autoscaling"))
 	for _, o := range objects {
 		if o.GetKind() == "HorizontalPodAutoscaler" && o.GetName() == service {
 			var scaler autoscalingv2.HorizontalPodAutoscaler

@@ -225,3 +225,14 @@ func (c *cluster) kubectl(ctx context.Context, stdin string, args ...string) (st
 	}
 	return out.String(), errOut.String(), err
 }
+
+// run returns the standard output of a command.
+func run(ctx context.Context, name string, args ...string) (string, error) {
+	var out, errOut bytes.Buffer
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	if err := cmd.Run(); err != nil {
+		return out.String(), fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, errOut.String())
+	}
+	return out.String(), nil
+}

@@ -19,8 +19,8 @@ func TestCrossNamespace_ReachesAllPods(t *testing.T) {
 	const otherNamespace = "tandem-b"
 	c := connect(t)
 	defer c.saveOnFailure(t)
-	original, _ := c.render(t, "kind")
-	changed, _ := c.render(t, "kind-cross-namespace")
+	original := c.render(t, "kind")
+	changed := c.render(t, "kind-cross-namespace")
 
 	t.Cleanup(func() { c.settle(t) })
 	restore(t, "overlay kind", func(ctx context.Context) error {

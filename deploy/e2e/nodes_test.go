@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,6 +12,12 @@ import (
 )
 
 func (c *cluster) isKind() bool { return strings.HasPrefix(c.context, "kind-") }
+
+// internalIP returns the address at which pods and other nodes reach a node.
+func internalIP(node corev1.Node) string {
+	i := slices.IndexFunc(node.Status.Addresses, func(a corev1.NodeAddress) bool { return a.Type == corev1.NodeInternalIP })
+	return node.Status.Addresses[i].Address
+}
 
 // requireKind skips a test that runs commands on the nodes.
 func (c *cluster) requireKind(t *testing.T) {

@@ -22,19 +22,24 @@ import (
 const overlays = "../overlays"
 
 // render returns the manifests of an overlay, with the images that run now.
-func (c *cluster) render(t *testing.T, overlay string) (text string, objects []unstructured.Unstructured) {
+func (c *cluster) render(t *testing.T, overlay string) string {
 	t.Helper()
 	text, _, err := c.kubectl(t.Context(), "", "kustomize", filepath.Join(overlays, overlay))
 	require.NoError(t, err)
 	for _, service := range services {
 		text = strings.ReplaceAll(text, "localhost/tandem/"+service+":dev", c.image(t, service))
 	}
-	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewBufferString(text), 4096)
+	return text
+}
+
+func parse(t *testing.T, manifests string) (objects []unstructured.Unstructured) {
+	t.Helper()
+	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewBufferString(manifests), 4096)
 	for {
 		var o unstructured.Unstructured
 		err := decoder.Decode(&o)
 		if errors.Is(err, io.EOF) {
-			return text, objects
+			return objects
 		}
 		require.NoError(t, err)
 		objects = append(objects, o)
@@ -52,18 +57,57 @@ func (c *cluster) apply(ctx context.Context, manifests string, flags ...string) 
 func TestOverlays_AcceptedByAPIServer(t *testing.T) {
 	c := connect(t)
 	defer c.saveOnFailure(t)
-	c.installCRDs(t)
 	entries, err := os.ReadDir(overlays)
 	require.NoError(t, err)
+	manifests := map[string]string{}
 	for _, entry := range entries {
-		t.Run(entry.Name(), func(t *testing.T) {
-			manifests, objects := c.render(t, entry.Name())
-			for _, o := range objects {
-				if o.GetKind() == "Namespace" {
-					c.ensureNamespace(t, o.GetName()) // a dry run creates none, and objects in it would be rejected
-				}
+		manifests[entry.Name()] = c.render(t, entry.Name())
+	}
+	c.requireAccepted(t, manifests)
+}
+
+// The API server accepts the base with each component, with each pair of components that
+// work together, and with all of them, without warnings. Nothing of service-b is left in
+// another namespace than its pods.
+func TestComponents_AcceptedByAPIServer(t *testing.T) {
+	c := connect(t)
+	defer c.saveOnFailure(t)
+	folder := t.TempDir()
+	_, err := run(t.Context(), "../../scripts/kubeconform.sh", "--render", folder)
+	require.NoError(t, err)
+	files, err := filepath.Glob(filepath.Join(folder, "base-with/*/rendered.yaml"))
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	manifests := map[string]string{}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		name := filepath.Base(filepath.Dir(file))
+		manifests[name] = string(text)
+		namespaces := map[string]bool{}
+		for _, o := range parse(t, string(text)) {
+			if strings.HasPrefix(o.GetName(), serviceB) {
+				namespaces[o.GetNamespace()] = true
 			}
-			warnings, err := c.apply(t.Context(), manifests, "--dry-run=server")
+		}
+		assert.Len(t, namespaces, 1, "%s: namespaces of the objects of service-b", name)
+	}
+	c.requireAccepted(t, manifests)
+}
+
+// requireAccepted applies each of the manifests in a dry run.
+func (c *cluster) requireAccepted(t *testing.T, manifests map[string]string) {
+	t.Helper()
+	c.installCRDs(t)
+	for _, name := range sortedKeys(manifests) {
+		objects := parse(t, manifests[name])
+		for _, o := range objects {
+			if o.GetKind() == "Namespace" {
+				c.ensureNamespace(t, o.GetName()) // a dry run creates none, and objects in it would be rejected
+			}
+		}
+		t.Run(name, func(t *testing.T) {
+			warnings, err := c.apply(t.Context(), manifests[name], "--dry-run=server")
 			require.NoError(t, err)
 			assert.Empty(t, warnings)
 			t.Logf("%d objects are accepted", len(objects))
@@ -71,22 +115,30 @@ func TestOverlays_AcceptedByAPIServer(t *testing.T) {
 	}
 }
 
-// installCRDs installs the kinds of deploy/crds, which some overlays use.
+// installCRDs installs the kinds that overlays and components use, except those that the
+// cluster has.
 func (c *cluster) installCRDs(t *testing.T) {
 	t.Helper()
-	const crds = "../crds"
-	installed, _, err := c.kubectl(t.Context(), "", "get", "--filename", crds, "--ignore-not-found", "--output", "name")
+	list, err := run(t.Context(), "../../scripts/crds.sh")
 	require.NoError(t, err)
-	if installed != "" {
+	var missing []string
+	for file := range strings.FieldsSeq(list) {
+		installed, _, err := c.kubectl(t.Context(), "", "get", "--filename", file, "--ignore-not-found", "--output", "name")
+		require.NoError(t, err)
+		if installed == "" {
+			missing = append(missing, "--filename", file)
+		}
+	}
+	if missing == nil {
 		return
 	}
-	restore(t, "kinds of deploy/crds", func(ctx context.Context) error {
-		_, _, err := c.kubectl(ctx, "", "delete", "--filename", crds, "--ignore-not-found")
+	restore(t, "kinds of scripts/crds.sh", func(ctx context.Context) error {
+		_, _, err := c.kubectl(ctx, "", append([]string{"delete", "--ignore-not-found"}, missing...)...)
 		return err
 	})
-	_, _, err = c.kubectl(t.Context(), "", "apply", "--server-side", "--filename", crds)
+	_, _, err = c.kubectl(t.Context(), "", append([]string{"apply", "--server-side"}, missing...)...)
 	require.NoError(t, err)
-	_, _, err = c.kubectl(t.Context(), "", "wait", "--for=condition=Established", "--filename", crds, "--timeout=60s")
+	_, _, err = c.kubectl(t.Context(), "", append([]string{"wait", "--for=condition=Established", "--timeout=60s"}, missing...)...)
 	require.NoError(t, err)
 }
 

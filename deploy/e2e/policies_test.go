@@ -4,7 +4,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -78,10 +77,8 @@ func (c *cluster) addressOfOtherNode(t *testing.T, own string) string {
 	nodes, err := c.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
 	require.NoError(t, err)
 	for _, node := range nodes.Items {
-		for _, address := range node.Status.Addresses {
-			if node.Name != own && address.Type == corev1.NodeInternalIP {
-				return address.Address
-			}
+		if node.Name != own {
+			return internalIP(node)
 		}
 	}
 	require.Fail(t, "there is only one node")
