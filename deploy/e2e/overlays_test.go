@@ -24,7 +24,13 @@ const overlays = "../overlays"
 // render returns the manifests of an overlay, with the images that run now.
 func (c *cluster) render(t *testing.T, overlay string) string {
 	t.Helper()
-	text, _, err := c.kubectl(t.Context(), "", "kustomize", filepath.Join(overlays, overlay))
+	return c.renderFolder(t, filepath.Join(overlays, overlay))
+}
+
+// renderFolder is render for any folder with a kustomization.yaml.
+func (c *cluster) renderFolder(t *testing.T, folder string) string {
+	t.Helper()
+	text, _, err := c.kubectl(t.Context(), "", "kustomize", folder)
 	require.NoError(t, err)
 	for _, service := range services {
 		text = strings.ReplaceAll(text, "localhost/tandem/"+service+":dev", c.image(t, service))

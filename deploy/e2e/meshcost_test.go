@@ -1,0 +1,171 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// The sidecars of caller and callee together add latency, CPU time and memory to each
+// call. The same pods with and without them get the same calls, in turn.
+func TestMesh_CostOfSidecars(t *testing.T) {
+	const rounds, callsPerRound = 6, 1000
+	c := connectMesh(t)
+	defer c.saveOnFailure(t)
+	type pair struct {
+		components []string
+		url        string // of service-a
+		namespace  string
+		spreads    map[string][]spreadLatency // by transport
+		cpu        map[string]time.Duration   // by transport
+	}
+	pairs := map[string]*pair{"without sidecars": {}, "with sidecars": {components: []string{"istio"}}}
+	for name, p := range pairs {
+		p.namespace = namespace + "-e2e-" + strings.Fields(name)[0]
+		c.deployInto(t, p.namespace, p.components...)
+		p.url = c.forward(t, p.namespace, firstOf(c.podsIn(t, p.namespace, serviceA)).Name, httpPort)
+		p.spreads, p.cpu = map[string][]spreadLatency{}, map[string]time.Duration{}
+	}
+	for round := range rounds + 1 {
+		for _, via := range transports {
+			for _, p := range pairs {
+				before := totalCPU(c.usageOf(t, p.namespace))
+				var got spreadLatency
+				status := getJSON(t, fmt.Sprintf("%s/api/spread?via=%s&n=%d", p.url, via, callsPerRound), nil, &got)
+				require.Equal(t, 200, status)
+				require.Empty(t, got.Errors)
+				if round > 0 { // the first round opens connections
+					p.spreads[via] = append(p.spreads[via], got)
+					p.cpu[via] += totalCPU(c.usageOf(t, p.namespace)) - before
+				}
+			}
+		}
+	}
+	for _, via := range transports {
+		for name, p := range pairs {
+			// The best of the rounds: others include what else the machine did.
+			best := func(of func(spreadLatency) float64) float64 {
+				return of(slices.MinFunc(p.spreads[via], func(a, b spreadLatency) int { return int(1000 * (of(a) - of(b))) }))
+			}
+			t.Logf("%s, %s: p50 %.2f ms, p99 %.2f ms, %d ms of CPU time for 1,000 calls", via, name,
+				best(func(s spreadLatency) float64 { return s.LatencyMS.P50 }),
+				best(func(s spreadLatency) float64 { return s.LatencyMS.P99 }),
+				p.cpu[via].Milliseconds()*1000/(rounds*callsPerRound))
+		}
+	}
+	for container, used := range c.usageOf(t, pairs["with sidecars"].namespace) {
+		t.Logf("memory of %s: %d MiB", container, used.memory>>20)
+	}
+}
+
+// spreadLatency is part of service-a's response to /api/spread.
+type spreadLatency struct {
+	Errors    map[string]int
+	LatencyMS struct{ P50, P99 float64 }
+}
+
+// deployInto deploys one pod of each service to a new namespace, with components, and
+// waits until they are ready.
+func (c *cluster) deployInto(t *testing.T, ns string, components ...string) {
+	t.Helper()
+	folder := t.TempDir()
+	for _, name := range []string{"base", "components"} {
+		require.NoError(t, os.CopyFS(filepath.Join(folder, name), os.DirFS(filepath.Join("..", name))))
+	}
+	base := filepath.Join(folder, "base", "kustomization.yaml")
+	text, err := os.ReadFile(base)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(base, []byte(strings.Replace(string(text), "\nnamespace: "+namespace, "\nnamespace: "+ns, 1)), 0o600))
+	kustomization := fmt.Sprintf("resources: [../base]\nlabels: [{pairs: {%s: \"true\"}}]\ncomponents: [", testLabel)
+	for _, name := range components {
+		kustomization += "../components/" + name + ","
+	}
+	kustomization += "]\nreplicas: [{name: service-a, count: 1}, {name: service-b, count: 1}]\n"
+	require.NoError(t, os.Mkdir(filepath.Join(folder, "overlay"), 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(folder, "overlay", "kustomization.yaml"), []byte(kustomization), 0o600))
+	restore(t, "namespace "+ns, func(ctx context.Context) error { return c.deleteNamespace(ctx, ns) })
+	_, err = c.apply(t.Context(), c.renderFolder(t, filepath.Join(folder, "overlay")))
+	require.NoError(t, err)
+	eventually(t, 3*time.Minute, "the pods of "+ns+" do not become ready", func(is *assert.CollectT) {
+		for _, service := range services {
+			pods := c.podsIn(is, ns, service)
+			require.Len(is, pods, 1)
+			assert.True(is, isReady(firstOf(pods)))
+		}
+	})
+}
+
+// podsIn is pods for another namespace.
+func (c *cluster) podsIn(t tester, ns, service string) map[string]corev1.Pod {
+	list, err := c.CoreV1().Pods(ns).List(context.Background(), metav1.ListOptions{LabelSelector: nameLabel + "=" + service})
+	require.NoError(t, err)
+	out := map[string]corev1.Pod{}
+	for _, p := range list.Items {
+		out[p.Name] = p
+	}
+	return out
+}
+
+// usage is what a container has used.
+type usage struct {
+	cpu    time.Duration
+	memory int64 // in bytes, now
+}
+
+func totalCPU(containers map[string]usage) (total time.Duration) {
+	for _, u := range containers {
+		total += u.cpu
+	}
+	return total
+}
+
+// usageOf returns the usage of the containers of a namespace's pods: by service, and
+// under "SERVICE, sidecar". The nodes are those of kind.
+func (c *cluster) usageOf(t *testing.T, ns string) map[string]usage {
+	t.Helper()
+	out := map[string]usage{}
+	for _, service := range services {
+		pod := firstOf(c.podsIn(t, ns, service))
+		for _, status := range append(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses...) {
+			if status.State.Running == nil {
+				continue
+			}
+			table, err := run(t.Context(), "docker", "exec", pod.Spec.NodeName, "ctr", "--namespace", "k8s.io", "tasks", "metrics",
+				strings.TrimPrefix(status.ContainerID, "containerd://"))
+			require.NoError(t, err)
+			var u usage
+			for line := range strings.Lines(table) {
+				var name string
+				var value int64
+				if n, _ := fmt.Sscan(line, &name, &value); n < 2 {
+					continue
+				}
+				switch name {
+				case "cpuacct.usage": // cgroup v1
+					u.cpu = time.Duration(value)
+				case "cpu.usage_usec": // cgroup v2
+					u.cpu = time.Duration(value) * time.Microsecond
+				case "memory.usage_in_bytes", "memory.usage":
+					u.memory = value
+				}
+			}
+			require.NotZero(t, u.cpu, table)
+			name := service
+			if status.Name == proxyContainer {
+				name += ", sidecar"
+			}
+			out[name] = u
+		}
+	}
+	return out
+}
