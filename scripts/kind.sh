@@ -106,6 +106,9 @@ deploy() {
 		explain || true
 		fail "it does not run; the pods, the last warnings, and the last log lines of containers that ended are above"
 	fi
+	if grep -q '^kind: Gateway$' <<<"$manifests"; then
+		kubectl wait --for=condition=Programmed gateway --all --all-namespaces --timeout=120s
+	fi
 	print_addresses
 }
 
@@ -177,14 +180,15 @@ explain() {
 }
 
 print_addresses() {
-	local address port=8080 type first='' deployments namespace settings service_b
+	local address port=8080 node_ports first='' deployments namespace settings service_b
 	deployments=$(kubectl get deployments --all-namespaces --selector "$part_of,app.kubernetes.io/name=service-a" --output \
 		'jsonpath={range .items[*]}{.metadata.namespace} {.spec.template.spec.containers[0].envFrom[0].configMapRef.name}{"\n"}{end}')
 	[[ -n $deployments ]] || fail "service-a is not deployed; make deploy deploys it"
 	read -r namespace settings <<<"$deployments"
 	service_b=$(kubectl --namespace "$namespace" get configmap "$settings" --output 'jsonpath={.data.SERVICE_B_HTTP_URL}')
-	type=$(kubectl --namespace "$namespace" get service service-a --output 'jsonpath={.spec.type}')
-	if [[ $type == NodePort ]]; then # deploy/kind/cluster.yaml maps it to a port of this machine
+	# deploy/kind/cluster.yaml maps this NodePort, of service-a or of a gateway, to a port of this machine.
+	node_ports=$(kubectl --namespace "$namespace" get services --output 'jsonpath={.items[*].spec.ports[*].nodePort}')
+	if [[ " $node_ports " == *' 30080 '* ]]; then
 		address=$(docker port "$cluster-control-plane" 30080/tcp)
 		port=${address##*:}
 	else
