@@ -66,4 +66,5 @@ tool optional "docker buildx" '' "images" "apt-get install docker-buildx-plugin"
 tool optional "docker compose" '' "compose-test" "apt-get install docker-compose-plugin" docker compose version
 tool optional kind 0.33 "kind-up, deploy, e2e, chaos" "kind.sigs.k8s.io" kind version
 tool optional kubectl '' "deploy, status, logs, e2e, chaos" "kubernetes.io/docs/tasks/tools" kubectl version --client
+tool optional istioctl 1.31 "istio-up" "istio.io/latest/docs/setup/getting-started" istioctl version --remote=false
 exit $status
