@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,6 +28,7 @@ const (
 	Refused     Class = "refused"     // nothing listens on the address
 	Timeout     Class = "timeout"     // the deadline passed
 	Unavailable Class = "unavailable" // the peer is overloaded, draining or unreachable, or broke the connection
+	Denied      Class = "denied"      // the peer, or a proxy in front of it, refuses this caller
 	Canceled    Class = "canceled"    // the caller canceled the call
 	Other       Class = "other"       // anything else, such as a response that cannot be decoded
 )
@@ -37,7 +39,8 @@ const StatusCanceled = 499
 
 // HTTPStatus returns the status with which a server reports that a call of its own
 // failed: 503 if a retry may help, 504 if the deadline passed, 502 if the peer's
-// response was unusable.
+// response was unusable. Denied is 502, too: the peer refused the server, not the
+// server's caller.
 func (c Class) HTTPStatus() int {
 	switch c {
 	case OK:
@@ -95,9 +98,12 @@ func ClassOf(err error) Class {
 	}
 }
 
-// ClassOfStatus returns the class of an HTTP response's status. Below 500 it is OK.
+// ClassOfStatus returns the class of an HTTP response's status. Below 500 it is OK,
+// except for 401 and 403.
 func ClassOfStatus(status int) Class {
 	switch {
+	case status == http.StatusUnauthorized, status == http.StatusForbidden:
+		return Denied
 	case status < 500:
 		return OK
 	case status == http.StatusServiceUnavailable, status == http.StatusBadGateway:
@@ -130,6 +136,8 @@ func ClassOfCode(code codes.Code) Class {
 		return Timeout
 	case codes.Unavailable:
 		return Unavailable
+	case codes.PermissionDenied, codes.Unauthenticated:
+		return Denied
 	default:
 		return Other
 	}
@@ -149,6 +157,34 @@ func isBroken(err error) bool {
 		}
 	}
 	return false
+}
+
+// Balancer is who chooses the pod that serves a call.
+type Balancer string
+
+// The balancers.
+const (
+	// BalancedByClient means that the name has several addresses, usually one for each
+	// pod, and the client chooses one of them for each attempt.
+	BalancedByClient Balancer = "client"
+	// BalancedByNetwork means that the name has a single address. Behind it is a
+	// ClusterIP, where kube-proxy or a sidecar chooses, or a single pod.
+	BalancedByNetwork Balancer = "network"
+)
+
+// BalancerOf returns who balances the calls to a name that has these addresses
+// (host:port), or "" if it has none. One IPv4 and one IPv6 address count as a single
+// address: they are those of a ClusterIP with both families.
+func BalancerOf(addrs []string) Balancer {
+	isIPv6 := func(i int) bool { return strings.HasPrefix(addrs[i], "[") }
+	switch {
+	case len(addrs) == 0:
+		return ""
+	case len(addrs) == 1, len(addrs) == 2 && isIPv6(0) != isIPv6(1):
+		return BalancedByNetwork
+	default:
+		return BalancedByClient
+	}
 }
 
 // Record is what a client records of one call.

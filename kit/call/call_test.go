@@ -230,6 +230,7 @@ func TestHTTPStatus_MatchesClassOfStatus(t *testing.T) {
 		call.Unavailable: 503,
 		call.Timeout:     504,
 		call.Canceled:    499,
+		call.Denied:      502,
 		call.Other:       502,
 		"unknown":        502,
 	} {
@@ -238,6 +239,8 @@ func TestHTTPStatus_MatchesClassOfStatus(t *testing.T) {
 	for status, class := range map[int]call.Class{
 		200: call.OK,
 		304: call.OK,
+		401: call.Denied,
+		403: call.Denied,
 		404: call.OK,
 		499: call.OK,
 		500: call.Other,
@@ -282,4 +285,23 @@ calls_total{outcome="timeout",peer="service-b",transport="grpc"} 1
 	problems, err := testutil.GatherAndLint(reg)
 	require.NoError(t, err)
 	assert.Empty(t, problems)
+}
+
+// A name with a single address is balanced by what is behind the address. A ClusterIP
+// of both families has one address of each.
+func TestBalancerOf_CountsAddresses(t *testing.T) {
+	for _, tt := range []struct {
+		addrs []string
+		want  call.Balancer
+	}{
+		{nil, ""},
+		{[]string{"10.0.0.1:80"}, call.BalancedByNetwork},
+		{[]string{"[fd00::1]:80"}, call.BalancedByNetwork},
+		{[]string{"10.0.0.1:80", "[fd00::1]:80"}, call.BalancedByNetwork},
+		{[]string{"10.0.0.1:80", "10.0.0.2:80"}, call.BalancedByClient},
+		{[]string{"[fd00::1]:80", "[fd00::2]:80"}, call.BalancedByClient},
+		{[]string{"10.0.0.1:80", "10.0.0.2:80", "[fd00::1]:80"}, call.BalancedByClient},
+	} {
+		assert.Equal(t, tt.want, call.BalancerOf(tt.addrs), "%v", tt.addrs)
+	}
 }
