@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// fake replaces docker, kind, kubectl, kustomize and images.sh. It appends its name and arguments to $CALLS, fails
+// fake replaces docker, istioctl, kind, kubectl, kustomize, images.sh and crds.sh. It appends its name and arguments to $CALLS, fails
 // if they match the pattern $FAIL, and otherwise prints what kind.sh reads, of a cluster where an overlay with more
 // objects was applied before.
 const fake = `#!/bin/sh
@@ -24,7 +24,8 @@ case $call in
 images.sh*) echo localhost/tandem/service-a:dev-1 ;;
 kustomize*) echo "kind: Deployment" ;;
 "docker port"*) echo 127.0.0.1:28080 ;;
-*" get service service-a "*) echo "${TYPE-NodePort}" ;;
+*" get services "*) echo "${NODE_PORTS-30080}" ;;
+crds.sh*) echo /modules/gateway-api/crd.yaml ;;
 *" get --filename - "*.spec.replicas*) printf 'tandem service-a 3 300\ntandem service-b 10 300\n' ;;
 *" get deployments "*) echo "tandem service-a-1" ;;
 *" get --filename - "*) echo "Deployment tandem service-a" ;;
@@ -32,24 +33,24 @@ kustomize*) echo "kind: Deployment" ;;
 esac
 `
 
-// runKind runs kind.sh in a copy of the repository where every other program is fake. It returns what kind.sh printed,
-// the calls that it made, and whether it succeeded.
-func runKind(t *testing.T, verb, fail string) (output, calls string, ok bool) {
+// runWithFakes runs kind.sh or mesh.sh in a copy of the repository where every other program is fake. It returns what the
+// script printed, the calls that it made, and whether it succeeded.
+func runWithFakes(t *testing.T, name, verb, fail string) (output, calls string, ok bool) {
 	t.Helper()
 	root := t.TempDir()
 	require.NoError(t, os.MkdirAll(filepath.Join(root, "deploy/overlays/kind"), 0o750))
-	script, err := os.ReadFile("kind.sh")
+	script, err := os.ReadFile(name)
 	require.NoError(t, err)
 	for path, text := range map[string]string{
-		"scripts/kind.sh": string(script), "scripts/images.sh": fake, "bin/kustomize": fake,
-		"path/kubectl": fake, "path/kind": fake, "path/docker": fake,
+		"scripts/" + name: string(script), "scripts/images.sh": fake, "scripts/crds.sh": fake, "bin/kustomize": fake,
+		"path/docker": fake, "path/istioctl": fake, "path/kind": fake, "path/kubectl": fake,
 	} {
 		path = filepath.Join(root, path)
 		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o750))
 		require.NoError(t, os.WriteFile(path, []byte(text), 0o700))
 	}
 	record := filepath.Join(root, "calls")
-	cmd := exec.CommandContext(t.Context(), "bash", filepath.Join(root, "scripts/kind.sh"), verb)
+	cmd := exec.CommandContext(t.Context(), "bash", filepath.Join(root, "scripts", name), verb)
 	cmd.Env = append(os.Environ(), "PATH="+filepath.Join(root, "path")+":"+os.Getenv("PATH"),
 		"KIND_CLUSTER=tandem", "OVERLAY=kind", "CALLS="+record, "FAIL="+fail)
 	text, err := cmd.CombinedOutput()
@@ -64,7 +65,7 @@ func runKind(t *testing.T, verb, fail string) (output, calls string, ok bool) {
 
 // deploy waits for every Deployment, longer for one with more replicas, and deletes nothing.
 func TestDeploy_WaitsByReplicas(t *testing.T) {
-	output, calls, ok := runKind(t, "deploy", "none")
+	output, calls, ok := runWithFakes(t, "kind.sh", "deploy", "none")
 	require.True(t, ok, output)
 	assert.Contains(t, calls, "rollout status deployment/service-a --timeout=480s")
 	assert.Contains(t, calls, "rollout status deployment/service-b --timeout=900s")
@@ -116,7 +117,7 @@ func TestDeploy_FailedCallDeletesNothing(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			output, calls, ok := runKind(t, "deploy", tc.fail)
+			output, calls, ok := runWithFakes(t, "kind.sh", "deploy", tc.fail)
 			assert.False(t, ok, "it reports success:\n%s", output)
 			assert.Contains(t, output, tc.want)
 			assert.NotContains(t, calls, " delete ")
@@ -128,13 +129,13 @@ func TestDeploy_FailedCallDeletesNothing(t *testing.T) {
 // deploy prints where the page is: at the port that the cluster maps to the NodePort, or after kubectl port-forward if
 // the overlay has another way in.
 func TestDeploy_SaysWhereThePageIs(t *testing.T) {
-	output, _, ok := runKind(t, "deploy", "none")
+	output, _, ok := runWithFakes(t, "kind.sh", "deploy", "none")
 	require.True(t, ok, output)
 	assert.Contains(t, output, "http://localhost:28080\n")
 	assert.NotContains(t, output, "port-forward")
 
-	t.Setenv("TYPE", "LoadBalancer")
-	output, _, ok = runKind(t, "deploy", "none")
+	t.Setenv("NODE_PORTS", "")
+	output, _, ok = runWithFakes(t, "kind.sh", "deploy", "none")
 	require.True(t, ok, output)
 	assert.Contains(t, output, "port-forward service/service-a 8080:80\n")
 	assert.Contains(t, output, "http://localhost:8080\n")
@@ -142,7 +143,7 @@ func TestDeploy_SaysWhereThePageIs(t *testing.T) {
 
 // A failure to list the clusters is not reported as a missing cluster.
 func TestDown_FailsWithoutDocker(t *testing.T) {
-	output, _, ok := runKind(t, "down", "'kind get clusters'")
+	output, _, ok := runWithFakes(t, "kind.sh", "down", "'kind get clusters'")
 	assert.False(t, ok)
 	assert.Contains(t, output, "kind: list the clusters: fake: connection refused")
 	assert.NotContains(t, strings.ToLower(output), "there is no cluster")
