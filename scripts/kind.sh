@@ -186,8 +186,10 @@ print_addresses() {
 	[[ -n $deployments ]] || fail "service-a is not deployed; make deploy deploys it"
 	read -r namespace settings <<<"$deployments"
 	service_b=$(kubectl --namespace "$namespace" get configmap "$settings" --output 'jsonpath={.data.SERVICE_B_HTTP_URL}')
-	# deploy/kind/cluster.yaml maps this NodePort, of service-a or of a gateway, to a port of this machine.
-	node_ports=$(kubectl --namespace "$namespace" get services --output 'jsonpath={.items[*].spec.ports[*].nodePort}')
+	# deploy/kind/cluster.yaml maps this NodePort, of service-a or of a gateway, to a port of this machine. A Service of type
+	# LoadBalancer has one too, but serves it only on nodes with pods.
+	node_ports=$(kubectl --namespace "$namespace" get services --output \
+		'jsonpath={.items[?(@.spec.type=="NodePort")].spec.ports[*].nodePort}')
 	if [[ " $node_ports " == *' 30080 '* ]]; then
 		address=$(docker port "$cluster-control-plane" 30080/tcp)
 		port=${address##*:}

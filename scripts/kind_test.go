@@ -24,7 +24,8 @@ case $call in
 images.sh*) echo localhost/tandem/service-a:dev-1 ;;
 kustomize*) echo "kind: Deployment" ;;
 "docker port"*) echo 127.0.0.1:28080 ;;
-*" get services "*) echo "${NODE_PORTS-30080}" ;;
+*" get services "*type==*) echo "${NODE_PORTS-30080}" ;;
+*" get services "*) echo 30080 ;;
 crds.sh*) echo /modules/gateway-api/crd.yaml ;;
 *" get --filename - "*.spec.replicas*) printf 'tandem service-a 3 300\ntandem service-b 10 300\n' ;;
 *" get deployments "*) echo "tandem service-a-1" ;;
