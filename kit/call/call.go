@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -149,6 +150,34 @@ func isBroken(err error) bool {
 		}
 	}
 	return false
+}
+
+// Balancer is who chooses the pod that serves a call.
+type Balancer string
+
+// The balancers.
+const (
+	// BalancedByClient means that the name has several addresses, usually one for each
+	// pod, and the client chooses one of them for each attempt.
+	BalancedByClient Balancer = "client"
+	// BalancedByNetwork means that the name has a single address. Behind it is a
+	// ClusterIP, where kube-proxy or a sidecar chooses, or a single pod.
+	BalancedByNetwork Balancer = "network"
+)
+
+// BalancerOf returns who balances the calls to a name that has these addresses
+// (host:port), or "" if it has none. One IPv4 and one IPv6 address count as a single
+// address: they are those of a ClusterIP with both families.
+func BalancerOf(addrs []string) Balancer {
+	isIPv6 := func(i int) bool { return strings.HasPrefix(addrs[i], "[") }
+	switch {
+	case len(addrs) == 0:
+		return ""
+	case len(addrs) == 1, len(addrs) == 2 && isIPv6(0) != isIPv6(1):
+		return BalancedByNetwork
+	default:
+		return BalancedByClient
+	}
 }
 
 // Record is what a client records of one call.

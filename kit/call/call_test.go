@@ -283,3 +283,22 @@ calls_total{outcome="timeout",peer="service-b",transport="grpc"} 1
 	require.NoError(t, err)
 	assert.Empty(t, problems)
 }
+
+// A name with a single address is balanced by what is behind the address. A ClusterIP
+// of both families has one address of each.
+func TestBalancerOf_CountsAddresses(t *testing.T) {
+	for _, tt := range []struct {
+		addrs []string
+		want  call.Balancer
+	}{
+		{nil, ""},
+		{[]string{"10.0.0.1:80"}, call.BalancedByNetwork},
+		{[]string{"[fd00::1]:80"}, call.BalancedByNetwork},
+		{[]string{"10.0.0.1:80", "[fd00::1]:80"}, call.BalancedByNetwork},
+		{[]string{"10.0.0.1:80", "10.0.0.2:80"}, call.BalancedByClient},
+		{[]string{"[fd00::1]:80", "[fd00::2]:80"}, call.BalancedByClient},
+		{[]string{"10.0.0.1:80", "10.0.0.2:80", "[fd00::1]:80"}, call.BalancedByClient},
+	} {
+		assert.Equal(t, tt.want, call.BalancerOf(tt.addrs), "%v", tt.addrs)
+	}
+}

@@ -3,7 +3,7 @@ package grpcclient
 import (
 	"google.golang.org/grpc/balancer"
 	"google.golang.org/grpc/balancer/endpointsharding"
-	"google.golang.org/grpc/balancer/roundrobin"
+	"google.golang.org/grpc/balancer/pickfirst"
 	"google.golang.org/grpc/connectivity"
 
 	"example.com/tandem/kit/internal/endpoint"
@@ -12,10 +12,11 @@ import (
 // policyName is the name of the balancing policy in the service config.
 const policyName = "round_robin_with_ejection"
 
-// policy is round_robin, except that package endpoint chooses the endpoint of
-// each attempt. Plain round_robin gives a pod that hangs, or whose node has
-// vanished, its full share until its health changes or keepalive closes the
-// connection after 15 s. gRPC's own outlier_detection needs xDS.
+// policy is gRPC's round_robin, with two differences: package endpoint chooses the
+// endpoint of each attempt, and update in resolver.go decides whether health is
+// watched. Plain round_robin gives a pod that hangs, or whose node has vanished, its
+// full share until its health changes or keepalive closes the connection after 15 s.
+// gRPC's own outlier_detection needs xDS.
 type policy struct{}
 
 // gRPC has one registry of policies for the process, which may be changed during
@@ -25,14 +26,14 @@ func init() { balancer.Register(policy{}) } //nolint:gochecknoinits // see above
 // Name returns the name in the service config.
 func (policy) Name() string { return policyName }
 
-// Build returns a round_robin balancer whose picker is replaced. Connections,
-// health checks and reconnects remain round_robin's.
+// Build returns the balancer that round_robin wraps, with another picker. It has one
+// pick_first for each endpoint, which connects, reconnects and watches health.
 func (policy) Build(cc balancer.ClientConn, o balancer.BuildOptions) balancer.Balancer {
 	b := &pickerReplacer{ClientConn: cc, endpoints: endpoint.NewSet(addrOf)}
-	return balancer.Get(roundrobin.Name).Build(b, o)
+	return endpointsharding.NewBalancer(b, o, balancer.Get(pickfirst.Name).Build, endpointsharding.Options{})
 }
 
-// pickerReplacer is the ClientConn that round_robin updates. It passes every
+// pickerReplacer is the ClientConn that endpointsharding updates. It passes every
 // update on to gRPC's ClientConn, with a picker of this package.
 type pickerReplacer struct {
 	balancer.ClientConn
@@ -51,7 +52,7 @@ func (b *pickerReplacer) UpdateState(state balancer.State) {
 		switch child.State.ConnectivityState {
 		case connectivity.Ready:
 			ready = append(ready, child)
-		case connectivity.Connecting, connectivity.Idle: // round_robin connects idle endpoints
+		case connectivity.Connecting, connectivity.Idle: // endpointsharding connects idle endpoints
 			connecting++
 		default: // the connection failed, or the server's health is NOT_SERVING
 		}

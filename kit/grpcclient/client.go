@@ -70,8 +70,10 @@ type Options struct {
 // New makes a client for a target such as dns:///service-b-headless:9090. It
 // returns an error if the target is malformed; it connects on the first call.
 //
-// For calls to be balanced, the name must resolve to the pods: use a headless
-// Service. A ClusterIP is one address, so one connection and one pod.
+// For the client to balance calls, the name must resolve to the pods: use a headless
+// Service. A ClusterIP is one address (or two: IPv4 and IPv6). What is behind it chooses
+// the pod: kube-proxy for each connection, the sidecar of a mesh for each call. The
+// client then has no other endpoint to prefer, and does not watch health.
 //
 // A failed call is retried if its method is idempotent (option idempotency_level in
 // the .proto), or if nothing was sent. Streams are not retried.
@@ -120,9 +122,9 @@ func New(target string, o Options) (*grpc.ClientConn, error) {
 }
 
 // serviceConfig selects the balancing policy, in the JSON form of
-// grpc/service_config.proto. With it the client watches the health of each server,
-// and sends no calls to a server that is NOT_SERVING. (pick_first, gRPC's default
-// policy, ignores health.)
+// grpc/service_config.proto. With it the client can watch the health of each server
+// and send no calls to a server that is NOT_SERVING; update in resolver.go decides
+// whether it does.
 const serviceConfig = `{
 	"loadBalancingConfig": [{"` + policyName + `": {}}],
 	"healthCheckConfig": {"serviceName": ""}

@@ -7,8 +7,10 @@ import (
 	"strconv"
 	"time"
 
+	"google.golang.org/grpc/balancer/pickfirst"
 	"google.golang.org/grpc/resolver"
 
+	"example.com/tandem/kit/call"
 	"example.com/tandem/kit/internal/lookup"
 )
 
@@ -79,11 +81,21 @@ func (r *nameResolver) run(ctx context.Context) {
 	}
 }
 
+// update passes the addresses on. If the name has one for each pod, new connections
+// watch the health of their server. If it has a single one, the pod behind a connection
+// or a watch is one of several, and its health says nothing about the next call's pod.
+//
+// When the number of addresses changes, open connections are not affected: they watch
+// health, or do not, until they reach the maximum age that the server sets. Meanwhile
+// a draining server serves the calls that an unwatched connection sends, up to its GOAWAY.
 func (r *nameResolver) update() {
 	var state resolver.State
 	addrs, _ := r.name.Known()
 	for _, addr := range addrs {
 		state.Endpoints = append(state.Endpoints, resolver.Endpoint{Addresses: []resolver.Address{{Addr: addr}}})
+	}
+	if call.BalancerOf(addrs) == call.BalancedByClient {
+		state = pickfirst.EnableHealthListener(state)
 	}
 	_ = r.cc.UpdateState(state) // an error requests another lookup, which run makes anyway
 }

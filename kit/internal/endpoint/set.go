@@ -1,7 +1,7 @@
 // Package endpoint chooses one of the endpoints behind a name for each attempt
 // (set.go), and ejects endpoints that fail markedly more often than the others
-// (outlier.go). Both clients use it. A ClusterIP is one endpoint, a headless Service
-// is one endpoint for each pod.
+// (outlier.go). Both clients use it. A ClusterIP is one endpoint, whatever the number of
+// pods behind it, and a headless Service is one endpoint for each pod.
 //
 // Attempts go to the endpoints in turn. If far more attempts are in flight at the
 // next endpoint than at another one, chosen at random, the other gets the attempt: an
