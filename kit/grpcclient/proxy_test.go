@@ -149,7 +149,7 @@ func TestProxy_LosesNoCall(t *testing.T) {
 	}
 	moreCalls := func() {
 		t.Helper()
-		until := calls.Load() + 2000
+		until := calls.Load() + 1000
 		kittest.Eventually(t, func() bool { return calls.Load() >= until }, "calls continue")
 	}
 
