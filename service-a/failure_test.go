@@ -68,6 +68,14 @@ func TestFailure_HasClassAndRecovers(t *testing.T) {
 			status: 502,
 			class:  "other",
 		},
+		"denied": {
+			http: fakeHTTP(respondStatus(403)),
+			grpc: fakeGRPC(func(context.Context) (*datav1.GetDataResponse, error) {
+				return nil, status.Error(codes.PermissionDenied, "RBAC: access denied")
+			}),
+			status: 502,
+			class:  "denied",
+		},
 		"connection reset": {
 			http:   fakeTCP(reset("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"data\"")),
 			grpc:   fakeTCP(reset("")),

@@ -28,6 +28,7 @@ const (
 	Refused     Class = "refused"     // nothing listens on the address
 	Timeout     Class = "timeout"     // the deadline passed
 	Unavailable Class = "unavailable" // the peer is overloaded, draining or unreachable, or broke the connection
+	Denied      Class = "denied"      // the peer, or a proxy in front of it, refuses this caller
 	Canceled    Class = "canceled"    // the caller canceled the call
 	Other       Class = "other"       // anything else, such as a response that cannot be decoded
 )
@@ -38,7 +39,8 @@ const StatusCanceled = 499
 
 // HTTPStatus returns the status with which a server reports that a call of its own
 // failed: 503 if a retry may help, 504 if the deadline passed, 502 if the peer's
-// response was unusable.
+// response was unusable. Denied is 502, too: the peer refused the server, not the
+// server's caller.
 func (c Class) HTTPStatus() int {
 	switch c {
 	case OK:
@@ -96,9 +98,12 @@ func ClassOf(err error) Class {
 	}
 }
 
-// ClassOfStatus returns the class of an HTTP response's status. Below 500 it is OK.
+// ClassOfStatus returns the class of an HTTP response's status. Below 500 it is OK,
+// except for 401 and 403.
 func ClassOfStatus(status int) Class {
 	switch {
+	case status == http.StatusUnauthorized, status == http.StatusForbidden:
+		return Denied
 	case status < 500:
 		return OK
 	case status == http.StatusServiceUnavailable, status == http.StatusBadGateway:
@@ -131,6 +136,8 @@ func ClassOfCode(code codes.Code) Class {
 		return Timeout
 	case codes.Unavailable:
 		return Unavailable
+	case codes.PermissionDenied, codes.Unauthenticated:
+		return Denied
 	default:
 		return Other
 	}

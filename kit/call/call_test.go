@@ -230,6 +230,7 @@ func TestHTTPStatus_MatchesClassOfStatus(t *testing.T) {
 		call.Unavailable: 503,
 		call.Timeout:     504,
 		call.Canceled:    499,
+		call.Denied:      502,
 		call.Other:       502,
 		"unknown":        502,
 	} {
@@ -238,6 +239,8 @@ func TestHTTPStatus_MatchesClassOfStatus(t *testing.T) {
 	for status, class := range map[int]call.Class{
 		200: call.OK,
 		304: call.OK,
+		401: call.Denied,
+		403: call.Denied,
 		404: call.OK,
 		499: call.OK,
 		500: call.Other,

@@ -68,6 +68,14 @@ func TestRetry_OnlyIdempotentMethods(t *testing.T) {
 			method: echo.Say, failures: 1, code: codes.InvalidArgument,
 			attempts: 1, class: call.Other,
 		},
+		"permission denied": {
+			method: echo.Say, failures: 1, code: codes.PermissionDenied,
+			attempts: 1, class: call.Denied,
+		},
+		"unauthenticated": {
+			method: echo.Say, failures: 1, code: codes.Unauthenticated,
+			attempts: 1, class: call.Denied,
+		},
 		"deadline exceeded in the server": {
 			method: echo.Say, failures: 1, code: codes.DeadlineExceeded,
 			attempts: 2, class: call.OK,

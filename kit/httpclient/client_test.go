@@ -246,9 +246,11 @@ func TestMetrics_CallsAndAttempts(t *testing.T) {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		case 4:
 			w.WriteHeader(http.StatusInternalServerError)
+		case 5:
+			w.WriteHeader(http.StatusForbidden)
 		}
 	})
-	for range 3 {
+	for range 4 {
 		require.NoError(t, get(t, client, url).err)
 	}
 	require.Error(t, get(t, client, "http://metrics.test").err)
@@ -256,6 +258,7 @@ func TestMetrics_CallsAndAttempts(t *testing.T) {
 	text := kittest.Scrape(t, tel)
 	for _, line := range []string{
 		`calls_total{outcome="ok",peer="127.0.0.1",transport="http"} 2`,
+		`calls_total{outcome="denied",peer="127.0.0.1",transport="http"} 1`,
 		`calls_total{outcome="other",peer="127.0.0.1",transport="http"} 1`,
 		`calls_total{outcome="dns",peer="metrics.test",transport="http"} 1`,
 		`http_client_request_duration_seconds_count{code="200",method="GET",peer="127.0.0.1"} 2`,

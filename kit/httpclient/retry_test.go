@@ -54,6 +54,8 @@ func TestRetry_ByStatusAndError(t *testing.T) {
 		status   int
 	}{
 		"200": {first: status(200), attempts: 1, status: 200},
+		"401": {first: status(401), attempts: 1, status: 401},
+		"403": {first: status(403), attempts: 1, status: 403},
 		"404": {first: status(404), attempts: 1, status: 404},
 		"429": {first: status(429), attempts: 1, status: 429},
 		"500": {first: status(500), attempts: 1, status: 500},

@@ -29,7 +29,7 @@ type Watcher interface {
 	// ends. A stream that breaks is opened again after a backoff, and its sequence
 	// restarts at 1. Watch yields an error when a stream ended before its first
 	// message, and then tries again. An *InvalidError or an error of class
-	// call.Other ends the sequence.
+	// call.Denied or call.Other ends the sequence.
 	Watch(ctx context.Context, key string, interval time.Duration) iter.Seq2[*datav1.WatchDataResponse, error]
 }
 

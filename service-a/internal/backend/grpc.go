@@ -70,7 +70,8 @@ func (g *GRPC) Watch(ctx context.Context, key string, interval time.Duration) it
 			if err == nil || ctx.Err() != nil {
 				return
 			}
-			permanent := call.ClassOf(err) == call.Other // a retry would fail in the same way
+			class := call.ClassOf(err)
+			permanent := class == call.Other || class == call.Denied // a retry would fail in the same way
 			if permanent || !received {
 				if !yield(nil, err) || permanent {
 					return

@@ -109,7 +109,9 @@ func TestWatch_BacksOff(t *testing.T) {
 
 // A permanent error ends the sequence.
 func TestWatch_EndsOnFinalErrors(t *testing.T) {
-	for code, invalid := range map[codes.Code]bool{codes.InvalidArgument: true, codes.Unimplemented: false, codes.PermissionDenied: false} {
+	for code, class := range map[codes.Code]call.Class{
+		codes.InvalidArgument: "", codes.Unimplemented: call.Other, codes.PermissionDenied: call.Denied, codes.Unauthenticated: call.Denied,
+	} {
 		t.Run(code.String(), func(t *testing.T) {
 			t.Parallel()
 			b := &fakeB{watch: func(serverStream) error {
@@ -119,11 +121,11 @@ func TestWatch_EndsOnFinalErrors(t *testing.T) {
 			require.Len(t, errs, 1)
 			assert.EqualValues(t, 1, b.streams.Load())
 			var invalidErr *InvalidError
-			if invalid {
+			if code == codes.InvalidArgument {
 				require.ErrorAs(t, errs[0], &invalidErr)
 				assert.Equal(t, "key is too long", invalidErr.Detail, "the server's message, without the prefix of gRPC")
 			} else {
-				assert.Equal(t, call.Other, call.ClassOf(errs[0]))
+				assert.Equal(t, class, call.ClassOf(errs[0]))
 			}
 		})
 	}

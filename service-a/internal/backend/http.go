@@ -8,6 +8,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -15,6 +16,9 @@ import (
 	"example.com/tandem/kit/call"
 	datav1 "example.com/tandem/proto/data/v1"
 )
+
+// maxReason is the longest reason for a refusal that an error quotes, in bytes.
+const maxReason = 100
 
 // HTTP calls service-b over HTTP.
 type HTTP struct {
@@ -63,6 +67,7 @@ func (h *HTTP) get(ctx context.Context, key string) (*datav1.Data, error) {
 // instead of service-b.
 func decode(status int, contentType string, body []byte) (*datav1.Data, error) {
 	mediaType, _, _ := mime.ParseMediaType(contentType) // "" if it is malformed
+	class := call.ClassOfStatus(status)
 	switch {
 	case status == http.StatusBadRequest && mediaType == "application/problem+json":
 		var p struct{ Detail string }
@@ -70,8 +75,10 @@ func decode(status int, contentType string, body []byte) (*datav1.Data, error) {
 			p.Detail = "service-b rejected the request without a detail"
 		}
 		return nil, &InvalidError{p.Detail}
-	case status >= 500:
-		return nil, &call.Error{Class: call.ClassOfStatus(status), Err: fmt.Errorf("service-b responded with status %d", status)}
+	case class == call.Denied:
+		return nil, &call.Error{Class: class, Err: refusal(status, mediaType, body)}
+	case class != call.OK:
+		return nil, &call.Error{Class: class, Err: fmt.Errorf("service-b responded with status %d", status)}
 	case status != http.StatusOK:
 		return nil, fmt.Errorf("service-b responded with status %d: want 200", status)
 	case mediaType != "application/json":
@@ -83,4 +90,14 @@ func decode(status int, contentType string, body []byte) (*datav1.Data, error) {
 		return nil, fmt.Errorf("decode service-b's response: %w", err)
 	}
 	return dataOf(&response)
+}
+
+// refusal describes a response that refuses the caller. A proxy may send its reason as
+// a line of text: Istio's is "RBAC: access denied".
+func refusal(status int, mediaType string, body []byte) error {
+	reason, _, _ := strings.Cut(string(body), "\n")
+	if mediaType != "text/plain" || reason == "" || len(reason) > maxReason {
+		return fmt.Errorf("service-b refused the call with status %d", status)
+	}
+	return fmt.Errorf("service-b refused the call with status %d: %q", status, reason)
 }

@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -41,6 +42,9 @@ func TestDecode(t *testing.T) {
 		"overload":               {status: 503, mime: problemType, body: "{}", err: "status 503", class: call.Unavailable},
 		"bad gateway of a proxy": {status: 502, mime: "text/html", body: "", err: "status 502", class: call.Unavailable},
 		"timeout of a proxy":     {status: 504, mime: "text/html", body: "", err: "status 504", class: call.Timeout},
+		"no credentials":         {status: 401, mime: problemType, body: "{}", err: "refused the call with status 401", class: call.Denied},
+		"denied by a proxy":      {status: 403, mime: "text/plain", body: "RBAC: access denied\n\nmore", err: `status 403: "RBAC: access denied"`, class: call.Denied},
+		"denied in a long text":  {status: 403, mime: "text/plain", body: strings.Repeat("x", 101), err: "refused the call with status 403", class: call.Denied},
 		"invalid request":        {status: 400, mime: problemType, body: `{"detail":"key is too long"}`, err: "key is too long", class: call.Other},
 		"invalid, no detail":     {status: 400, mime: problemType, body: "{", err: "without a detail", class: call.Other},
 		"bad request of a proxy": {status: 400, mime: "text/html", body: "", err: "status 400: want 200", class: call.Other},
