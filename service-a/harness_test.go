@@ -135,10 +135,10 @@ func hostOf(t *testing.T) string {
 type dataBody struct {
 	ServedBy struct{ Pod string }
 	Call     struct {
-		Transport, Target, Peer, TraceID string
-		Addresses                        []string
-		Attempts                         int
-		DurationMS                       float64
+		Transport, Target, BalancedBy, Peer, TraceID string
+		Addresses                                    []string
+		Attempts                                     int
+		DurationMS                                   float64
 	}
 	Data struct {
 		Key, Message string

@@ -23,7 +23,7 @@ import (
 	"example.com/tandem/kit/kittest"
 )
 
-// The response describes the call: name, addresses, peer, attempts, duration and
+// The response describes the call: name, addresses, balancer, peer, attempts, duration and
 // trace id, which the logs of both services contain.
 func TestPair_DescribesTheCall(t *testing.T) {
 	t.Parallel()
@@ -39,6 +39,7 @@ func TestPair_DescribesTheCall(t *testing.T) {
 			assert.Equal(t, transport, got.Call.Transport)
 			assert.Contains(t, got.Call.Target, name+":"+port)
 			assert.Equal(t, []string{bs[0].addr + ":" + port}, got.Call.Addresses)
+			assert.Equal(t, "network", got.Call.BalancedBy)
 			assert.Equal(t, bs[0].addr+":"+port, got.Call.Peer)
 			assert.Equal(t, 1, got.Call.Attempts)
 			assert.Positive(t, got.Call.DurationMS)

@@ -191,6 +191,8 @@ func BalancerOf(addrs []string) Balancer {
 type Record struct {
 	// Addresses that the target's name resolved to, as host:port.
 	Addresses []string
+	// BalancedBy says who chose the pod; empty if there are no addresses.
+	BalancedBy Balancer
 	// Peer is the address of the last attempt; empty if no connection was opened.
 	Peer string
 	// Attempts is the number of attempts, 1 for a call without a retry.

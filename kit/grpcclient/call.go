@@ -45,6 +45,7 @@ func (i *interceptors) unary(ctx context.Context, method string, req, reply any,
 		record.Peer = server.Addr.String()
 	}
 	record.Addresses, _ = i.conn.name.Known()
+	record.BalancedBy = call.BalancerOf(record.Addresses)
 	return err
 }
 

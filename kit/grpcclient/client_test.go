@@ -55,15 +55,15 @@ func TestResolver_RetriesUnknownName(t *testing.T) {
 	assert.Eventually(t, func() bool { return names.Queries("again.test") >= 10 }, 90*time.Second, 100*time.Millisecond)
 }
 
-// The Record of a call has the addresses of the name, the address of the server and
-// the number of attempts.
+// The Record of a call has the addresses of the name, who balances calls over them, the
+// address of the server and the number of attempts.
 func TestRecord_AddressesPeerAttempts(t *testing.T) {
 	host, port := unused(t)
 	start(t, join(host, port), 0, echo.Echo{})
 	names.Set("record.test", host)
 	r := say(t.Context(), newClient(t, "dns:///record.test:"+port, grpcclient.Options{}))
 	require.NoError(t, r.err)
-	assert.Equal(t, call.Record{Addresses: []string{join(host, port)}, Peer: join(host, port), Attempts: 1}, r.Record)
+	assert.Equal(t, call.Record{Addresses: []string{join(host, port)}, BalancedBy: call.BalancedByNetwork, Peer: join(host, port), Attempts: 1}, r.Record)
 }
 
 // Calls to an unknown name fail with class dns, and succeed once the name exists.

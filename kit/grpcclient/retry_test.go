@@ -194,7 +194,7 @@ func TestRetry_SilentPodTakesHalfTheTime(t *testing.T) {
 		calls++
 		return r.Attempts > 1
 	}, "a call reaches the silent pod")
-	assert.Equal(t, call.Record{Addresses: r.Addresses, Peer: join(hosts[0], port), Attempts: 2}, r.Record)
+	assert.Equal(t, call.Record{Addresses: r.Addresses, BalancedBy: call.BalancedByClient, Peer: join(hosts[0], port), Attempts: 2}, r.Record)
 	assert.InDelta(t, time.Second, <-took, float64(200*time.Millisecond), "the attempt at the silent pod is canceled after half of the time")
 
 	text := kittest.Scrape(t, tel)

@@ -57,6 +57,7 @@ func (t *transport) RoundTrip(req *http.Request) (resp *http.Response, err error
 	t.calls.Add(req.URL.Hostname(), "http", outcome)
 	record.Attempts, record.Peer = a.n, a.peer
 	record.Addresses, _ = target.name.Known()
+	record.BalancedBy = call.BalancerOf(record.Addresses)
 	return resp, err
 }
 

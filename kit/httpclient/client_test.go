@@ -187,8 +187,8 @@ func TestClient_RefusesSwitchedProtocols(t *testing.T) {
 	assert.Equal(t, 1, r.Attempts)
 }
 
-// The Record of a call has the addresses of the name, the address of the server and
-// the number of attempts.
+// The Record of a call has the addresses of the name, who balances calls over them, the
+// address of the server and the number of attempts.
 func TestRecord_AddressesPeerAttempts(t *testing.T) {
 	port := kittest.FreePort()
 	hosts := kittest.Loopbacks(t, 2)
@@ -203,6 +203,7 @@ func TestRecord_AddressesPeerAttempts(t *testing.T) {
 		r := get(t, client, "http://record.test:"+port)
 		require.NoError(t, r.err)
 		assert.ElementsMatch(t, []string{join(hosts[0], port), join(hosts[1], port)}, r.Addresses)
+		assert.Equal(t, call.BalancedByClient, r.BalancedBy)
 		assert.Equal(t, r.body, r.Peer)
 		assert.Equal(t, 1, r.Attempts)
 	}
@@ -211,6 +212,7 @@ func TestRecord_AddressesPeerAttempts(t *testing.T) {
 	r := get(t, client, "http://record-down.test:"+kittest.FreePort())
 	assert.Equal(t, call.Refused, r.class, "%v", r.err)
 	assert.Len(t, r.Addresses, 1)
+	assert.Equal(t, call.BalancedByNetwork, r.BalancedBy)
 	assert.Empty(t, r.Peer)
 }
 

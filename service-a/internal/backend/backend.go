@@ -40,6 +40,9 @@ type CallInfo struct {
 	Target string `json:"target"`
 	// Addresses are the addresses that the target resolved to, as host:port.
 	Addresses []string `json:"addresses"`
+	// BalancedBy says who chose the pod: the client, or the network behind the target's
+	// only address.
+	BalancedBy call.Balancer `json:"balancedBy,omitempty"`
 	// Peer is the address that the last attempt connected to: a pod's, or a Service's.
 	Peer       string  `json:"peer,omitempty"`
 	Attempts   int     `json:"attempts"`
@@ -64,6 +67,7 @@ func newCallInfo(ctx context.Context, transport, target string, start time.Time,
 		Transport:  transport,
 		Target:     target,
 		Addresses:  append([]string{}, r.Addresses...), // [] in JSON, never null
+		BalancedBy: r.BalancedBy,
 		Peer:       r.Peer,
 		Attempts:   r.Attempts,
 		DurationMS: float64(time.Since(start).Microseconds()) / 1000,
