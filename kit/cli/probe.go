@@ -153,7 +153,11 @@ func (p *prober) http(ctx context.Context, conn net.Conn) error {
 		fmt.Fprintf(p.out, "%s\n", printable(string(text)))
 	}
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		return fmt.Errorf("status %d: want 2xx", resp.StatusCode)
+		err := fmt.Errorf("status %d: want 2xx", resp.StatusCode)
+		if class := call.ClassOfStatus(resp.StatusCode); class == call.Denied {
+			return &call.Error{Class: class, Err: err}
+		}
+		return err
 	}
 	return nil
 }
@@ -185,7 +189,8 @@ func (p *prober) printStep(step string, since time.Time, format string, args ...
 }
 
 // advice returns what to check after a probe that failed with err, or "" if the error
-// says enough. A wrong protocol has no error type: its text is matched.
+// says enough. Errors of gRPC, and that of a wrong protocol, have no type: their texts
+// are matched.
 func (p *prober) advice(err error, namespace string) string {
 	host, text := p.target.Hostname(), err.Error()
 	if dns, ok := errors.AsType[*net.DNSError](err); ok {
@@ -199,6 +204,10 @@ func (p *prober) advice(err error, namespace string) string {
 		return "the connection was not opened: usually a NetworkPolicy drops it, or the port or the address is wrong"
 	case class == call.Timeout:
 		return "connected, but no response in time: raise -timeout, or see the log of the service"
+	case class == call.Denied:
+		return "the service's authorization policy does not list this pod's service account, or the service wants credentials, which the check does not send"
+	case p.target.Scheme != "https" && (strings.Contains(text, "connection reset by peer") || strings.Contains(text, "broken pipe")):
+		return "the connection was reset after the request. A mesh with mutual TLS (STRICT) resets plaintext callers: run the check from a pod that is in the mesh"
 	case p.target.Scheme == "http" && strings.Contains(text, "malformed HTTP"):
 		return fmt.Sprintf("port %s does not speak HTTP/1. If it is a gRPC port, use grpc://%s", p.port, net.JoinHostPort(host, p.port))
 	case p.target.Scheme == "grpc" && (strings.Contains(text, "frame too large") || strings.Contains(text, "HTTP status code received")):

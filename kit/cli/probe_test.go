@@ -103,6 +103,43 @@ func unresponsive(t *testing.T) string {
 	return addr
 }
 
+// failingHealth is a health service that returns an error.
+type failingHealth struct {
+	grpc_health_v1.UnimplementedHealthServer
+	code    codes.Code
+	message string
+}
+
+func (h failingHealth) Check(context.Context, *grpc_health_v1.HealthCheckRequest) (*grpc_health_v1.HealthCheckResponse, error) {
+	return nil, status.Error(h.code, h.message)
+}
+
+// resets returns the address of a server that resets each connection when the first
+// bytes arrive, as a sidecar does to plaintext if its mutual TLS is STRICT.
+func resets(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Read(make([]byte, 1))
+			_ = conn.(*net.TCPConn).SetLinger(0) // Close sends RST
+			_ = conn.Close()
+		}
+	}()
+	t.Cleanup(func() {
+		require.NoError(t, l.Close())
+		<-done
+	})
+	return l.Addr().String()
+}
+
 // serveHTTP serves h and returns its address.
 func serveHTTP(t *testing.T, h http.HandlerFunc) string {
 	t.Helper()
@@ -180,6 +217,7 @@ func TestProbe_FailureHasClassAndAdvice(t *testing.T) {
 		return serveHTTP(t, func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Location", "/"); w.WriteHeader(code) })
 	}
 	httpAddr, grpcAddr := status(200), serveGRPC(t, nil)
+	deniedGRPC := serveGRPC(t, failingHealth{code: codes.PermissionDenied, message: "RBAC: access denied"})
 	const resolved, connected = "resolved .*", "connected .*"
 	for _, c := range []struct {
 		name      string
@@ -253,6 +291,40 @@ func TestProbe_FailureHasClassAndAdvice(t *testing.T) {
 			args:  []string{"http://" + status(302)},
 			err:   "status 302: want 2xx",
 			steps: []string{resolved, connected, "received  HTTP/1.1 302 .*"},
+		},
+		{
+			name:   "http, denied",
+			args:   []string{"http://" + status(403)},
+			err:    "probe: denied: status 403: want 2xx",
+			advice: "does not list this pod's service account",
+			steps:  []string{resolved, connected, "received  HTTP/1.1 403 .*"},
+		},
+		{
+			name:   "grpc, denied",
+			args:   []string{"grpc://" + deniedGRPC},
+			err:    "probe: denied: .*RBAC: access denied",
+			advice: "does not list this pod's service account",
+			steps:  []string{resolved, connected},
+		},
+		{
+			name:   "http, connection reset",
+			args:   []string{"http://" + resets(t)},
+			err:    "probe: unavailable: .*connection reset by peer",
+			advice: "run the check from a pod that is in the mesh",
+			steps:  []string{resolved, connected},
+		},
+		{
+			name:   "grpc, connection reset",
+			args:   []string{"grpc://" + resets(t)},
+			err:    "probe: unavailable: .*(connection reset by peer|broken pipe)", // read or write
+			advice: "run the check from a pod that is in the mesh",
+			steps:  []string{resolved, connected},
+		},
+		{
+			name:  "https, connection reset",
+			args:  []string{"https://" + resets(t)},
+			err:   "probe: unavailable: .*connection reset by peer",
+			steps: []string{resolved, connected},
 		},
 		{
 			name:   "grpc, server without health",
@@ -395,15 +467,6 @@ func TestProbe_HelpIsNoError(t *testing.T) {
 	assert.True(t, strings.HasPrefix(out, "usage: probe"), out)
 }
 
-// hostileHealth is a health service whose error contains a terminal control sequence.
-type hostileHealth struct {
-	grpc_health_v1.UnimplementedHealthServer
-}
-
-func (hostileHealth) Check(context.Context, *grpc_health_v1.HealthCheckRequest) (*grpc_health_v1.HealthCheckResponse, error) {
-	return nil, status.Error(codes.Internal, controlSequence)
-}
-
 // controlSequence sets the title of a terminal.
 const controlSequence = "\x1b]0;owned\a"
 
@@ -434,7 +497,7 @@ func TestProbe_QuotesControlCharacters(t *testing.T) {
 		{name: "body that is not UTF-8", url: "http://" + body("\x9b2J"), want: "\uFFFD2J"},
 		{name: "tabs and lines of a body are kept", url: "http://" + body("a\tb\nc"), want: "a\tb\nc"},
 		{name: "status line", url: "http://" + statusLine(), want: `500 \x1b]0;owned\a"`},
-		{name: "gRPC status", url: "grpc://" + serveGRPC(t, hostileHealth{}), want: `\x1b]0;owned\a`},
+		{name: "gRPC status", url: "grpc://" + serveGRPC(t, failingHealth{code: codes.Internal, message: controlSequence}), want: `\x1b]0;owned\a`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			out, err := probe(t, c.url)
