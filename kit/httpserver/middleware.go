@@ -84,14 +84,20 @@ func logAndMeasure(log *slog.Logger, metrics prometheus.Registerer, mustClose fu
 				route := routeOf(r)
 				trace.SpanFromContext(r.Context()).SetName(methodOf(r) + " " + route)
 				seconds.WithLabelValues(methodOf(r), route, strconv.Itoa(status)).Observe(took.Seconds())
-				log.LogAttrs(r.Context(), levelOf(route, status), "http",
+				attrs := []slog.Attr{
 					slog.String("method", telemetry.Truncate(r.Method)),
 					slog.String("path", telemetry.Truncate(r.URL.Path)),
 					slog.Int("status", status),
 					slog.Int64("bytes", out.bytes),
 					slog.Int64("duration_us", took.Microseconds()),
 					slog.String("from", telemetry.Truncate(r.RemoteAddr)),
-				)
+				}
+				if entries := r.Header["X-Forwarded-For"]; len(entries) > 0 {
+					// The gateway appends the last entry. TruncateStart keeps it, however long the
+					// header that the client sent.
+					attrs = append(attrs, slog.String("forwarded_for", telemetry.TruncateStart(strings.Join(entries, ", "))))
+				}
+				log.LogAttrs(r.Context(), levelOf(route, status), "http", attrs...)
 				if p != nil && sentPart {
 					// Closes the connection, so that the client does not take part of a
 					// response for all of it.

@@ -315,6 +315,31 @@ func TestLog_TruncatesValues(t *testing.T) {
 	assert.Equal(t, "/"+strings.Repeat("p", 255), line["path"])
 }
 
+// The header X-Forwarded-For is logged if there is one. If it is long, its end is logged,
+// because the gateway adds the last entry.
+func TestLog_ForwardedFor(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		headers string
+		want    any
+	}{
+		"none":    {headers: "", want: nil},
+		"one":     {headers: "X-Forwarded-For: 192.0.2.1\r\n", want: "192.0.2.1"},
+		"several": {headers: "X-Forwarded-For: a, b\r\nX-Forwarded-For: 192.0.2.1\r\n", want: "a, b, 192.0.2.1"},
+		"long": {
+			headers: "X-Forwarded-For: " + strings.Repeat("x", 1000) + ", 192.0.2.1\r\n",
+			want:    strings.Repeat("x", 245) + ", 192.0.2.1",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := serve(t, httpserver.Options{}, nil)
+			_, _ = s.raw(t, "GET / HTTP/1.1\r\nHost: test\r\n"+tt.headers+"\r\n")
+			assert.Equal(t, tt.want, s.line(t, "http")["forwarded_for"])
+		})
+	}
+}
+
 // A path cannot add a log line, or control characters to one.
 func TestLog_CannotBeForged(t *testing.T) {
 	t.Parallel()
