@@ -203,3 +203,32 @@ func node(t *testing.T, addr, pod string) (vanish func()) {
 	})
 	return func() { gone.Store(true) }
 }
+
+// A name that had a single address gets more. The first connection does not watch health,
+// and no call fails when its server drains.
+func TestBalancer_FirstAddressDrains(t *testing.T) {
+	t.Parallel()
+	port, hosts := kittest.FreePort(), kittest.Loopbacks(t, 2)
+	first := start(t, join(hosts[0], port), 0, echo.Echo{})
+	start(t, join(hosts[1], port), 0, echo.Echo{})
+	names.Set("first-drains.test", hosts[0])
+	conn := newClient(t, "dns:///first-drains.test:"+port, grpcclient.Options{})
+	require.NoError(t, say(t.Context(), conn).err)
+	names.Set("first-drains.test", hosts...)
+	require.Eventually(t, func() bool { return len(countByHost(t, conn, 10)) == 2 }, time.Minute, 100*time.Millisecond, "the name is looked up again")
+
+	var ended atomic.Bool
+	var callers sync.WaitGroup
+	defer callers.Wait()
+	defer ended.Store(true)
+	for range 50 {
+		callers.Go(func() {
+			for !ended.Load() {
+				assert.NoError(t, say(t.Context(), conn).err)
+			}
+		})
+	}
+	first.health.Drain()
+	assert.NoError(t, first.Shutdown(t.Context()))
+	kittest.Eventually(t, func() bool { return countByHost(t, conn, 10)[hosts[0]] == 0 }, "no call reaches the stopped server")
+}

@@ -194,8 +194,8 @@ func (s *Server) Serve() error {
 	return nil
 }
 
-// StartDraining does nothing: clients watch gRPC health, which is NOT_SERVING
-// while the process drains.
+// StartDraining does nothing: clients that balance calls watch gRPC health, which is
+// NOT_SERVING while the process drains. The others get GOAWAY from Shutdown.
 func (s *Server) StartDraining() {}
 
 // Shutdown sends GOAWAY, ends streams and waits for calls in flight. If ctx ends
