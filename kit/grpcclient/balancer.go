@@ -13,9 +13,10 @@ import (
 const policyName = "round_robin_with_ejection"
 
 // policy is gRPC's round_robin, with two differences: package endpoint chooses the
-// endpoint of each attempt, and update in resolver.go decides whether health is watched. Plain round_robin gives a pod that hangs, or whose node has
-// vanished, its full share until its health changes or keepalive closes the
-// connection after 15 s. gRPC's own outlier_detection needs xDS.
+// endpoint of each attempt, and update in resolver.go decides whether health is
+// watched. Plain round_robin gives a pod that hangs, or whose node has vanished, its
+// full share until its health changes or keepalive closes the connection after 15 s.
+// gRPC's own outlier_detection needs xDS.
 type policy struct{}
 
 // gRPC has one registry of policies for the process, which may be changed during
@@ -25,7 +26,7 @@ func init() { balancer.Register(policy{}) } //nolint:gochecknoinits // see above
 // Name returns the name in the service config.
 func (policy) Name() string { return policyName }
 
-// Build returns the balancer that round_robin consists of, with another picker: one
+// Build returns the balancer that round_robin wraps, with another picker. It has one
 // pick_first for each endpoint, which connects, reconnects and watches health.
 func (policy) Build(cc balancer.ClientConn, o balancer.BuildOptions) balancer.Balancer {
 	b := &pickerReplacer{ClientConn: cc, endpoints: endpoint.NewSet(addrOf)}
