@@ -50,7 +50,7 @@ gateway_crds() {
 	crds=$(scripts/crds.sh gateway-api)
 	while read -r file; do files+=(--filename "$file"); done <<<"$crds"
 	kubectl apply --server-side --force-conflicts "${files[@]}" # never empty
-	kubectl wait --for=condition=Established --timeout=60s "${files[@]}"
+	kubectl wait --for=condition=Established --timeout=60s "${files[@]}" # never empty
 }
 
 istio_up() {
