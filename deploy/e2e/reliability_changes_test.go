@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -74,12 +75,22 @@ func TestReliability_PodDeleted(t *testing.T) {
 	for range byForm(r, 1, 3) {
 		pod := firstOf(c.readyPods(t, serviceB))
 		start := time.Now()
-		require.NoError(t, c.CoreV1().Pods(namespace).Delete(t.Context(), pod.Name, metav1.DeleteOptions{}))
-		c.settle(t)
+		c.replacePod(t, pod.Name)
 		r.addFact("replaced after %s", time.Since(start).Round(time.Second))
 	}
 	time.Sleep(5 * time.Second)
 	r.requireNoFailedCall(g)
+}
+
+// replacePod deletes a pod, and waits until it is gone and another is available.
+func (c *cluster) replacePod(t *testing.T, name string) {
+	t.Helper()
+	require.NoError(t, c.CoreV1().Pods(namespace).Delete(t.Context(), name, metav1.DeleteOptions{}))
+	eventually(t, time.Minute, name+" is not deleted", func(is *assert.CollectT) {
+		_, err := c.CoreV1().Pods(namespace).Get(context.Background(), name, metav1.GetOptions{})
+		assert.True(is, apierrors.IsNotFound(err), "%v", err)
+	})
+	c.settle(t)
 }
 
 // Without service-b, calls fail fast. When it has pods again, calls succeed.

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,7 +20,7 @@ import (
 // The sidecars of caller and callee together add latency, CPU time and memory to each
 // call. The same pods with and without them get the same calls, in turn.
 func TestMesh_CostOfSidecars(t *testing.T) {
-	const rounds, callsPerRound = 6, 1000
+	const rounds, callsPerRound = 8, 1000
 	c := connectMesh(t)
 	defer c.saveOnFailure(t)
 	type pair struct {
@@ -30,9 +31,18 @@ func TestMesh_CostOfSidecars(t *testing.T) {
 		cpu        map[string]time.Duration   // by transport
 	}
 	pairs := map[string]*pair{"without sidecars": {}, "with sidecars": {components: []string{"istio"}}}
-	for name, p := range pairs {
-		p.namespace = namespace + "-e2e-" + strings.Fields(name)[0]
+	for _, p := range pairs {
+		p.namespace = fmt.Sprintf("%s-e2e-%06x", namespace, rand.Uint32N(1<<24))
 		c.deployInto(t, p.namespace, p.components...)
+	}
+	for _, p := range pairs {
+		eventually(t, 3*time.Minute, "the pods of "+p.namespace+" do not become ready", func(is *assert.CollectT) {
+			for _, service := range services {
+				pods := c.podsIn(is, p.namespace, service)
+				require.Len(is, pods, 1)
+				assert.True(is, isReady(firstOf(pods)))
+			}
+		})
 		p.url = c.forward(t, p.namespace, firstOf(c.podsIn(t, p.namespace, serviceA)).Name, httpPort)
 		p.spreads, p.cpu = map[string][]spreadLatency{}, map[string]time.Duration{}
 	}
@@ -74,8 +84,7 @@ type spreadLatency struct {
 	LatencyMS struct{ P50, P99 float64 }
 }
 
-// deployInto deploys one pod of each service to a new namespace, with components, and
-// waits until they are ready.
+// deployInto deploys one pod of each service to a new namespace, with components.
 func (c *cluster) deployInto(t *testing.T, ns string, components ...string) {
 	t.Helper()
 	folder := t.TempDir()
@@ -93,16 +102,9 @@ func (c *cluster) deployInto(t *testing.T, ns string, components ...string) {
 	kustomization += "]\nreplicas: [{name: service-a, count: 1}, {name: service-b, count: 1}]\n"
 	require.NoError(t, os.Mkdir(filepath.Join(folder, "overlay"), 0o700))
 	require.NoError(t, os.WriteFile(filepath.Join(folder, "overlay", "kustomization.yaml"), []byte(kustomization), 0o600))
-	restore(t, "namespace "+ns, func(ctx context.Context) error { return c.deleteNamespace(ctx, ns) })
+	restore(t, "namespace "+ns, func(ctx context.Context) error { return c.CoreV1().Namespaces().Delete(ctx, ns, metav1.DeleteOptions{}) })
 	_, err = c.apply(t.Context(), c.renderFolder(t, filepath.Join(folder, "overlay")))
 	require.NoError(t, err)
-	eventually(t, 3*time.Minute, "the pods of "+ns+" do not become ready", func(is *assert.CollectT) {
-		for _, service := range services {
-			pods := c.podsIn(is, ns, service)
-			require.Len(is, pods, 1)
-			assert.True(is, isReady(firstOf(pods)))
-		}
-	})
 }
 
 // podsIn is pods for another namespace.
