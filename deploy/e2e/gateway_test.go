@@ -41,7 +41,7 @@ func TestGateway_ServesServiceA(t *testing.T) {
 // outlives every usual timeout: Envoy's of 15 s, our route's of 30 s, and the 60 s of
 // other proxies.
 func TestGateway_StreamIsNotCut(t *testing.T) {
-	const length, interval = 75 * time.Second, 200 * time.Millisecond
+	const length, interval = 65 * time.Second, 200 * time.Millisecond
 	c := connectMesh(t)
 	defer c.saveOnFailure(t)
 	stream := load.Follow(c.url + "/api/stream?interval=" + interval.String())

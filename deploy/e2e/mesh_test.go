@@ -190,10 +190,13 @@ func TestMesh_VirtualIPLosesNoCall(t *testing.T) {
 	c = connectBusy(t)
 	defer c.saveOnFailure(t)
 	pods := sortedKeys(c.readyPods(t, serviceB))
-	got, err := load.GetSpread(c.forward(t, namespace, firstOf(c.readyPods(t, serviceA)).Name, httpPort), "grpc", spreadCalls)
-	require.NoError(t, err)
-	assert.ElementsMatch(t, pods, sortedKeys(got.Pods))
-	t.Logf("spread by the sidecar: %v", got.Pods)
+	url := c.forward(t, namespace, firstOf(c.readyPods(t, serviceA)).Name, httpPort)
+	eventually(t, time.Minute, "the sidecar does not spread the calls", func(is *assert.CollectT) {
+		got, err := load.GetSpread(url, "grpc", spreadCalls)
+		require.NoError(is, err)
+		assert.ElementsMatch(is, pods, sortedKeys(got.Pods))
+		t.Logf("spread by the sidecar: %v", got.Pods)
+	})
 
 	g := c.startBusyLoad(t)
 	c.replacePod(t, pods[0])
@@ -208,13 +211,14 @@ func TestMesh_VirtualIPLosesNoCall(t *testing.T) {
 // the test.
 func (c *cluster) useTarget(t *testing.T, target string) {
 	t.Helper()
-	patch := func(ctx context.Context, value string) error {
-		body := fmt.Sprintf(`{"spec":{"template":{"spec":{"containers":[{"name":%q,"env":[{"name":"SERVICE_B_GRPC_TARGET",%s}]}]}}}}`, serviceA, value)
+	minReady := c.deployment(t, serviceA).Spec.MinReadySeconds
+	patch := func(ctx context.Context, value string, minReady int32) error {
+		body := fmt.Sprintf(`{"spec":{"minReadySeconds":%d,"template":{"spec":{"containers":[{"name":%q,"env":[{"name":"SERVICE_B_GRPC_TARGET",%s}]}]}}}}`,
+			minReady, serviceA, value)
 		_, err := c.AppsV1().Deployments(namespace).Patch(ctx, serviceA, types.StrategicMergePatchType, []byte(body), metav1.PatchOptions{})
 		return err
 	}
-	t.Cleanup(func() { c.settle(t) })
-	restore(t, "target of service-a", func(ctx context.Context) error { return patch(ctx, `"$patch":"delete"`) })
-	require.NoError(t, patch(t.Context(), fmt.Sprintf(`"value":%q`, target)))
+	restore(t, "target of service-a", func(ctx context.Context) error { return patch(ctx, `"$patch":"delete"`, minReady) })
+	require.NoError(t, patch(t.Context(), fmt.Sprintf(`"value":%q`, target), 0))
 	c.settle(t)
 }
