@@ -18,22 +18,29 @@ import (
 )
 
 // The sidecars of caller and callee together add latency, CPU time and memory to each
-// call. The same pods with and without them get the same calls, in turn.
+// call. The same pods without them, with them, and with gRPC's target on the virtual IP get
+// the same calls, in turn.
 func TestMesh_CostOfSidecars(t *testing.T) {
 	const rounds, callsPerRound = 8, 1000
 	c := connectMesh(t)
 	defer c.saveOnFailure(t)
 	type pair struct {
-		components []string
-		url        string // of service-a
-		namespace  string
-		spreads    map[string][]spreadLatency // by transport
-		cpu        map[string]time.Duration   // by transport
+		name      string
+		component string
+		target    string // of gRPC, if it is not the headless name
+		url       string // of service-a
+		namespace string
+		spreads   map[string][]spreadLatency // by transport
+		cpu       map[string]time.Duration   // by transport
 	}
-	pairs := map[string]*pair{"without sidecars": {}, "with sidecars": {components: []string{"istio"}}}
+	pairs := []*pair{
+		{name: "without sidecars"},
+		{name: "with sidecars", component: "istio"},
+		{name: "with sidecars, through the virtual IP", component: "istio", target: fmt.Sprintf("dns:///%s:%d", serviceB, grpcPort)},
+	}
 	for _, p := range pairs {
 		p.namespace = fmt.Sprintf("%s-e2e-%06x", namespace, rand.Uint32N(1<<24))
-		c.deployInto(t, p.namespace, p.components...)
+		c.deployInto(t, p.namespace, p.component, p.target)
 	}
 	for _, p := range pairs {
 		eventually(t, 3*time.Minute, "the pods of "+p.namespace+" do not become ready", func(is *assert.CollectT) {
@@ -62,18 +69,18 @@ func TestMesh_CostOfSidecars(t *testing.T) {
 		}
 	}
 	for _, via := range transports {
-		for name, p := range pairs {
+		for _, p := range pairs {
 			// The best of the rounds: others include what else the machine did.
 			best := func(of func(spreadLatency) float64) float64 {
 				return of(slices.MinFunc(p.spreads[via], func(a, b spreadLatency) int { return int(1000 * (of(a) - of(b))) }))
 			}
-			t.Logf("%s, %s: p50 %.2f ms, p99 %.2f ms, %d ms of CPU time for 1,000 calls", via, name,
+			t.Logf("%s, %s: p50 %.2f ms, p99 %.2f ms, %d ms of CPU time for 1,000 calls", via, p.name,
 				best(func(s spreadLatency) float64 { return s.LatencyMS.P50 }),
 				best(func(s spreadLatency) float64 { return s.LatencyMS.P99 }),
 				p.cpu[via].Milliseconds()*1000/(rounds*callsPerRound))
 		}
 	}
-	for container, used := range c.usageOf(t, pairs["with sidecars"].namespace) {
+	for container, used := range c.usageOf(t, pairs[1].namespace) {
 		t.Logf("memory of %s: %d MiB", container, used.memory>>20)
 	}
 }
@@ -84,8 +91,9 @@ type spreadLatency struct {
 	LatencyMS struct{ P50, P99 float64 }
 }
 
-// deployInto deploys one pod of each service to a new namespace, with components.
-func (c *cluster) deployInto(t *testing.T, ns string, components ...string) {
+// deployInto deploys one pod of each service to a new namespace, with a component and
+// another target of service-a's gRPC unless they are empty.
+func (c *cluster) deployInto(t *testing.T, ns, component, target string) {
 	t.Helper()
 	folder := t.TempDir()
 	for _, name := range []string{"base", "components"} {
@@ -95,14 +103,19 @@ func (c *cluster) deployInto(t *testing.T, ns string, components ...string) {
 	text, err := os.ReadFile(base)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(base, []byte(strings.Replace(string(text), "\nnamespace: "+namespace, "\nnamespace: "+ns, 1)), 0o600))
-	kustomization := fmt.Sprintf("resources: [../base]\nlabels: [{pairs: {%s: \"true\"}}]\ncomponents: [", testLabel)
-	for _, name := range components {
-		kustomization += "../components/" + name + ","
+	kustomization := fmt.Sprintf("resources: [../base]\nlabels: [{pairs: {%s: \"true\"}}]\n"+
+		"replicas: [{name: %s, count: 1}, {name: %s, count: 1}]\n", testLabel, serviceA, serviceB)
+	if component != "" {
+		kustomization += fmt.Sprintf("components: [../components/%s]\n", component)
 	}
-	kustomization += "]\nreplicas: [{name: service-a, count: 1}, {name: service-b, count: 1}]\n"
+	if target != "" {
+		kustomization += fmt.Sprintf("configMapGenerator: [{name: %s, behavior: merge, literals: [SERVICE_B_GRPC_TARGET=%s]}]\n", serviceA, target)
+	}
 	require.NoError(t, os.Mkdir(filepath.Join(folder, "overlay"), 0o700))
 	require.NoError(t, os.WriteFile(filepath.Join(folder, "overlay", "kustomization.yaml"), []byte(kustomization), 0o600))
-	restore(t, "namespace "+ns, func(ctx context.Context) error { return c.CoreV1().Namespaces().Delete(ctx, ns, metav1.DeleteOptions{}) })
+	restore(t, "namespace "+ns, func(ctx context.Context) error {
+		return c.CoreV1().Namespaces().Delete(ctx, ns, metav1.DeleteOptions{})
+	})
 	_, err = c.apply(t.Context(), c.renderFolder(t, filepath.Join(folder, "overlay")))
 	require.NoError(t, err)
 }
