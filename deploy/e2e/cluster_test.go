@@ -210,6 +210,7 @@ func (c *cluster) deleteLeftovers(ctx context.Context) error {
 	return errors.Join(append(failures,
 		c.CoreV1().Pods(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, leftovers),
 		c.CoreV1().ConfigMaps(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, leftovers),
+		c.CoreV1().Secrets(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, leftovers),
 		c.NetworkingV1().NetworkPolicies(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, leftovers),
 		c.AutoscalingV2().HorizontalPodAutoscalers(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, leftovers),
 	)...)

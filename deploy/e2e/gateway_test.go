@@ -2,8 +2,17 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
 	"io"
+	"math/big"
 	"net/http"
 	"strings"
 	"testing"
@@ -12,6 +21,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"example.com/tandem/deploy/e2e/load"
 )
@@ -78,6 +88,91 @@ func TestGateway_ForgedHeadersAreHandled(t *testing.T) {
 	require.Equal(t, http.StatusOK, status)
 	assert.Regexp(t, `^[0-9a-f]{32}$`, got.Call.TraceID)
 	assert.NotEqual(t, traceID, got.Call.TraceID)
+}
+
+// With the components gateway/tls and gateway/grpc, the gateway serves HTTPS, redirects
+// HTTP, and passes calls of service-b's own gRPC service on, but not those of others.
+func TestGateway_ServesHTTPSAndGRPC(t *testing.T) {
+	c := connectMesh(t)
+	defer c.saveOnFailure(t)
+	original := c.render(t, "kind-istio")
+	changed := c.renderNew(t, copyManifests(t), "resources: [../kind-istio]\n"+
+		"components: [../../components/gateway/tls, ../../components/gateway/grpc, ../../components/gateway/grpc/istio]\n")
+	certificate, key := selfSigned(t, "localhost")
+	secret, err := c.CoreV1().Secrets(namespace).Create(t.Context(), &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: "gateway-tls", Labels: map[string]string{testLabel: "true"}},
+		Type:       corev1.SecretTypeTLS,
+		Data:       map[string][]byte{corev1.TLSCertKey: certificate, corev1.TLSPrivateKeyKey: key},
+	}, metav1.CreateOptions{})
+	require.NoError(t, err)
+	restore(t, "gateway", func(ctx context.Context) error {
+		_, applyErr := c.apply(ctx, original)
+		_, _, deleteErr := c.kubectl(ctx, "", "--namespace", namespace, "delete", "--ignore-not-found", "httproute/https-redirect", "grpcroute/service-b")
+		return errors.Join(applyErr, deleteErr, c.CoreV1().Secrets(namespace).Delete(ctx, secret.Name, metav1.DeleteOptions{}))
+	})
+	_, err = c.apply(t.Context(), changed)
+	require.NoError(t, err)
+
+	pods, err := c.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{LabelSelector: "gateway.networking.k8s.io/gateway-name=gateway"})
+	require.NoError(t, err)
+	require.NotEmpty(t, pods.Items)
+	forward := func(port int) string { return c.forward(t, namespace, pods.Items[0].Name, port) }
+
+	roots := x509.NewCertPool()
+	require.True(t, roots.AppendCertsFromPEM(certificate))
+	client := &http.Client{
+		Timeout:       reachTimeout,
+		Transport:     &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: "localhost"}},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	secure := strings.Replace(forward(443), "http:", "https:", 1)
+	eventually(t, time.Minute, "the gateway does not serve HTTPS", func(is *assert.CollectT) {
+		resp, err := client.Get(secure + "/api/data?via=grpc")
+		require.NoError(is, err)
+		assert.NoError(is, resp.Body.Close())
+		assert.Equal(is, http.StatusOK, resp.StatusCode)
+		resp, err = client.Get(c.url + "/api/data")
+		require.NoError(is, err)
+		assert.NoError(is, resp.Body.Close())
+		assert.Equal(is, http.StatusMovedPermanently, resp.StatusCode)
+		assert.Regexp(is, "^https://.*/api/data$", resp.Header.Get("Location"))
+	})
+
+	plain := &http.Client{Timeout: reachTimeout, Transport: &http.Transport{Protocols: new(http.Protocols)}}
+	plain.Transport.(*http.Transport).Protocols.SetUnencryptedHTTP2(true)
+	grpcStatus := func(is require.TestingT, url, method string) string {
+		// The body is one empty message: a byte for compression, and four for the length.
+		req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, url+method, bytes.NewReader(make([]byte, 5)))
+		require.NoError(is, err)
+		req.Header = http.Header{"Content-Type": {"application/grpc"}, "Te": {"trailers"}}
+		resp, err := plain.Do(req)
+		require.NoError(is, err)
+		defer resp.Body.Close() //nolint:errcheck // read to its end
+		_, err = io.ReadAll(resp.Body)
+		require.NoError(is, err)
+		return cmp.Or(resp.Trailer.Get("Grpc-Status"), resp.Header.Get("Grpc-Status"), resp.Status)
+	}
+	url := forward(grpcPort)
+	eventually(t, time.Minute, "the gateway does not pass gRPC on", func(is *assert.CollectT) {
+		assert.Equal(is, "0", grpcStatus(is, url, "/data.v1.DataService/GetData"))
+	})
+	assert.NotEqual(t, "0", grpcStatus(t, url, "/grpc.health.v1.Health/Check"))
+}
+
+// selfSigned returns a certificate for a host, and its key, as PEM.
+func selfSigned(t *testing.T, host string) (certificate, key []byte) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), DNSNames: []string{host}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	require.NoError(t, err)
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
+	require.NoError(t, err)
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
 }
 
 // logLine returns the latest line that a pod of a service has logged with this text.

@@ -95,29 +95,44 @@ type spreadLatency struct {
 // another target of service-a's gRPC unless they are empty.
 func (c *cluster) deployInto(t *testing.T, ns, component, target string) {
 	t.Helper()
-	folder := t.TempDir()
-	for _, name := range []string{"base", "components"} {
-		require.NoError(t, os.CopyFS(filepath.Join(folder, name), os.DirFS(filepath.Join("..", name))))
-	}
+	folder := copyManifests(t)
 	base := filepath.Join(folder, "base", "kustomization.yaml")
 	text, err := os.ReadFile(base)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(base, []byte(strings.Replace(string(text), "\nnamespace: "+namespace, "\nnamespace: "+ns, 1)), 0o600))
-	kustomization := fmt.Sprintf("resources: [../base]\nlabels: [{pairs: {%s: \"true\"}}]\n"+
+	kustomization := fmt.Sprintf("resources: [../../base]\nlabels: [{pairs: {%s: \"true\"}}]\n"+
 		"replicas: [{name: %s, count: 1}, {name: %s, count: 1}]\n", testLabel, serviceA, serviceB)
 	if component != "" {
-		kustomization += fmt.Sprintf("components: [../components/%s]\n", component)
+		kustomization += fmt.Sprintf("components: [../../components/%s]\n", component)
 	}
 	if target != "" {
 		kustomization += fmt.Sprintf("configMapGenerator: [{name: %s, behavior: merge, literals: [SERVICE_B_GRPC_TARGET=%s]}]\n", serviceA, target)
 	}
-	require.NoError(t, os.Mkdir(filepath.Join(folder, "overlay"), 0o700))
-	require.NoError(t, os.WriteFile(filepath.Join(folder, "overlay", "kustomization.yaml"), []byte(kustomization), 0o600))
 	restore(t, "namespace "+ns, func(ctx context.Context) error {
 		return c.CoreV1().Namespaces().Delete(ctx, ns, metav1.DeleteOptions{})
 	})
-	_, err = c.apply(t.Context(), c.renderFolder(t, filepath.Join(folder, "overlay")))
+	_, err = c.apply(t.Context(), c.renderNew(t, folder, kustomization))
 	require.NoError(t, err)
+}
+
+// copyManifests copies the manifests to a temporary folder.
+func copyManifests(t *testing.T) (folder string) {
+	t.Helper()
+	folder = t.TempDir()
+	for _, name := range []string{"base", "components", "overlays"} {
+		require.NoError(t, os.CopyFS(filepath.Join(folder, name), os.DirFS(filepath.Join("..", name))))
+	}
+	return folder
+}
+
+// renderNew is render for an overlay that is not in deploy/overlays. folder is a copy of
+// the manifests.
+func (c *cluster) renderNew(t *testing.T, folder, kustomization string) string {
+	t.Helper()
+	overlay := filepath.Join(folder, "overlays", "new")
+	require.NoError(t, os.Mkdir(overlay, 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(overlay, "kustomization.yaml"), []byte(kustomization), 0o600))
+	return c.renderFolder(t, overlay)
 }
 
 // podsIn is pods for another namespace.
