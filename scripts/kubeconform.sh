@@ -13,7 +13,8 @@ readonly conflicts=(
 readonly combinations=(
 	"faults metrics autoscaling linkerd load-balancer load-balancer/internal cross-namespace"
 	"gateway gateway/tls"
-	"faults metrics autoscaling istio gateway gateway/tls gateway/grpc gateway/grpc/istio cross-namespace istio/cross-namespace"
+	"istio gateway gateway/tls gateway/grpc gateway/grpc/istio"
+	"faults metrics autoscaling istio gateway gateway/tls cross-namespace istio/cross-namespace"
 )
 
 case ${1-} in
@@ -100,7 +101,8 @@ render() {
 	done
 }
 
-# list_sets: sets sets to each component, each pair, and the combinations; a set is the names with a space between.
+# list_sets: fills the array sets with each component, each pair without a conflict, and the combinations. A set is the names
+# with a space between.
 list_sets() {
 	local names=() folder first second i j
 	for folder in deploy/components/*/; do
@@ -163,8 +165,9 @@ check_renamed() {
 	local left
 	left=$(awk -v old="$3" '
 		/^kind:/ { kind = $2 }
-		$NF == "set-by-kustomize" { print kind ":" $0 }
-		$NF == old && !/app.kubernetes.io\/part-of:/ && !(kind == "PodMonitor" && /^  name:/) { print kind ":" $0 }
+		{ value = $NF; sub(/\/.*/, "", value) } # an identity of Istio is NAMESPACE/SERVICEACCOUNT
+		value == "set-by-kustomize" { print kind ":" $0 }
+		value == old && !/app.kubernetes.io\/part-of:/ && !(kind == "PodMonitor" && /^  name:/) { print kind ":" $0 }
 	' "$2")
 	if [[ -n $left ]]; then report "$1: deploy/base/kustomization.yaml does not set this namespace: $left"; fi
 }

@@ -13,11 +13,12 @@ help() {
 usage: scripts/mesh.sh gateway-crds|istio-up
 
   gateway-crds  install the custom resources of Gateway API
-  istio-up      install them and Istio $istio, which overlays/kind-istio needs,
+  istio-up      install these and Istio $istio, which overlays/kind-istio needs,
                 and wait until both work
 
-Both act on the kind cluster, and may be repeated. gateway-crds needs Go, which
-downloads the module sigs.k8s.io/gateway-api; istio-up also needs istioctl.
+Both act on the kind cluster, and may be repeated. Both need kubectl and Go,
+which downloads the module sigs.k8s.io/gateway-api. istio-up also needs istioctl,
+and kind if ISTIO_IMAGES is set.
 
 Environment, with defaults:
   KIND_CLUSTER  tandem                  name of the cluster
@@ -61,6 +62,7 @@ istio_up() {
 	if [[ $version != "$istio" ]]; then say "istioctl is $version; tested with $istio"; fi
 	gateway_crds # first: istiod looks for them when it starts
 	if [[ -n ${ISTIO_IMAGES-} ]]; then
+		need kind
 		say "loading the images of Istio"
 		# shellcheck disable=SC2086 # one word for each image
 		kind load docker-image --name "$cluster" $ISTIO_IMAGES
@@ -79,12 +81,7 @@ case ${1-} in
 	gateway-crds | istio-up)
 		(($# == 1)) || fail "$1 takes no arguments; see --help"
 		need kubectl "$GO"
-		if [[ $1 == istio-up ]]; then
-			need kind
-			istio_up
-		else
-			gateway_crds
-		fi
+		"${1//-/_}"
 		;;
 	-h | --help) help ;;
 	*)

@@ -1,7 +1,11 @@
 package e2e
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"testing"
 	"time"
 
@@ -86,6 +90,22 @@ func requireNoFailedCall(t *testing.T, g *load.Generator) {
 		assert.Empty(t, f.Failed, failureMessage(g, via))
 		require.Positive(t, f.Calls, via)
 	}
+}
+
+// getJSON sends a GET request and decodes its response. It returns the status.
+func getJSON(t require.TestingT, url string, header http.Header, into any) int {
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, url, nil)
+	require.NoError(t, err)
+	if header != nil {
+		req.Header = header
+	}
+	resp, err := (&http.Client{Timeout: reachTimeout}).Do(req)
+	require.NoError(t, err)
+	defer resp.Body.Close() //nolint:errcheck // read to its end
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(body, into), "%s: %s", resp.Status, body)
+	return resp.StatusCode
 }
 
 // summary describes the calls of a load of batches.

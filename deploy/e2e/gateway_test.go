@@ -47,9 +47,9 @@ func TestGateway_ServesServiceA(t *testing.T) {
 	}
 }
 
-// Server-sent events pass the gateway and the sidecars one by one, and the stream
-// outlives every usual timeout: Envoy's of 15 s, our route's of 30 s, and the 60 s of
-// other proxies.
+// Server-sent events pass the gateway and the sidecars one by one. The stream lasts longer
+// than Envoy's default route timeout (15 s), the HTTPRoute's (30 s), and the 60 s of other
+// proxies.
 func TestGateway_StreamIsNotCut(t *testing.T) {
 	const length, interval = 65 * time.Second, 200 * time.Millisecond
 	c := connectMesh(t)
@@ -65,8 +65,9 @@ func TestGateway_StreamIsNotCut(t *testing.T) {
 	t.Logf("in %s: %d events, the longest time between two was %s", length, stats.Events, stats.Gap.Round(time.Millisecond))
 }
 
-// The gateway appends the client's address to X-Forwarded-For, and removes headers that
-// it does not set itself. service-a logs the header, and trusts none of it.
+// The gateway appends the client's address to X-Forwarded-For, and service-a logs the
+// header. A client's trace goes on through both services; a malformed traceparent is
+// replaced.
 func TestGateway_ForgedHeadersAreHandled(t *testing.T) {
 	const forged, traceID = "203.0.113.9", "4bf92f3577b34da6a3ce929d0e0e4736"
 	c := connectMesh(t)
@@ -175,7 +176,7 @@ func selfSigned(t *testing.T, host string) (certificate, key []byte) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
 }
 
-// logLine returns the latest line that a pod of a service has logged with this text.
+// logLine returns a line with this text that a pod of a service logged in the last minute.
 func (c *cluster) logLine(t *testing.T, service, text string) (found string) {
 	t.Helper()
 	eventually(t, 30*time.Second, service+" logs no line with "+text, func(is *assert.CollectT) {

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -13,12 +14,10 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// The sidecars of caller and callee together add latency, CPU time and memory to each
-// call. The same pods without them, with them, and with gRPC's target on the virtual IP get
+// Sidecars add latency and CPU time to each call, and memory to each pod. The same pods without them, with them, and with gRPC's target on the virtual IP get
 // the same calls, in turn.
 func TestMesh_CostOfSidecars(t *testing.T) {
 	const rounds, callsPerRound = 8, 1000
@@ -70,9 +69,9 @@ func TestMesh_CostOfSidecars(t *testing.T) {
 	}
 	for _, via := range transports {
 		for _, p := range pairs {
-			// The best of the rounds: others include what else the machine did.
+			// The minimum of the rounds, for each percentile: a mean would include other load.
 			best := func(of func(spreadLatency) float64) float64 {
-				return of(slices.MinFunc(p.spreads[via], func(a, b spreadLatency) int { return int(1000 * (of(a) - of(b))) }))
+				return of(slices.MinFunc(p.spreads[via], func(a, b spreadLatency) int { return cmp.Compare(of(a), of(b)) }))
 			}
 			t.Logf("%s, %s: p50 %.2f ms, p99 %.2f ms, %d ms of CPU time for 1,000 calls", via, p.name,
 				best(func(s spreadLatency) float64 { return s.LatencyMS.P50 }),
@@ -113,37 +112,6 @@ func (c *cluster) deployInto(t *testing.T, ns, component, target string) {
 	})
 	_, err = c.apply(t.Context(), c.renderNew(t, folder, kustomization))
 	require.NoError(t, err)
-}
-
-// copyManifests copies the manifests to a temporary folder.
-func copyManifests(t *testing.T) (folder string) {
-	t.Helper()
-	folder = t.TempDir()
-	for _, name := range []string{"base", "components", "overlays"} {
-		require.NoError(t, os.CopyFS(filepath.Join(folder, name), os.DirFS(filepath.Join("..", name))))
-	}
-	return folder
-}
-
-// renderNew is render for an overlay that is not in deploy/overlays. folder is a copy of
-// the manifests.
-func (c *cluster) renderNew(t *testing.T, folder, kustomization string) string {
-	t.Helper()
-	overlay := filepath.Join(folder, "overlays", "new")
-	require.NoError(t, os.Mkdir(overlay, 0o700))
-	require.NoError(t, os.WriteFile(filepath.Join(overlay, "kustomization.yaml"), []byte(kustomization), 0o600))
-	return c.renderFolder(t, overlay)
-}
-
-// podsIn is pods for another namespace.
-func (c *cluster) podsIn(t tester, ns, service string) map[string]corev1.Pod {
-	list, err := c.CoreV1().Pods(ns).List(context.Background(), metav1.ListOptions{LabelSelector: nameLabel + "=" + service})
-	require.NoError(t, err)
-	out := map[string]corev1.Pod{}
-	for _, p := range list.Items {
-		out[p.Name] = p
-	}
-	return out
 }
 
 // usage is what a container has used.

@@ -77,6 +77,17 @@ func (c *cluster) pods(t tester, service string) map[string]corev1.Pod {
 	return out
 }
 
+// podsIn is pods for another namespace.
+func (c *cluster) podsIn(t tester, ns, service string) map[string]corev1.Pod {
+	list, err := c.CoreV1().Pods(ns).List(context.Background(), metav1.ListOptions{LabelSelector: nameLabel + "=" + service})
+	require.NoError(t, err)
+	out := map[string]corev1.Pod{}
+	for _, p := range list.Items {
+		out[p.Name] = p
+	}
+	return out
+}
+
 // readyPods returns the pods of a service that are ready and not terminating.
 func (c *cluster) readyPods(t tester, service string) map[string]corev1.Pod {
 	out := c.pods(t, service)

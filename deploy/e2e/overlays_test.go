@@ -38,6 +38,26 @@ func (c *cluster) renderFolder(t *testing.T, folder string) string {
 	return text
 }
 
+// copyManifests copies the manifests to a temporary folder.
+func copyManifests(t *testing.T) (folder string) {
+	t.Helper()
+	folder = t.TempDir()
+	for _, name := range []string{"base", "components", "overlays"} {
+		require.NoError(t, os.CopyFS(filepath.Join(folder, name), os.DirFS(filepath.Join("..", name))))
+	}
+	return folder
+}
+
+// renderNew is render for an overlay that is not in deploy/overlays. folder is a copy of
+// the manifests.
+func (c *cluster) renderNew(t *testing.T, folder, kustomization string) string {
+	t.Helper()
+	overlay := filepath.Join(folder, "overlays", "new")
+	require.NoError(t, os.Mkdir(overlay, 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(overlay, "kustomization.yaml"), []byte(kustomization), 0o600))
+	return c.renderFolder(t, overlay)
+}
+
 func parse(t *testing.T, manifests string) (objects []unstructured.Unstructured) {
 	t.Helper()
 	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewBufferString(manifests), 4096)

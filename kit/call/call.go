@@ -159,7 +159,7 @@ func isBroken(err error) bool {
 	return false
 }
 
-// Balancer is who chooses the pod that serves a call.
+// Balancer says who chooses the pod that serves a call.
 type Balancer string
 
 // The balancers.
@@ -167,8 +167,8 @@ const (
 	// BalancedByClient means that the name has several addresses, usually one for each
 	// pod, and the client chooses one of them for each attempt.
 	BalancedByClient Balancer = "client"
-	// BalancedByNetwork means that the name has a single address. Behind it is a
-	// ClusterIP, where kube-proxy or a sidecar chooses, or a single pod.
+	// BalancedByNetwork means that the name has a single address: a ClusterIP, for which
+	// kube-proxy or a sidecar chooses the pod, or the address of a single pod.
 	BalancedByNetwork Balancer = "network"
 )
 

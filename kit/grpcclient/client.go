@@ -12,7 +12,8 @@
 //	call.go        unary: sets the deadline; package retry makes up to three attempts
 //	idempotent.go  decides whether the method may be retried
 //	picker.go      Pick: gRPC calls it for each attempt to choose the endpoint
-//	outcome.go     what the status means for a retry, and for the endpoint
+//	outcome.go     corrects a status that a proxy caused; what the status means for a
+//	               retry, and for the endpoint
 //	connstate.go   classify: why no server was reached, as a call.Class
 //	call.go        unary: fills in call.Record: the server's address, the attempts
 //

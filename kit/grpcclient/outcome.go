@@ -15,6 +15,41 @@ import (
 	"example.com/tandem/kit/retry"
 )
 
+// deniedWatch matches the status of a call that found no usable server because every
+// server refused the health watch. Proxies of a mesh do so for a caller that no policy
+// allows. gRPC reports the watch's status only as text.
+var deniedWatch = regexp.MustCompile(`received health check RPC error: rpc error: code = (PermissionDenied|Unauthenticated) desc = (.*)`)
+
+// resetStream begins gRPC's message for a stream that the peer reset. Only the reset
+// codes that gRPC maps to INTERNAL, such as INTERNAL_ERROR, concern fromProxy.
+const resetStream = "stream terminated by RST_STREAM"
+
+// fromProxy returns err, the status of an attempt, with another code if a proxy between
+// the client and the server caused it: PERMISSION_DENIED or UNAUTHENTICATED for a denied
+// health watch, and UNAVAILABLE for a stream that the proxy reset because its own
+// connection to the server broke.
+func fromProxy(err error) error {
+	s := status.Convert(err)
+	switch s.Code() {
+	case codes.Internal:
+		if strings.HasPrefix(s.Message(), resetStream) {
+			return status.Error(codes.Unavailable, s.Message())
+		}
+	case codes.Unavailable:
+		denied := deniedWatch.FindStringSubmatch(s.Message())
+		if denied == nil {
+			break
+		}
+		code := codes.PermissionDenied
+		if denied[1] == codes.Unauthenticated.String() {
+			code = codes.Unauthenticated
+		}
+		return status.Error(code, denied[2])
+	default:
+	}
+	return err
+}
+
 // outcomeOf returns what err, the status of an attempt, says about its endpoint.
 func outcomeOf(err error, took time.Duration) endpoint.Outcome {
 	switch status.Code(err) {
@@ -54,41 +89,6 @@ func (c *connState) resultOf(err error, reached, alone bool) retry.Result {
 		// 0: the duration matters for DEADLINE_EXCEEDED only, which has a case above.
 		return retry.Result{OK: outcomeOf(err, 0) == endpoint.Responded}
 	}
-}
-
-// deniedWatch matches the status of a call while no server may be used because each
-// refuses the health watch, as the proxies of a mesh do for a caller that no policy
-// allows. gRPC passes the watch's own status on as text only.
-var deniedWatch = regexp.MustCompile(`received health check RPC error: rpc error: code = (PermissionDenied|Unauthenticated) desc = (.*)`)
-
-// resetStream begins the message of the status INTERNAL with which gRPC reports that the
-// peer reset a stream. An error that the server reports has a message of its own.
-const resetStream = "stream terminated by RST_STREAM"
-
-// fromProxy returns err, the status of an attempt, with another code if a proxy between
-// the client and the server caused it: PERMISSION_DENIED or UNAUTHENTICATED for a denied
-// health watch, and UNAVAILABLE for a stream that the proxy reset because its own
-// connection to the server broke.
-func fromProxy(err error) error {
-	s := status.Convert(err)
-	switch s.Code() {
-	case codes.Internal:
-		if strings.HasPrefix(s.Message(), resetStream) {
-			return status.Error(codes.Unavailable, s.Message())
-		}
-	case codes.Unavailable:
-		denied := deniedWatch.FindStringSubmatch(s.Message())
-		if denied == nil {
-			break
-		}
-		code := codes.PermissionDenied
-		if denied[1] == codes.Unauthenticated.String() {
-			code = codes.Unauthenticated
-		}
-		return status.Error(code, denied[2])
-	default:
-	}
-	return err
 }
 
 // retryDelay returns the server's RetryInfo, or 0 if it sent none.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -46,16 +45,7 @@ func startProxy(t *testing.T, backends ...string) *proxy {
 		t.Cleanup(func() { assert.NoError(t, conn.Close()) })
 		p.backends = append(p.backends, conn)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	p.addr = l.Addr().String()
-	s := grpc.NewServer(grpc.UnknownServiceHandler(p.forward), grpc.ForceServerCodec(frame{}))
-	served := make(chan error, 1)
-	go func() { served <- s.Serve(l) }()
-	t.Cleanup(func() {
-		s.Stop()
-		assert.NoError(t, <-served)
-	})
+	p.addr = serve(t, "127.0.0.1:0", grpc.UnknownServiceHandler(p.forward), grpc.ForceServerCodec(frame{}))
 	return p
 }
 

@@ -93,9 +93,8 @@ func logAndMeasure(log *slog.Logger, metrics prometheus.Registerer, mustClose fu
 					slog.String("from", telemetry.Truncate(r.RemoteAddr)),
 				}
 				if entries := r.Header["X-Forwarded-For"]; len(entries) > 0 {
-					// The gateway appends the last entry. TruncateStart keeps it, however long the
-					// header that the client sent.
-					attrs = append(attrs, slog.String("forwarded_for", telemetry.TruncateStart(strings.Join(entries, ", "))))
+					// Behind a gateway, the last entry is the gateway's. Tail keeps it.
+					attrs = append(attrs, slog.String("forwarded_for", telemetry.Tail(strings.Join(entries, ", "))))
 				}
 				log.LogAttrs(r.Context(), levelOf(route, status), "http", attrs...)
 				if p != nil && sentPart {

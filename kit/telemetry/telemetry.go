@@ -180,6 +180,6 @@ const maxLogged = 256
 // lines, whose length a client must not determine.
 func Truncate(s string) string { return s[:min(len(s), maxLogged)] }
 
-// TruncateStart returns the last 256 bytes of s. Use it in place of Truncate where the
+// Tail returns the last 256 bytes of s. Use it in place of Truncate where the
 // end matters.
-func TruncateStart(s string) string { return s[max(0, len(s)-maxLogged):] }
+func Tail(s string) string { return s[max(0, len(s)-maxLogged):] }

@@ -19,8 +19,6 @@ import (
 	"example.com/tandem/kit/kittest"
 )
 
-// What proxies of a mesh do that servers of gRPC do not.
-
 // A proxy that denies the caller denies its health watch, too. The class of the call is
 // denied, and the call is not retried.
 func TestProxy_DeniedHealthWatch(t *testing.T) {
@@ -40,8 +38,8 @@ func TestProxy_DeniedHealthWatch(t *testing.T) {
 	}, "the class is denied")
 }
 
-// serve runs a server of gRPC without health checks at an address.
-func serve(t *testing.T, addr string, options ...grpc.ServerOption) {
+// serve runs a server of gRPC without health checks, and returns its address.
+func serve(t *testing.T, addr string, options ...grpc.ServerOption) string {
 	t.Helper()
 	l, err := net.Listen("tcp", addr)
 	require.NoError(t, err)
@@ -52,6 +50,7 @@ func serve(t *testing.T, addr string, options ...grpc.ServerOption) {
 		s.Stop()
 		assert.NoError(t, <-served)
 	})
+	return l.Addr().String()
 }
 
 // A proxy whose connection to the server breaks after the response has begun resets the
