@@ -96,6 +96,7 @@ deploy() {
 	load $images
 	# shellcheck disable=SC2086
 	render "$overlay" $images
+	check_gateway "$manifests"
 	say "applying overlays/$overlay"
 	if grep -q '^kind: HorizontalPodAutoscaler' <<<"$manifests"; then keep_replicas "$manifests"; fi
 	# --server-side: the API server merges, and records which manager set each field. --force-conflicts: the manifests
@@ -107,9 +108,20 @@ deploy() {
 		fail "it does not run; the pods, the last warnings, and the last log lines of containers that ended are above"
 	fi
 	if grep -q '^kind: Gateway$' <<<"$manifests"; then
-		kubectl wait --for=condition=Programmed gateway --all --all-namespaces --timeout=120s
+		kubectl wait --for=condition=Programmed gateway --selector "$part_of" --all-namespaces --timeout=120s ||
+			fail "the gateway does not run; kubectl describe gateway says why"
 	fi
 	print_addresses
+}
+
+# check_gateway MANIFESTS: a Gateway of overlays/kind-istio keeps the NodePort that other overlays need.
+check_gateway() {
+	local gateways
+	if grep -q '^kind: Gateway$' <<<"$1"; then return; fi
+	gateways=$(kubectl get gateways --selector "$part_of" --all-namespaces --output name 2>/dev/null) || return 0 # no such kind
+	if [[ -n $gateways ]]; then
+		fail "the cluster is in a mesh, behind a gateway; for this overlay, first run make kind-down kind-up"
+	fi
 }
 
 load() { # load IMAGE...

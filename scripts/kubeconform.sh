@@ -7,6 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly conflicts=(
 	istio+linkerd
 	gateway+load-balancer # each sets who may connect to service-a
+	istio+cross-namespace # without istio/cross-namespace, service-b would be outside the mesh
 	istio+load-balancer   # its clients have no certificates, and the mesh resets their connections
 )
 # Combinations of more than two components.

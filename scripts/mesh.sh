@@ -59,6 +59,7 @@ istio_up() {
 	type -P istioctl >/dev/null ||
 		fail "istioctl is not on PATH; install $istio: curl -L https://istio.io/downloadIstio | ISTIO_VERSION=$istio sh -"
 	version=$(istioctl version --remote=false --short)
+	version=${version##* } # after "client version:"
 	if [[ $version != "$istio" ]]; then say "istioctl is $version; tested with $istio"; fi
 	gateway_crds # first: istiod looks for them when it starts
 	if [[ -n ${ISTIO_IMAGES-} ]]; then
@@ -73,7 +74,7 @@ istio_up() {
 	# A pod that starts on a node before the plugin does gets no sidecar rules.
 	kubectl --namespace istio-system rollout status daemonset/istio-cni-node --timeout=180s
 	say "waiting for the GatewayClass istio"
-	kubectl wait --for=condition=Accepted --timeout=60s gatewayclass/istio
+	kubectl wait --for=create --for=condition=Accepted --timeout=60s gatewayclass/istio
 	say "ready; next: make deploy OVERLAY=kind-istio"
 }
 

@@ -157,6 +157,17 @@ func (c *cluster) prepare(ctx context.Context) error {
 			return fmt.Errorf("the cluster of context %s does not respond: run make kind-up deploy (%w)", c.context, err)
 		}
 	}
+	meshed, err := c.isMeshed(ctx)
+	if err != nil {
+		return err
+	}
+	if meshed {
+		busyLatency = busyLatencyInMesh
+		// Of TestGateway_ServesHTTPSAndGRPC, if it was killed.
+		if _, _, err := c.kubectl(ctx, "", "--namespace", namespace, "delete", "--ignore-not-found", "httproute/https-redirect", "grpcroute/service-b"); err != nil {
+			return err
+		}
+	}
 	if err := c.deleteLeftovers(ctx); err != nil {
 		return fmt.Errorf("delete what an earlier run has left: %w", err)
 	}

@@ -19,6 +19,7 @@ func TestCrossNamespace_ReachesAllPods(t *testing.T) {
 	const otherNamespace = "tandem-b"
 	c := connect(t)
 	defer c.saveOnFailure(t)
+	c.requireNoMesh(t)
 	original := c.render(t, "kind")
 	changed := c.render(t, "kind-cross-namespace")
 

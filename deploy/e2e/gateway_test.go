@@ -14,6 +14,7 @@ import (
 	"io"
 	"math/big"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -116,8 +117,10 @@ func TestGateway_ServesHTTPSAndGRPC(t *testing.T) {
 
 	pods, err := c.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{LabelSelector: "gateway.networking.k8s.io/gateway-name=gateway"})
 	require.NoError(t, err)
-	require.NotEmpty(t, pods.Items)
-	forward := func(port int) string { return c.forward(t, namespace, pods.Items[0].Name, port) }
+	ready := slices.DeleteFunc(pods.Items, func(p corev1.Pod) bool { return !isReady(p) })
+	require.NotEmpty(t, ready)
+	// A forwarded port cannot be used again after a connection to it was refused.
+	forward := func(port int) string { return c.forward(t, namespace, ready[0].Name, port) }
 
 	roots := x509.NewCertPool()
 	require.True(t, roots.AppendCertsFromPEM(certificate))
@@ -126,8 +129,8 @@ func TestGateway_ServesHTTPSAndGRPC(t *testing.T) {
 		Transport:     &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: "localhost"}},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	secure := strings.Replace(forward(443), "http:", "https:", 1)
 	eventually(t, time.Minute, "the gateway does not serve HTTPS", func(is *assert.CollectT) {
+		secure := strings.Replace(forward(443), "http:", "https:", 1)
 		resp, err := client.Get(secure + "/api/data?via=grpc")
 		require.NoError(is, err)
 		assert.NoError(is, resp.Body.Close())
@@ -153,8 +156,9 @@ func TestGateway_ServesHTTPSAndGRPC(t *testing.T) {
 		require.NoError(is, err)
 		return cmp.Or(resp.Trailer.Get("Grpc-Status"), resp.Header.Get("Grpc-Status"), resp.Status)
 	}
-	url := forward(grpcPort)
+	var url string
 	eventually(t, time.Minute, "the gateway does not pass gRPC on", func(is *assert.CollectT) {
+		url = forward(grpcPort)
 		assert.Equal(is, "0", grpcStatus(is, url, "/data.v1.DataService/GetData"))
 	})
 	assert.NotEqual(t, "0", grpcStatus(t, url, "/grpc.health.v1.Health/Check"))

@@ -29,6 +29,7 @@ func TestLoadBalancer_ReachedFromOutside(t *testing.T) {
 	c := connect(t)
 	defer c.saveOnFailure(t)
 	c.requireKind(t)
+	c.requireNoMesh(t)
 	original := c.render(t, "kind")
 	changed := c.render(t, "kind-load-balancer")
 	restore(t, "overlay kind", func(ctx context.Context) error {

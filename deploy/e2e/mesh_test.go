@@ -31,12 +31,31 @@ func connectMesh(t *testing.T) *cluster {
 	t.Helper()
 	c, err := open(t.Context())
 	require.NoError(t, err)
-	ns, err := c.CoreV1().Namespaces().Get(t.Context(), namespace, metav1.GetOptions{})
+	meshed, err := c.isMeshed(t.Context())
 	require.NoError(t, err)
-	if ns.Labels[injectionLabel] != "enabled" {
+	if !meshed {
 		t.Skip("namespace " + namespace + " is not in a mesh: run make istio-up deploy OVERLAY=kind-istio")
 	}
 	return connect(t)
+}
+
+// requireNoMesh skips a test that applies overlays of a cluster without a mesh.
+func (c *cluster) requireNoMesh(t *testing.T) {
+	t.Helper()
+	meshed, err := c.isMeshed(t.Context())
+	require.NoError(t, err)
+	if meshed {
+		t.Skip("it would apply overlays/kind, and the cluster runs overlays/kind-istio")
+	}
+}
+
+// isMeshed reports whether new pods of the services get sidecars.
+func (c *cluster) isMeshed(ctx context.Context) (bool, error) {
+	ns, err := c.CoreV1().Namespaces().Get(ctx, namespace, metav1.GetOptions{})
+	if err != nil {
+		return false, err
+	}
+	return ns.Labels[injectionLabel] == "enabled", nil
 }
 
 // The connection of a caller without a sidecar is reset, and a caller in the mesh with

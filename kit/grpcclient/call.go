@@ -33,7 +33,8 @@ func (i *interceptors) unary(ctx context.Context, method string, req, reply any,
 		attempts++
 		a := &attempt{avoid: avoid}
 		server = peer.Peer{} // gRPC does not reset it if the attempt reaches no server
-		err = fromProxy(invoke(withAttempt(ctx, a), method, req, reply, cc, opts...))
+		err = invoke(withAttempt(ctx, a), method, req, reply, cc, opts...)
+		err = fromProxy(err, server.Addr != nil)
 		avoid = a.picked.Addr()
 		return i.conn.resultOf(err, server.Addr != nil, a.picked.Alone())
 	})

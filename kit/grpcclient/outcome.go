@@ -2,7 +2,6 @@ package grpcclient
 
 import (
 	"regexp"
-	"strings"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -15,29 +14,29 @@ import (
 	"example.com/tandem/kit/retry"
 )
 
-// deniedWatch matches the status of a call that found no usable server because every
-// server refused the health watch. Proxies of a mesh do so for a caller that no policy
-// allows. gRPC reports the watch's status only as text.
+// deniedWatch matches the status of a call that found no usable server because a server
+// refused the health watch. Proxies of a mesh do so for a caller that no policy allows.
+// gRPC reports the watch's status only as text.
 var deniedWatch = regexp.MustCompile(`received health check RPC error: rpc error: code = (PermissionDenied|Unauthenticated) desc = (.*)`)
 
-// resetStream begins gRPC's message for a stream that the peer reset. Only the reset
-// codes that gRPC maps to INTERNAL, such as INTERNAL_ERROR, concern fromProxy.
-const resetStream = "stream terminated by RST_STREAM"
+// resetStream matches gRPC's message for a stream that the peer reset in one of the ways
+// in which proxies do. gRPC maps them to INTERNAL and CANCELED.
+var resetStream = regexp.MustCompile(`^stream terminated by RST_STREAM with error code: (INTERNAL_ERROR|CANCEL)$`)
 
 // fromProxy returns err, the status of an attempt, with another code if a proxy between
 // the client and the server caused it: PERMISSION_DENIED or UNAUTHENTICATED for a denied
 // health watch, and UNAVAILABLE for a stream that the proxy reset because its own
-// connection to the server broke.
-func fromProxy(err error) error {
+// connection to the server broke. reached says whether a server was reached.
+func fromProxy(err error, reached bool) error {
 	s := status.Convert(err)
 	switch s.Code() {
-	case codes.Internal:
-		if strings.HasPrefix(s.Message(), resetStream) {
+	case codes.Internal, codes.Canceled:
+		if resetStream.MatchString(s.Message()) {
 			return status.Error(codes.Unavailable, s.Message())
 		}
 	case codes.Unavailable:
 		denied := deniedWatch.FindStringSubmatch(s.Message())
-		if denied == nil {
+		if denied == nil || reached { // a server may have sent such a text itself
 			break
 		}
 		code := codes.PermissionDenied

@@ -38,6 +38,18 @@ func TestProxy_DeniedHealthWatch(t *testing.T) {
 	}, "the class is denied")
 }
 
+// The same texts from the server itself keep its code.
+func TestProxy_ServersTextIsNoProxy(t *testing.T) {
+	const text = "received health check RPC error: rpc error: code = PermissionDenied desc = of a database"
+	addr := serve(t, "127.0.0.1:0", grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error {
+		return status.Error(codes.Unavailable, text)
+	}))
+	conn := newClient(t, "dns:///"+addr, grpcclient.Options{Timeout: 10 * time.Second})
+	r := say(t.Context(), conn)
+	assert.Equal(t, call.Unavailable, r.class, "%v", r.err)
+	assert.Equal(t, 3, r.Attempts)
+}
+
 // serve runs a server of gRPC without health checks, and returns its address.
 func serve(t *testing.T, addr string, options ...grpc.ServerOption) string {
 	t.Helper()

@@ -21,7 +21,7 @@ func (i *interceptors) stream(ctx context.Context, desc *grpc.StreamDesc, cc *gr
 	a := &attempt{stream: true}
 	s, err := open(withAttempt(ctx, a), desc, cc, method, opts...)
 	if err != nil {
-		err = i.conn.classify(withCause(ctx, fromProxy(err)), false)
+		err = i.conn.classify(withCause(ctx, fromProxy(err, false)), false)
 		i.calls.Add(i.host, "grpc", call.ClassOf(err))
 		return nil, err
 	}
@@ -56,7 +56,7 @@ func (s *countedStream) RecvMsg(m any) error {
 	class := call.OK
 	if err != nil && !errors.Is(err, io.EOF) {
 		_, reached := peer.FromContext(s.Context())
-		err = s.conn.classify(withCause(s.ctx, fromProxy(err)), reached)
+		err = s.conn.classify(withCause(s.ctx, fromProxy(err, reached)), reached)
 		class = call.ClassOf(err)
 	}
 	s.stopAfterFunc()
