@@ -16,7 +16,7 @@ e2e: bin/kustomize ## run the tests on the cluster to which make deploy deployed
 	cd deploy/e2e && GOWORK=off $(GO) test -count=1 -v -timeout 60m $(if $(RUN),-run '$(RUN)') .
 
 e2e-istio: ## run the tests of the mesh and the gateway, after make istio-up and make deploy OVERLAY=kind-istio
-	@$(MAKE) --no-print-directory e2e RUN='$(or $(RUN),$(IN_MESH))'
+	@TANDEM_E2E_MESH=1 $(MAKE) --no-print-directory e2e RUN='$(or $(RUN),$(IN_MESH))'
 
 chaos: ## run the rows of docs/reliability.md: over an hour, or FORM=short for 20 minutes; DOC=docs/reliability.md writes its table
 	@$(GO) run ./deploy/e2e/chaos $(if $(RUN),-run '$(RUN)') $(if $(filter short,$(FORM)),-short) $(if $(DOC),-doc '$(DOC)')

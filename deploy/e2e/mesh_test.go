@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -25,8 +26,8 @@ const (
 	proxyContainer = "istio-proxy"
 )
 
-// connectMesh is connect for the tests of overlays/kind-istio. It skips the test if the
-// services have no sidecars.
+// connectMesh is connect for the tests of overlays/kind-istio. If the services have no
+// sidecars, it skips the test or, with TANDEM_E2E_MESH (make e2e-istio), fails it.
 func connectMesh(t *testing.T) *cluster {
 	t.Helper()
 	c, err := open(t.Context())
@@ -34,7 +35,9 @@ func connectMesh(t *testing.T) *cluster {
 	meshed, err := c.isMeshed(t.Context())
 	require.NoError(t, err)
 	if !meshed {
-		t.Skip("namespace " + namespace + " is not in a mesh: run make istio-up deploy OVERLAY=kind-istio")
+		const advice = "namespace " + namespace + " is not in a mesh: run make istio-up deploy OVERLAY=kind-istio"
+		require.Empty(t, os.Getenv("TANDEM_E2E_MESH"), advice)
+		t.Skip(advice)
 	}
 	return connect(t)
 }
