@@ -74,9 +74,14 @@ func TestReliability_ContainerKilled(t *testing.T) {
 	r.requireNoFailedCall(g)
 }
 
-// failedPerHang is how many calls over each transport may fail when a pod stops
-// responding with 50 calls in flight.
-const failedPerHang = 3
+// failedPerHang is how many calls may fail when one pod of three stops responding with
+// 50 calls in flight. gRPC retries at another pod. HTTP retries on a connection that has
+// served, or on a new one, which leads to any pod. If the machine is so busy that no
+// connection is idle, each of the 17 calls at the pod fails with a probability of 1/9: two
+// on average, and more than 8 once in 37,000 times.
+var failedPerHang = map[string]int{"http": 8, "grpc": 3}
+
+var fewFail = fmt.Sprintf("at most %d calls fail over HTTP and %d over gRPC", failedPerHang["http"], failedPerHang["grpc"])
 
 const hangLimits = "An attempt without a response is retried when half of the call's time has passed. Behind a virtual IP, the pod of the next connection is random, so all attempts of a call can reach the same pod until that pod is no longer ready. gRPC knows the pods and ejects the one that hangs."
 
@@ -85,7 +90,7 @@ const hangLimits = "An attempt without a response is retried when half of the ca
 func TestReliability_ContainerHangs(t *testing.T) {
 	const stop = 20 * time.Second
 	r := newRow(t, 16, "a service-b container stopped with SIGSTOP for 20 s: it accepts connections but never responds",
-		fmt.Sprintf("at most %d failed calls per stop over each transport; no call takes longer than its deadline", failedPerHang))
+		fewFail+", for each stop; no call takes longer than its deadline")
 	c := connectBusy(t)
 	c.requireKind(t)
 	defer c.saveOnFailure(t)
@@ -117,7 +122,7 @@ func TestReliability_ContainerHangs(t *testing.T) {
 	g.Stop()
 	for _, via := range transports {
 		f := r.addFigures(g.Figures(via, "", 0, end))
-		assert.LessOrEqual(t, f.TotalFailed(), failedPerHang*stops, "%s: %v", via, g.Examples())
+		assert.LessOrEqual(t, f.TotalFailed(), failedPerHang[via]*stops, "%s: %v", via, g.Examples())
 	}
 	r.requireWithinDeadline(g, deadline)
 	r.Limits = hangLimits
@@ -295,7 +300,7 @@ func callsByOutcome(t *testing.T, admins []string) map[string]map[string]float64
 // ejected.
 func TestReliability_PodSlow(t *testing.T) {
 	r := newRow(t, 9, "one of three service-b pods takes 5 s for each call",
-		fmt.Sprintf("no call takes longer than its deadline, and at most %d fail over each transport; at most the pod's share of the calls is slow, and fewer after 5 s", failedPerHang))
+		"no call takes longer than its deadline, and "+fewFail+"; at most the pod's share of the calls is slow, and fewer after 5 s")
 	c := connectBusy(t)
 	defer c.saveOnFailure(t)
 	deadline := c.callTimeout(t)
@@ -325,7 +330,7 @@ func TestReliability_PodSlow(t *testing.T) {
 			assert.LessOrEqual(t, got, period.share, "%s, %s", via, period.name)
 			failed += f.TotalFailed()
 		}
-		assert.LessOrEqual(t, failed, failedPerHang, "%s: slow attempts should be retried at another pod: %v", via, g.Examples())
+		assert.LessOrEqual(t, failed, failedPerHang[via], "%s: slow attempts should be retried at another pod: %v", via, g.Examples())
 	}
 	r.requireWithinDeadline(g, deadline)
 	r.Limits = hangLimits
