@@ -17,8 +17,9 @@ import (
 
 var (
 	// busyLoad has 50 calls in flight over each transport, as service-b takes
-	// busyLatency for each and the callers make no pause.
-	busyLoad = load.Spec{Callers: 50}
+	// busyLatency for each and the callers make no pause. They start one after the other: a
+	// hundred TLS handshakes of sidecars at once would occupy the machine for a second.
+	busyLoad = load.Spec{Callers: 50, Ramp: 2 * time.Second}
 	// steadyLoad is up to 150 calls a second: enough to meet every moment of a change,
 	// and little beside what the change itself costs a machine that runs all nodes.
 	steadyLoad = load.Spec{Callers: 2, Batch: 16, Pause: 400 * time.Millisecond}
@@ -41,6 +42,7 @@ func (c *cluster) startLoad(t *testing.T, spec load.Spec) *load.Generator {
 func (c *cluster) startBusyLoad(t *testing.T) *load.Generator {
 	t.Helper()
 	g := c.startLoad(t, busyLoad)
+	time.Sleep(busyLoad.Ramp)
 	awaitSuccess(t, g)
 	return g
 }

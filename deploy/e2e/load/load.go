@@ -28,6 +28,9 @@ type Spec struct {
 	// Pause is the time between two requests of a caller in a closed loop. A slow
 	// cluster then gets less load. By default there is none, except after a failure.
 	Pause time.Duration
+	// Ramp is the time over which the callers of a closed loop start. By default all start
+	// at once, and open their connections at the same moment.
+	Ramp time.Duration
 	// Batch is the number of calls that service-a makes for one request, of
 	// /api/spread. Each batch has a connection of its own, and so may reach another pod
 	// of service-a. By default a request is one call, of /api/data, and connections are
@@ -96,8 +99,8 @@ func Start(url string, spec Spec) *Generator {
 			g.workers.Go(func() { g.openLoop(via) })
 			continue
 		}
-		for range spec.Callers {
-			g.workers.Go(func() { g.closedLoop(via) })
+		for i := range spec.Callers {
+			g.workers.Go(func() { g.closedLoop(via, spec.Ramp*time.Duration(i)/time.Duration(spec.Callers)) })
 		}
 	}
 	g.workers.Go(g.watchStalls)
@@ -111,7 +114,11 @@ func (g *Generator) Stop() {
 	g.client.CloseIdleConnections()
 }
 
-func (g *Generator) closedLoop(via string) {
+func (g *Generator) closedLoop(via string, delay time.Duration) {
+	select {
+	case <-g.stopped:
+	case <-time.After(delay):
+	}
 	for g.running() {
 		pause := g.spec.Pause
 		if !g.request(via) && pause == 0 {
