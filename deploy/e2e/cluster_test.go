@@ -162,7 +162,6 @@ func (c *cluster) prepare(ctx context.Context) error {
 		return err
 	}
 	if meshed {
-		busyLatency = busyLatencyInMesh
 		// Of TestGateway_ServesHTTPSAndGRPC, if it was killed.
 		if _, _, err := c.kubectl(ctx, "", "--namespace", namespace, "delete", "--ignore-not-found", "httproute/https-redirect", "grpcroute/service-b"); err != nil {
 			return err

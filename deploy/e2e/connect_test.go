@@ -30,12 +30,8 @@ func connectBusy(t *testing.T) *cluster {
 }
 
 // busyLatency sets how many calls a second busyLoad makes: 100 callers make 2,000,
-// which leaves some of the two cores that run all nodes. In a mesh a call passes five
-// proxies and costs about 5 ms of CPU time: there it is busyLatencyInMesh, for 250 calls.
-// (With 50 ms the machine is saturated, and a call in 20,000 exceeds its deadline.)
-var busyLatency = 50 * time.Millisecond
-
-const busyLatencyInMesh = 400 * time.Millisecond
+// which leaves some of the two cores that run all nodes.
+const busyLatency = 50 * time.Millisecond
 
 // latencyFault returns the fault of busyLatency, for FAULT and the fault switch. more is
 // added to it, such as `,"errorRate":0.3`.
