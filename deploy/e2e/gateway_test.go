@@ -185,12 +185,9 @@ func (c *cluster) logLine(t *testing.T, service, text string) (found string) {
 	t.Helper()
 	eventually(t, 30*time.Second, service+" logs no line with "+text, func(is *assert.CollectT) {
 		for _, pod := range sortedKeys(c.pods(is, service)) {
-			since := int64(60)
-			logs, err := c.CoreV1().Pods(namespace).GetLogs(pod, &corev1.PodLogOptions{Container: service, SinceSeconds: &since}).DoRaw(context.Background())
-			require.NoError(is, err)
-			for line := range bytes.Lines(logs) {
-				if bytes.Contains(line, []byte(text)) {
-					found = string(line)
+			for line := range strings.Lines(c.recentLogs(is, pod, service)) {
+				if strings.Contains(line, text) {
+					found = line
 				}
 			}
 		}

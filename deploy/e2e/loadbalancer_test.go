@@ -133,11 +133,8 @@ func (c *cluster) assignLoadBalancer(t *testing.T) {
 // loggedRequest returns the client's address and the node of the pod of service-a that
 // logged a request to the path.
 func (c *cluster) loggedRequest(t tester, path string) (from, node string) {
-	since := int64(60)
 	for name, pod := range c.readyPods(t, serviceA) {
-		logs, err := c.CoreV1().Pods(namespace).GetLogs(name, &corev1.PodLogOptions{SinceSeconds: &since}).DoRaw(context.Background())
-		require.NoError(t, err)
-		for line := range strings.Lines(string(logs)) {
+		for line := range strings.Lines(c.recentLogs(t, name, serviceA)) {
 			var entry struct{ Path, From string }
 			if json.Unmarshal([]byte(line), &entry) == nil && entry.Path == path {
 				host, _, err := net.SplitHostPort(entry.From)

@@ -66,18 +66,14 @@ func (c *cluster) discoveryTimeout(t tester) time.Duration {
 
 // pods returns the pods of a service by name, starting and terminating ones included.
 func (c *cluster) pods(t tester, service string) map[string]corev1.Pod {
-	list, err := c.CoreV1().Pods(namespace).List(context.Background(), metav1.ListOptions{LabelSelector: nameLabel + "=" + service})
-	require.NoError(t, err)
-	out := map[string]corev1.Pod{}
-	for _, p := range list.Items {
-		if p.Status.Phase != corev1.PodFailed && p.Status.Phase != corev1.PodSucceeded {
-			out[p.Name] = p
-		}
-	}
+	out := c.podsIn(t, namespace, service)
+	maps.DeleteFunc(out, func(_ string, p corev1.Pod) bool {
+		return p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded
+	})
 	return out
 }
 
-// podsIn is pods for another namespace.
+// podsIn returns all pods of a service in a namespace by name, ended ones included.
 func (c *cluster) podsIn(t tester, ns, service string) map[string]corev1.Pod {
 	list, err := c.CoreV1().Pods(ns).List(context.Background(), metav1.ListOptions{LabelSelector: nameLabel + "=" + service})
 	require.NoError(t, err)
@@ -86,6 +82,14 @@ func (c *cluster) podsIn(t tester, ns, service string) map[string]corev1.Pod {
 		out[p.Name] = p
 	}
 	return out
+}
+
+// recentLogs returns what a pod of a service logged in the last minute.
+func (c *cluster) recentLogs(t tester, pod, service string) string {
+	since := int64(60)
+	logs, err := c.CoreV1().Pods(namespace).GetLogs(pod, &corev1.PodLogOptions{Container: service, SinceSeconds: &since}).DoRaw(context.Background())
+	require.NoError(t, err)
+	return string(logs)
 }
 
 // readyPods returns the pods of a service that are ready and not terminating.
