@@ -217,17 +217,7 @@ func TestBalancer_FirstAddressDrains(t *testing.T) {
 	names.Set("first-drains.test", hosts...)
 	require.Eventually(t, func() bool { return len(countByHost(t, conn, 10)) == 2 }, time.Minute, 100*time.Millisecond, "the name is looked up again")
 
-	var ended atomic.Bool
-	var callers sync.WaitGroup
-	defer callers.Wait()
-	defer ended.Store(true)
-	for range 50 {
-		callers.Go(func() {
-			for !ended.Load() {
-				assert.NoError(t, say(t.Context(), conn).err)
-			}
-		})
-	}
+	defer keepCalling(t.Context(), conn, func(err error) { assert.NoError(t, err) })()
 	first.health.Drain()
 	assert.NoError(t, first.Shutdown(t.Context()))
 	kittest.Eventually(t, func() bool { return countByHost(t, conn, 10)[hosts[0]] == 0 }, "no call reaches the stopped server")

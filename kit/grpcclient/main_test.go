@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -106,6 +107,24 @@ func unused(t *testing.T) (host, port string) {
 }
 
 func join(host, port string) string { return net.JoinHostPort(host, port) }
+
+// keepCalling makes calls with 50 callers without pause until stop is called, and
+// passes the error of each to report.
+func keepCalling(ctx context.Context, conn *grpc.ClientConn, report func(error)) (stop func()) {
+	var ended atomic.Bool
+	var callers sync.WaitGroup
+	for range 50 {
+		callers.Go(func() {
+			for !ended.Load() {
+				report(say(ctx, conn).err)
+			}
+		})
+	}
+	return func() {
+		ended.Store(true)
+		callers.Wait()
+	}
+}
 
 // countByHost makes n calls and counts them by host. No call may fail.
 func countByHost(t *testing.T, conn *grpc.ClientConn, n int) map[string]int {

@@ -123,20 +123,12 @@ func TestProxy_LosesNoCall(t *testing.T) {
 	require.NoError(t, say(t.Context(), conn).err) // a health watch would be the proxy's first call, at the first backend
 
 	var calls, lost atomic.Int64
-	var ended atomic.Bool
-	var callers sync.WaitGroup
-	defer callers.Wait()
-	defer ended.Store(true)
-	for range 50 {
-		callers.Go(func() {
-			for !ended.Load() {
-				if err := say(t.Context(), conn).err; err != nil && lost.Add(1) == 1 {
-					t.Log("the first lost call:", err)
-				}
-				calls.Add(1)
-			}
-		})
-	}
+	defer keepCalling(t.Context(), conn, func(err error) {
+		if err != nil && lost.Add(1) == 1 {
+			t.Log("the first lost call:", err)
+		}
+		calls.Add(1)
+	})()
 	moreCalls := func() {
 		t.Helper()
 		until := calls.Load() + 1000
