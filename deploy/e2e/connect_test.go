@@ -29,9 +29,16 @@ func connectBusy(t *testing.T) *cluster {
 	return connectWith(t, latencyFault(""))
 }
 
-// busyLatency sets how many calls a second busyLoad makes: 100 callers make 2,000,
-// which leaves some of the two cores that run all nodes.
-const busyLatency = 50 * time.Millisecond
+// busyLatency sets how many calls a second busyLoad makes: 100 callers make 2,000 or, in
+// the mesh, 110. That leaves some of the two cores that run all nodes, which 350 calls a
+// second through their four proxies saturate.
+var busyLatency = 50 * time.Millisecond
+
+func init() {
+	if inMesh() {
+		busyLatency = 900 * time.Millisecond
+	}
+}
 
 // latencyFault returns the fault of busyLatency, for FAULT and the fault switch. more is
 // added to it, such as `,"errorRate":0.3`.
