@@ -12,8 +12,8 @@ IN_MESH := ^(TestMesh|TestGateway|TestHTTP|TestGRPC_Headless|TestScaling|TestRel
 
 .PHONY: e2e e2e-istio chaos
 
-e2e: bin/kustomize ## run the tests on the cluster to which make deploy deployed (RUN=TestName for some of them)
-	cd deploy/e2e && GOWORK=off $(GO) test -count=1 -v -timeout 60m $(if $(RUN),-run '$(RUN)') .
+e2e: bin/kustomize ## run the tests on the cluster to which make deploy deployed (RUN=TestName for some of them, SKIP=TestName for the others)
+	cd deploy/e2e && GOWORK=off $(GO) test -count=1 -v -timeout 60m $(if $(RUN),-run '$(RUN)') $(if $(SKIP),-skip '$(SKIP)') .
 
 e2e-istio: ## run the tests of the mesh and the gateway, after make istio-up and make deploy OVERLAY=kind-istio
 	@TANDEM_E2E_MESH=1 $(MAKE) --no-print-directory e2e RUN='$(or $(RUN),$(IN_MESH))'
