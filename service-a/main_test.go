@@ -130,7 +130,7 @@ func TestAlerts_SelectExportedMetrics(t *testing.T) {
 		selectors := selector.FindAllStringSubmatch(rule.Expression, -1)
 		assert.NotEmpty(t, selectors, rule.Alert)
 		for _, s := range selectors {
-			series := regexp.MustCompile(`(?m)^` + s[1] + `[{ ].*$`).FindAllString(scraped, -1)
+			series := regexp.MustCompile(`(?m)^`+s[1]+`[{ ].*$`).FindAllString(scraped, -1)
 			assert.NotEmpty(t, series, "%s: no metric %s", rule.Alert, s[1])
 			for _, m := range matcher.FindAllStringSubmatch(s[2], -1) {
 				label, value := m[1], m[3]
