@@ -12,10 +12,11 @@ readonly conflicts=(
 )
 # Combinations of more than two components.
 readonly combinations=(
-	"faults metrics autoscaling linkerd load-balancer load-balancer/internal cross-namespace"
+	"faults azure-monitor autoscaling linkerd load-balancer load-balancer/internal cross-namespace"
 	"gateway gateway/tls"
 	"istio gateway gateway/tls gateway/grpc gateway/grpc/istio"
-	"faults metrics autoscaling istio gateway gateway/tls cross-namespace istio/cross-namespace"
+	"azure-monitor autoscaling gateway gateway/tls gateway/aks cross-namespace"
+	"faults azure-monitor autoscaling istio gateway gateway/tls cross-namespace istio/cross-namespace"
 )
 
 case ${1-} in
@@ -28,8 +29,8 @@ case ${1-} in
 		cat <<'HELP'
 usage: scripts/kubeconform.sh [--render FOLDER]
 
-Renders deploy/base, every overlay, and on the base every component, every pair
-of components, and the combinations listed in this script. Checks that
+Renders deploy/base, every overlay, deploy/azure, and on the base every component,
+every pair of components, and the combinations listed in this script. Checks that
 
   - each object conforms to its schema in deploy/schemas. Unknown fields and
     kinds without a schema are errors
@@ -74,6 +75,8 @@ main() {
 		name=${folder#"$work"/deploy/}
 		check_manifests "$name" "$folder/rendered.yaml"
 	done
+	bin/kustomize build deploy/azure/container-insights >"$work/container-insights.yaml" || report "deploy/azure/container-insights does not render"
+	check_manifests azure/container-insights "$work/container-insights.yaml"
 
 	namespace=$(sed -n 's/^namespace: \([^ ]*\).*/\1/p' deploy/base/kustomization.yaml)
 	render "$work/renamed" another-name
