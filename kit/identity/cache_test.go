@@ -57,13 +57,12 @@ func TestCache_RenewsAndSurvivesOutage(t *testing.T) {
 
 		f.err = errors.New("down")
 		time.Sleep(time.Minute)
-		loads := 0
 		for start := time.Now(); time.Since(start) < 5*time.Minute; time.Sleep(100 * time.Millisecond) {
 			got, err := c.get(t.Context())
 			require.NoError(t, err, "the old value is usable")
 			assert.Equal(t, 2, got)
 		}
-		loads = f.n - 2
+		loads := f.n - 2
 		assert.InDelta(t, 32, loads, 3, "in 5 minutes at 1, 2, 4, 8, then every 10 s")
 
 		time.Sleep(5 * time.Minute)

@@ -32,6 +32,8 @@ var (
 	// ErrUnavailable means that the issuer's keys cannot be loaded, so that the token
 	// cannot be checked. A retry may help.
 	ErrUnavailable = errors.New("the bearer token cannot be checked now")
+	// ErrExpired is the cause with which the context of a stream ends at Caller.Expiry.
+	ErrExpired = errors.New("the bearer token has expired; open the stream again")
 )
 
 // Caller is who calls, as a verified token says.

@@ -47,7 +47,7 @@ type keySet struct {
 
 // VerifySignature returns the payload of a token that a key of the issuer signed.
 func (k *keySet) VerifySignature(ctx context.Context, token string) ([]byte, error) {
-	signed, err := jose.ParseSigned(token, algorithms)
+	signed, err := jose.ParseSignedCompact(token, algorithms)
 	if err != nil {
 		return nil, err
 	}

@@ -153,10 +153,10 @@ func TestFromEntra_RenewsWithNewAssertion(t *testing.T) {
 	_, err := s.Authorization(t.Context())
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(file, []byte("second"), 0o600))
-	require.Eventually(t, func() bool {
+	kittest.Eventually(t, func() bool {
 		_, err := s.Authorization(t.Context())
 		return err == nil && e.exchanges.Load() > 1
-	}, time.Minute, 50*time.Millisecond)
+	}, "no second exchange")
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	assert.Equal(t, []string{"second"}, e.forms[1]["client_assertion"])
