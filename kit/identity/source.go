@@ -17,6 +17,7 @@ import (
 	"golang.org/x/oauth2/clientcredentials"
 
 	"example.com/tandem/kit/call"
+	"example.com/tandem/kit/config"
 	"example.com/tandem/kit/telemetry"
 )
 
@@ -76,13 +77,26 @@ func readToken(path string) (token, error) {
 	return read, nil
 }
 
-// Workload is what AKS's workload identity gives a pod, in variables of these names.
+// Workload holds the settings of a workload identity, which AKS sets in a pod.
 type Workload struct {
-	ClientID      string // AZURE_CLIENT_ID
-	TenantID      string // AZURE_TENANT_ID
-	TokenFile     string // AZURE_FEDERATED_TOKEN_FILE: a projected ServiceAccount token
-	AuthorityHost string // AZURE_AUTHORITY_HOST, such as https://login.microsoftonline.com/
+	ClientID      string  `env:"AZURE_CLIENT_ID" help:"client id of the workload identity; AKS sets this and the next three"`
+	TenantID      string  `env:"AZURE_TENANT_ID" help:"its tenant"`
+	TokenFile     string  `env:"AZURE_FEDERATED_TOKEN_FILE" help:"file of the pod's token, which Entra exchanges"`
+	AuthorityHost url.URL `env:"AZURE_AUTHORITY_HOST" envDefault:"https://login.microsoftonline.com/" help:"URL of Entra"`
 }
+
+// Complete reports whether the pod has a workload identity.
+func (w Workload) Complete() bool { return w.ClientID != "" && w.TenantID != "" && w.TokenFile != "" }
+
+// Validate returns an error if the pod's token would be sent to Entra unencrypted.
+func (w Workload) Validate() error {
+	if w.AuthorityHost.Scheme != "https" || w.AuthorityHost.Hostname() == "" {
+		return config.Invalid("AZURE_AUTHORITY_HOST", w.AuthorityHost.Redacted(), "want https://HOST/")
+	}
+	return nil
+}
+
+var errIncomplete = errors.New("AZURE_CLIENT_ID, AZURE_TENANT_ID or AZURE_FEDERATED_TOKEN_FILE is not set: AKS has given this pod no workload identity")
 
 // FromEntra returns a source of Entra's tokens for a scope, such as
 // api://service-b/.default. Entra gives them in exchange for the pod's token.
@@ -97,13 +111,16 @@ func FromEntra(w Workload, scope string, tel *telemetry.Telemetry) *Source {
 
 // exchange gets a token from Entra.
 func (w Workload) exchange(ctx context.Context, scope string) (token, error) {
+	if !w.Complete() {
+		return token{}, errIncomplete
+	}
 	assertion, err := os.ReadFile(w.TokenFile) // each time: kubelet renews it
 	if err != nil {
 		return token{}, fmt.Errorf("read the federated token file: %w", err)
 	}
-	config := clientcredentials.Config{
+	request := clientcredentials.Config{
 		ClientID:  w.ClientID,
-		TokenURL:  strings.TrimSuffix(w.AuthorityHost, "/") + "/" + url.PathEscape(w.TenantID) + "/oauth2/v2.0/token",
+		TokenURL:  w.AuthorityHost.JoinPath(w.TenantID, "oauth2/v2.0/token").String(),
 		Scopes:    []string{scope},
 		AuthStyle: oauth2.AuthStyleInParams,
 		EndpointParams: url.Values{
@@ -111,17 +128,17 @@ func (w Workload) exchange(ctx context.Context, scope string) (token, error) {
 			"client_assertion":      {strings.TrimSpace(string(assertion))},
 		},
 	}
-	got, err := config.Token(ctx)
+	got, err := request.Token(ctx)
 	if refused, ok := errors.AsType[*oauth2.RetrieveError](err); ok {
 		// Not the response's body, which may be anything.
 		return token{}, fmt.Errorf("get a token for %s from %s: status %d: %s: %s",
-			scope, config.TokenURL, refused.Response.StatusCode, telemetry.Truncate(refused.ErrorCode), telemetry.Truncate(refused.ErrorDescription))
+			scope, request.TokenURL, refused.Response.StatusCode, telemetry.Truncate(refused.ErrorCode), telemetry.Truncate(refused.ErrorDescription))
 	}
 	if err != nil {
 		return token{}, fmt.Errorf("get a token for %s: %w", scope, err)
 	}
 	if got.Expiry.IsZero() {
-		return token{}, fmt.Errorf("get a token for %s from %s: the response has no expires_in", scope, config.TokenURL)
+		return token{}, fmt.Errorf("get a token for %s from %s: the response has no expires_in", scope, request.TokenURL)
 	}
 	return token{got.AccessToken, got.Expiry}, nil
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"sync"
@@ -71,7 +72,7 @@ func TestSource_NilSendsNothing(t *testing.T) {
 
 // entra is the token endpoint of Entra on loopback.
 type entra struct {
-	url       string
+	url       url.URL
 	exchanges atomic.Int64
 	respond   atomic.Pointer[func(http.ResponseWriter)]
 	mu        sync.Mutex
@@ -92,7 +93,9 @@ func newEntra(t *testing.T) *entra {
 		(*e.respond.Load())(w)
 	}))
 	t.Cleanup(server.Close)
-	e.url = server.URL + "/"
+	u, err := url.Parse(server.URL)
+	require.NoError(t, err)
+	e.url = *u
 	e.expiresIn(3600)
 	return e
 }
@@ -169,13 +172,13 @@ func TestFromEntra_FailureMakesNoStorm(t *testing.T) {
 		status       int
 		body, reason string
 	}{
-		"refused":      {401, `{"error":"invalid_client","error_description":"AADSTS70021: no matching identity"}`, "AADSTS70021"},
-		"redirected":   {307, "", "307"},
-		"down":         {503, "secret", "503"},
-		"no lifetime":  {200, `{"access_token":"secret"}`, "expires_in"},
-		"not JSON":     {200, "hello", "parse"},
-		"short-lived":  {200, `{"access_token":"secret","expires_in":5}`, "expired"},
-		"without body": {200, "{}", "access_token"},
+		"refused":     {401, `{"error":"invalid_client","error_description":"AADSTS70021: no matching identity"}`, "AADSTS70021"},
+		"redirected":  {307, "", "307"},
+		"down":        {503, "secret", "503"},
+		"no lifetime": {200, `{"access_token":"secret"}`, "expires_in"},
+		"not JSON":    {200, "hello", "parse"},
+		"short-lived": {200, `{"access_token":"secret","expires_in":5}`, "expired"},
+		"empty":       {200, "{}", "access_token"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := newEntra(t)
@@ -209,4 +212,11 @@ func TestFromEntra_EndsWithItsContext(t *testing.T) {
 	close(release)
 	_, err = s.Authorization(t.Context()) // waits for the load, so that it does not outlive the test
 	require.Error(t, err)
+}
+
+// A pod without a workload identity is told so.
+func TestFromEntra_NeedsWorkloadIdentity(t *testing.T) {
+	s := identity.FromEntra(identity.Workload{}, "s", kittest.Telemetry(t, io.Discard))
+	_, err := s.HealthCheck(t.Context())
+	require.ErrorContains(t, err, "AZURE_CLIENT_ID")
 }
