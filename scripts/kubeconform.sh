@@ -12,11 +12,11 @@ readonly conflicts=(
 )
 # Combinations of more than two components.
 readonly combinations=(
-	"faults azure-monitor autoscaling linkerd load-balancer load-balancer/internal cross-namespace"
+	"faults azure-monitor autoscaling entra workload-identity linkerd load-balancer load-balancer/internal cross-namespace"
 	"gateway gateway/tls"
 	"istio gateway gateway/tls gateway/grpc gateway/grpc/istio"
-	"azure-monitor autoscaling gateway gateway/tls gateway/aks cross-namespace"
-	"faults azure-monitor autoscaling istio gateway gateway/tls cross-namespace istio/cross-namespace"
+	"azure-monitor autoscaling workload-identity gateway gateway/tls gateway/aks cross-namespace"
+	"faults azure-monitor autoscaling entra workload-identity istio gateway gateway/tls cross-namespace istio/cross-namespace"
 )
 
 case ${1-} in
@@ -169,7 +169,8 @@ check_renamed() {
 	local left
 	left=$(awk -v old="$3" '
 		/^kind:/ { kind = $2 }
-		{ value = $NF; sub(/\/.*/, "", value) } # an identity of Istio is NAMESPACE/SERVICEACCOUNT
+		# An identity of Istio is NAMESPACE/SERVICEACCOUNT, the subject of a token system:serviceaccount:NAMESPACE:SERVICEACCOUNT.
+		{ value = $NF; sub(/\/.*/, "", value); sub(/^system:serviceaccount:/, "", value); sub(/:.*/, "", value) }
 		value == "set-by-kustomize" { print kind ":" $0 }
 		value == old && !/app.kubernetes.io\/part-of:/ && !(kind == "PodMonitor" && /^  name:/) { print kind ":" $0 }
 	' "$2")

@@ -3,7 +3,9 @@ package main
 import (
 	"example.com/tandem/kit/config"
 	"example.com/tandem/kit/grpcclient"
+	"example.com/tandem/kit/health"
 	"example.com/tandem/kit/httpclient"
+	"example.com/tandem/kit/identity"
 	"example.com/tandem/kit/telemetry"
 	"example.com/tandem/service-a/internal/backend"
 )
@@ -12,6 +14,7 @@ import (
 type clients struct {
 	http  *backend.HTTP
 	grpc  *backend.GRPC
+	token *identity.Source // nil if calls do not say who calls
 	close func() error
 }
 
@@ -26,18 +29,20 @@ func newClients(cfg Config, tel *telemetry.Telemetry) (clients, error) {
 	if err != nil {
 		return clients{}, &config.Error{Msg: "SERVICE_B_CA_FILE, SERVICE_B_CERT_FILE, SERVICE_B_KEY_FILE: " + err.Error()}
 	}
-	client := httpclient.New(httpclient.Options{Timeout: cfg.CallTimeout, TLS: tls, Telemetry: tel})
+	token := newToken(cfg, tel)
+	client := httpclient.New(httpclient.Options{Timeout: cfg.CallTimeout, TLS: tls, Token: token, Telemetry: tel})
 
 	if !cfg.ServiceBGRPCTLS {
 		tls = nil // plaintext
 	}
-	conn, err := grpcclient.New(cfg.ServiceBGRPCTarget, grpcclient.Options{Timeout: cfg.CallTimeout, TLS: tls, Telemetry: tel})
+	conn, err := grpcclient.New(cfg.ServiceBGRPCTarget, grpcclient.Options{Timeout: cfg.CallTimeout, TLS: tls, Token: token, Telemetry: tel})
 	if err != nil {
 		return clients{}, config.Invalid("SERVICE_B_GRPC_TARGET", cfg.ServiceBGRPCTarget, err.Error())
 	}
 	return clients{
-		http: backend.NewHTTP(client, cfg.ServiceBHTTPURL),
-		grpc: backend.NewGRPC(conn, cfg.CallTimeout),
+		http:  backend.NewHTTP(client, cfg.ServiceBHTTPURL),
+		grpc:  backend.NewGRPC(conn, cfg.CallTimeout),
+		token: token,
 		close: func() error {
 			client.CloseIdleConnections()
 			return conn.Close()
@@ -45,7 +50,31 @@ func newClients(cfg Config, tel *telemetry.Telemetry) (clients, error) {
 	}, nil
 }
 
+// newToken returns the source of the token that says who calls, or nil.
+func newToken(cfg Config, tel *telemetry.Telemetry) *identity.Source {
+	switch {
+	case cfg.ServiceBTokenFile != "":
+		return identity.FromFile(cfg.ServiceBTokenFile, tel)
+	case cfg.ServiceBTokenScope != "":
+		return identity.FromEntra(cfg.Workload, cfg.ServiceBTokenScope, tel)
+	default:
+		return nil
+	}
+}
+
 // byTransport returns the clients by the values of ?via=.
 func (c clients) byTransport() map[string]backend.Backend {
 	return map[string]backend.Backend{"http": c.http, "grpc": c.grpc}
+}
+
+// addChecks adds service-b over each transport, and the tokens, to /health.
+func (c clients) addChecks(state *health.Health, cfg Config, tel *telemetry.Telemetry) {
+	state.Check("service-b over http", backend.HealthCheck(c.http))
+	state.Check("service-b over grpc", backend.HealthCheck(c.grpc))
+	if c.token != nil {
+		state.CheckOutput("token for service-b", c.token.HealthCheck)
+	}
+	if cfg.IdentityCheckScope != "" {
+		state.CheckOutput("workload identity", identity.FromEntra(cfg.Workload, cfg.IdentityCheckScope, tel).HealthCheck)
+	}
 }

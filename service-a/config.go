@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"example.com/tandem/kit/config"
+	"example.com/tandem/kit/identity"
 )
 
 // Config holds the settings of the service and their defaults.
@@ -22,15 +23,26 @@ type Config struct {
 	ServiceBServerName string       `env:"SERVICE_B_SERVER_NAME" help:"name in service-b's certificate; by default the host of the URL or target"`
 	ServiceBCertFile   string       `env:"SERVICE_B_CERT_FILE" help:"file of the client certificate (PEM) for service-b"`
 	ServiceBKeyFile    string       `env:"SERVICE_B_KEY_FILE" help:"file of the key (PEM) of the client certificate"`
+
+	ServiceBTokenFile  string `env:"SERVICE_B_TOKEN_FILE" help:"file of the token that says to service-b who calls, such as a projected ServiceAccount token; by default none is sent"`
+	ServiceBTokenScope string `env:"SERVICE_B_TOKEN_SCOPE" help:"instead of the file: scope of service-b at Entra, such as api://service-b/.default; needs workload identity"`
+	IdentityCheckScope string `env:"IDENTITY_CHECK_SCOPE" help:"scope for which /health gets a token by workload identity, to show that it works; sent nowhere; by default no check"`
+	identity.Workload
 }
 
 // Validate returns an error for each value that parses but is not valid.
 func (c Config) Validate() error {
-	errs := []error{c.Server.Validate(), config.Positive("CALL_TIMEOUT", c.CallTimeout)}
+	errs := []error{c.Server.Validate(), c.Workload.Validate(), config.Positive("CALL_TIMEOUT", c.CallTimeout)}
 	u := c.ServiceBHTTPURL
 	_, badPort := strconv.ParseUint(cmp.Or(u.Port(), "80"), 10, 16)
 	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || badPort != nil {
 		errs = append(errs, config.Invalid("SERVICE_B_HTTP_URL", u.Redacted(), "want http://HOST[:PORT] or https://HOST[:PORT]"))
+	}
+	if c.ServiceBTokenFile != "" && c.ServiceBTokenScope != "" {
+		errs = append(errs, config.Invalid("SERVICE_B_TOKEN_SCOPE", c.ServiceBTokenScope, "want either this or SERVICE_B_TOKEN_FILE"))
+	}
+	if c.ServiceBTokenScope != "" && !c.Complete() {
+		errs = append(errs, config.Invalid("SERVICE_B_TOKEN_SCOPE", c.ServiceBTokenScope, "want AZURE_CLIENT_ID, AZURE_TENANT_ID and AZURE_FEDERATED_TOKEN_FILE with it"))
 	}
 	return errors.Join(errs...)
 }

@@ -16,7 +16,6 @@ import (
 	"example.com/tandem/kit/limiter"
 	"example.com/tandem/kit/telemetry"
 	"example.com/tandem/service-a/internal/api"
-	"example.com/tandem/service-a/internal/backend"
 )
 
 const (
@@ -49,8 +48,7 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 	backends := serviceB.byTransport()
 
 	state := health.New(me)
-	state.Check("service-b over http", backend.HealthCheck(serviceB.http))
-	state.Check("service-b over grpc", backend.HealthCheck(serviceB.grpc))
+	serviceB.addChecks(state, cfg, tel)
 	state.Details = bool(cfg.HealthDetails)
 	faults := fault.NewSwitch(bool(cfg.Faults), state.SetNotReady)
 	faults.Set(cfg.Fault)

@@ -163,6 +163,8 @@ func TestStart_FailsOnInvalidConfiguration(t *testing.T) {
 		"SERVICE_B_HTTP_URL=http://b:99999":      `SERVICE_B_HTTP_URL="http://b:99999": want http://HOST[:PORT]`,
 		"SERVICE_B_HTTP_URL=http://u:secret@b":   `SERVICE_B_HTTP_URL="http://u:xxxxx@b": want http://HOST[:PORT]`,
 		"SERVICE_B_GRPC_TARGET=nope:///%%":       `SERVICE_B_GRPC_TARGET="nope:///%%": `,
+		"SERVICE_B_TOKEN_SCOPE=api://b/.default": `SERVICE_B_TOKEN_SCOPE="api://b/.default": want AZURE_CLIENT_ID, `,
+		"AZURE_AUTHORITY_HOST=http://entra/":     `AZURE_AUTHORITY_HOST="http://entra/": want https://HOST/`,
 		"SERVICE_B_GRPC_TARGET=dns:///service-b": `SERVICE_B_GRPC_TARGET="dns:///service-b": `,
 	} {
 		k, v, _ := strings.Cut(variable, "=")
@@ -170,4 +172,13 @@ func TestStart_FailsOnInvalidConfiguration(t *testing.T) {
 		require.ErrorContains(t, err, want)
 		assert.Equal(t, 2, lifecycle.ExitCode(err), variable)
 	}
+}
+
+// A token comes from a file or from Entra.
+func TestStart_RejectsTwoTokens(t *testing.T) {
+	t.Parallel()
+	err := run(t.Context(), nil, map[string]string{"SERVICE_B_TOKEN_FILE": "f", "SERVICE_B_TOKEN_SCOPE": "s",
+		"AZURE_CLIENT_ID": "c", "AZURE_TENANT_ID": "t", "AZURE_FEDERATED_TOKEN_FILE": "f"}, &bytes.Buffer{})
+	require.EqualError(t, err, `SERVICE_B_TOKEN_SCOPE="s": want either this or SERVICE_B_TOKEN_FILE`)
+	assert.Equal(t, 2, lifecycle.ExitCode(err))
 }

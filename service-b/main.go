@@ -49,16 +49,17 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 	faults := fault.NewSwitch(bool(cfg.Faults), state.SetNotReady)
 	faults.Set(cfg.Fault)
 	data := domain.New(me, cfg.Message)
+	callers := cfg.callers(tel)
 
 	httpSrv := httpserver.New(httpserver.Options{
 		AddrVar: "HTTP_ADDR", Addr: cfg.HTTPAddr, Telemetry: tel, Health: state, Faults: faults,
-		MaxConnectionAge: cfg.MaxConnectionAge, Limiter: limit,
+		MaxConnectionAge: cfg.MaxConnectionAge, Limiter: limit, Callers: callers,
 	})
 	httpSrv.API.Get("/api/data", httpapi.GetData(data))
 
 	grpcSrv := grpcserver.New(grpcserver.Options{
 		AddrVar: "GRPC_ADDR", Addr: cfg.GRPCAddr, Telemetry: tel, Health: state, Faults: faults,
-		MaxConnectionAge: cfg.MaxConnectionAge, Limiter: limit, Reflection: bool(cfg.Reflection),
+		MaxConnectionAge: cfg.MaxConnectionAge, Limiter: limit, Callers: callers, Reflection: bool(cfg.Reflection),
 	})
 	defer grpcSrv.Stop() // ends its goroutines if the start fails, for example on a port in use
 	datav1.RegisterDataServiceServer(grpcSrv, grpcapi.New(data))

@@ -318,3 +318,25 @@ func TestStart_FailsOnPortInUse(t *testing.T) {
 	require.ErrorContains(t, err, "GRPC_ADDR: listen tcp "+env["GRPC_ADDR"])
 	assert.Equal(t, 1, lifecycle.ExitCode(err))
 }
+
+// The settings of callers are checked together: half of them must not let everybody in.
+func TestStart_RejectsHalfOfCallers(t *testing.T) {
+	for name, c := range map[string]struct {
+		settings map[string]string
+		want     string
+	}{
+		"no issuer":     {map[string]string{"CALLER_AUDIENCE": "b"}, `CALLER_ISSUER="": want an issuer`},
+		"empty issuer":  {map[string]string{"CALLER_ISSUER": "", "CALLER_SUBJECTS": "s"}, `CALLER_ISSUER="": want an issuer`},
+		"plaintext":     {map[string]string{"CALLER_ISSUER": "http://i"}, `CALLER_ISSUER="http://i": want https://HOST[:PORT][/PATH]`},
+		"no audience":   {map[string]string{"CALLER_ISSUER": "https://i"}, `CALLER_AUDIENCE="": want an audience`},
+		"no subject":    {map[string]string{"CALLER_ISSUER": "https://i"}, `CALLER_SUBJECTS="": want one subject or more`},
+		"empty subject": {map[string]string{"CALLER_ISSUER": "https://i", "CALLER_SUBJECTS": "s,"}, `CALLER_SUBJECTS="s,": want one subject or more`},
+		"no CA":         {map[string]string{"CALLER_ISSUER": "https://i", "CALLER_ISSUER_CA_FILE": "none"}, `CALLER_ISSUER_CA_FILE="none": CA file: open none`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := run(t.Context(), nil, c.settings, &bytes.Buffer{})
+			require.ErrorContains(t, err, c.want)
+			assert.Equal(t, 2, lifecycle.ExitCode(err))
+		})
+	}
+}

@@ -60,14 +60,22 @@ func (c *cluster) allowIngressFrom(t *testing.T, from string) {
 	restore(t, "policy "+from, func(ctx context.Context) error { return policies.Delete(ctx, from, metav1.DeleteOptions{}) })
 }
 
-// startCaller starts a pod of service-a's image, with the same restrictions as
-// service-a, and waits until it is ready. label is the value of its nameLabel. Each
-// of environ is a variable, such as SERVICE_B_GRPC_TARGET=dns:///….
+// startCaller starts a pod of service-a's image and waits until it is ready; callerPod
+// describes it.
 func (c *cluster) startCaller(t *testing.T, ns, name, label string, environ ...string) {
+	t.Helper()
+	c.startPod(t, c.callerPod(t, ns, name, label, environ...))
+}
+
+// callerPod returns a pod of service-a's image, with the same restrictions as service-a.
+// label is the value of its nameLabel. Each of environ is a variable, such as
+// SERVICE_B_GRPC_TARGET=dns:///….
+func (c *cluster) callerPod(t *testing.T, ns, name, label string, environ ...string) *corev1.Pod {
 	t.Helper()
 	template := c.deployment(t, serviceA).Spec.Template.Spec
 	container := template.Containers[0]
-	container.EnvFrom = nil // the ConfigMap is in the other namespace
+	container.EnvFrom = nil      // the ConfigMap is in the other namespace
+	container.VolumeMounts = nil // the pod is not to have service-a's token
 	container.StartupProbe, container.LivenessProbe, container.Lifecycle = nil, nil, nil
 	container.ReadinessProbe.PeriodSeconds = 1
 	for _, pair := range environ {
@@ -75,18 +83,24 @@ func (c *cluster) startCaller(t *testing.T, ns, name, label string, environ ...s
 		container.Env = append(container.Env, corev1.EnvVar{Name: key, Value: value})
 	}
 	no, now := false, int64(0)
-	pods := c.CoreV1().Pods(ns)
-	_, err := pods.Create(t.Context(), &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{nameLabel: label, testLabel: "true"}},
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name, Labels: map[string]string{nameLabel: label, testLabel: "true"}},
 		Spec: corev1.PodSpec{
 			Containers: []corev1.Container{container}, SecurityContext: template.SecurityContext,
 			AutomountServiceAccountToken: &no, EnableServiceLinks: &no, TerminationGracePeriodSeconds: &now,
 		},
-	}, metav1.CreateOptions{})
+	}
+}
+
+// startPod creates a pod and waits until it is ready.
+func (c *cluster) startPod(t *testing.T, pod *corev1.Pod) {
+	t.Helper()
+	pods := c.CoreV1().Pods(pod.Namespace)
+	_, err := pods.Create(t.Context(), pod, metav1.CreateOptions{})
 	require.NoError(t, err)
-	restore(t, "pod "+name, func(ctx context.Context) error { return pods.Delete(ctx, name, metav1.DeleteOptions{}) })
-	eventually(t, 2*time.Minute, "pod "+name+" does not start", func(is *assert.CollectT) {
-		p, err := pods.Get(context.Background(), name, metav1.GetOptions{})
+	restore(t, "pod "+pod.Name, func(ctx context.Context) error { return pods.Delete(ctx, pod.Name, metav1.DeleteOptions{}) })
+	eventually(t, 2*time.Minute, "pod "+pod.Name+" does not start", func(is *assert.CollectT) {
+		p, err := pods.Get(context.Background(), pod.Name, metav1.GetOptions{})
 		require.NoError(is, err)
 		assert.NotZero(is, readySince(*p), p.Status)
 	})

@@ -29,6 +29,7 @@ const (
 	Timeout     Class = "timeout"     // the deadline passed
 	Unavailable Class = "unavailable" // the peer is overloaded, draining or unreachable, or broke the connection
 	Denied      Class = "denied"      // the peer, or a proxy in front of it, refuses this caller
+	Token       Class = "token"       // the caller has no token of its own that it could send
 	Canceled    Class = "canceled"    // the caller canceled the call
 	Other       Class = "other"       // anything else, such as a response that cannot be decoded
 )
@@ -45,7 +46,7 @@ func (c Class) HTTPStatus() int {
 	switch c {
 	case OK:
 		return http.StatusOK
-	case DNS, Refused, Unavailable:
+	case DNS, Refused, Unavailable, Token:
 		return http.StatusServiceUnavailable
 	case Timeout:
 		return http.StatusGatewayTimeout

@@ -229,6 +229,7 @@ func TestHTTPStatus_MatchesClassOfStatus(t *testing.T) {
 		call.Refused:     503,
 		call.Unavailable: 503,
 		call.Timeout:     504,
+		call.Token:       503,
 		call.Canceled:    499,
 		call.Denied:      502,
 		call.Other:       502,

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/peer"
 
 	"example.com/tandem/kit/call"
+	"example.com/tandem/kit/identity"
 	"example.com/tandem/kit/retry"
 )
 
@@ -15,6 +16,7 @@ import (
 // run once for each attempt.
 type interceptors struct {
 	timeout time.Duration
+	token   *identity.Source
 	host    string // of the target, as metric label "peer"
 	conn    *connState
 	budget  *retry.Budget
@@ -26,6 +28,10 @@ type interceptors struct {
 func (i *interceptors) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) (err error) {
 	deadline := retry.Deadline(ctx, i.timeout)
 	record := call.RecordOf(ctx)
+	if opts, err = i.authorize(ctx, deadline, opts); err != nil {
+		i.calls.Add(i.host, "grpc", call.ClassOf(err))
+		return err
+	}
 	var server peer.Peer
 	opts = append(opts, grpc.Peer(&server))
 	attempts, avoid := 0, ""

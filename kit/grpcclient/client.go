@@ -10,6 +10,7 @@
 //
 //	client.go      New makes the connection, and sets up the interceptors
 //	call.go        unary: sets the deadline; package retry makes up to three attempts
+//	token.go       authorize adds the token that says who calls
 //	idempotent.go  decides whether the method may be retried
 //	picker.go      Pick: gRPC calls it for each attempt to choose the endpoint
 //	outcome.go     corrects a status that a proxy caused; what the status means for a
@@ -38,6 +39,7 @@ import (
 	"google.golang.org/grpc/resolver"
 
 	"example.com/tandem/kit/call"
+	"example.com/tandem/kit/identity"
 	"example.com/tandem/kit/internal/lookup"
 	"example.com/tandem/kit/retry"
 	"example.com/tandem/kit/telemetry"
@@ -64,7 +66,10 @@ type Options struct {
 	MaxResponse int
 	// TLS encrypts the connections; nil means plaintext, as between pods of a
 	// cluster or in a mesh. An empty ServerName means the target's host.
-	TLS       *tls.Config
+	TLS *tls.Config
+	// Token says who calls; nil means that calls do not. A call without a token fails with
+	// class call.Token. Health watches send none.
+	Token     *identity.Source
 	Telemetry *telemetry.Telemetry
 }
 
@@ -90,7 +95,7 @@ func New(target string, o Options) (*grpc.ClientConn, error) {
 	}
 	metrics := call.Register(o.Telemetry.Metrics, middleware.NewClientMetrics(middleware.WithClientHandlingTimeHistogram()))
 	state := &connState{}
-	perCall := &interceptors{timeout: o.Timeout, conn: state, budget: retry.NewBudget(), calls: call.NewCounter(o.Telemetry.Metrics)}
+	perCall := &interceptors{timeout: o.Timeout, token: o.Token, conn: state, budget: retry.NewBudget(), calls: call.NewCounter(o.Telemetry.Metrics)}
 
 	conn, err := grpc.NewClient(target, append(traceOptions(o.Telemetry),
 		grpc.WithTransportCredentials(transport),

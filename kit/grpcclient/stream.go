@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -18,6 +19,11 @@ import (
 // stream opens a stream. A stream ends with its context and has no other
 // deadline. It is not retried: only its reader knows which messages it has.
 func (i *interceptors) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	opts, err := i.authorize(ctx, time.Now().Add(i.timeout), opts)
+	if err != nil {
+		i.calls.Add(i.host, "grpc", call.ClassOf(err))
+		return nil, err
+	}
 	a := &attempt{stream: true}
 	s, err := open(withAttempt(ctx, a), desc, cc, method, opts...)
 	if err != nil {

@@ -13,12 +13,14 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"example.com/tandem/kit/fault"
+	"example.com/tandem/kit/identity"
 	"example.com/tandem/kit/lifecycle"
 	"example.com/tandem/kit/limiter"
 	"example.com/tandem/kit/telemetry"
@@ -123,7 +125,8 @@ func codeOf(err error) codes.Code {
 }
 
 // isInternal reports whether a method is gRPC's own: health or reflection. Such
-// calls are logged at debug only, never shed, and get no injected faults.
+// calls are logged at debug only, need no token, are never shed, and get no injected
+// faults.
 func isInternal(method string) bool { return strings.HasPrefix(method, "/grpc.") }
 
 // endOnShutdown ends a stream's context when the server shuts down: a stream
@@ -146,6 +149,62 @@ type streamWithContext struct {
 }
 
 func (s *streamWithContext) Context() context.Context { return s.ctx }
+
+// authenticateUnary refuses calls without a valid token. It comes before shedUnary: a
+// stranger must not take a place from a caller.
+func authenticateUnary(callers *identity.Verifier) grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+		if callers != nil && !isInternal(info.FullMethod) {
+			if _, err := verify(ctx, callers); err != nil {
+				return nil, err
+			}
+		}
+		return next(ctx, req)
+	}
+}
+
+// authenticateStream is authenticateUnary for streams. A stream ends when its token
+// expires. The code is UNAVAILABLE, as at the end of a connection's age: the caller may
+// open the stream again, with its present token.
+func authenticateStream(callers *identity.Verifier) grpc.StreamServerInterceptor {
+	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+		if callers == nil || isInternal(info.FullMethod) {
+			return next(srv, ss)
+		}
+		caller, err := verify(ss.Context(), callers)
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithDeadlineCause(ss.Context(), caller.Expiry, identity.ErrExpired)
+		defer cancel()
+		err = next(srv, &streamWithContext{ss, ctx})
+		if errors.Is(context.Cause(ctx), identity.ErrExpired) {
+			return status.Error(codes.Unavailable, identity.ErrExpired.Error())
+		}
+		return err
+	}
+}
+
+func verify(ctx context.Context, callers *identity.Verifier) (identity.Caller, error) {
+	var authorization string
+	if values := metadata.ValueFromIncomingContext(ctx, "authorization"); len(values) > 0 {
+		authorization = values[0]
+	}
+	caller, err := callers.Verify(ctx, authorization)
+	switch {
+	case err == nil:
+		return caller, nil
+	case errors.Is(err, identity.ErrNoToken), errors.Is(err, identity.ErrInvalidToken):
+		err = status.Error(codes.Unauthenticated, err.Error())
+	case errors.Is(err, identity.ErrDenied):
+		err = status.Error(codes.PermissionDenied, err.Error())
+	case errors.Is(err, identity.ErrUnavailable):
+		err = status.Error(codes.Unavailable, err.Error())
+	default:
+		err = refusal(err)
+	}
+	return caller, err
+}
 
 // shedUnary refuses calls beyond the concurrency limit.
 func shedUnary(limit *limiter.Limiter) grpc.UnaryServerInterceptor {

@@ -3,8 +3,8 @@
 // as package httpserver.
 //
 // A call passes setDeadline when its headers arrive, and then the interceptors in
-// the order in which New lists them: trace, metrics, log, concurrency limit,
-// injected faults, handler.
+// the order in which New lists them: trace, metrics, log, authentication, concurrency
+// limit, injected faults, handler.
 //
 // Do not use it for services whose requests are larger than some megabytes, or
 // whose clients upload in long streams: package connlimit would close their
@@ -30,6 +30,7 @@ import (
 
 	"example.com/tandem/kit/fault"
 	"example.com/tandem/kit/health"
+	"example.com/tandem/kit/identity"
 	"example.com/tandem/kit/internal/connlimit"
 	"example.com/tandem/kit/lifecycle"
 	"example.com/tandem/kit/limiter"
@@ -97,6 +98,9 @@ type Options struct {
 	// Limiter is the concurrency limit, shared with the process's other servers;
 	// nil is no limit.
 	Limiter *limiter.Limiter
+	// Callers says who may call the registered services; nil is everybody. Health and
+	// reflection need no token.
+	Callers *identity.Verifier
 	// MaxMessage is the size of the largest request message, in bytes; 0 is 64 KiB.
 	MaxMessage int
 }
@@ -144,6 +148,7 @@ func New(o Options) *Server {
 		grpc.ChainUnaryInterceptor(
 			metrics.UnaryServerInterceptor(),
 			logUnary(o.Telemetry.Log),
+			authenticateUnary(o.Callers),
 			shedUnary(o.Limiter),
 			injectFaultUnary(o.Faults),
 		),
@@ -151,6 +156,7 @@ func New(o Options) *Server {
 			metrics.StreamServerInterceptor(),
 			logStream(o.Telemetry.Log),
 			s.endOnShutdown,
+			authenticateStream(o.Callers),
 			shedStream(o.Limiter),
 			injectFaultStream(o.Faults),
 		),

@@ -26,7 +26,7 @@ import (
 // Health is the state of one instance of a service. It is safe for concurrent use,
 // except where a comment says otherwise.
 type Health struct {
-	// Details adds to /health where this instance runs and the error of a failed
+	// Details adds to /health where this instance runs and the output or error of each
 	// check. Every caller of the service can then read the names and addresses of pods
 	// and nodes. Set it before serving.
 	Details bool
@@ -159,7 +159,7 @@ func (h *Health) notReadyReason() string {
 // check tests a dependency of the service and caches the result.
 type check struct {
 	name string
-	run  func(context.Context) error
+	run  func(context.Context) (output string, err error)
 
 	mu   sync.Mutex
 	last result
@@ -175,6 +175,11 @@ type result struct {
 // reported as a warning, and readiness ignores it: otherwise one service that is down
 // would take down every service that calls it. Add checks before serving.
 func (h *Health) Check(name string, run func(context.Context) error) {
+	h.CheckOutput(name, func(ctx context.Context) (string, error) { return "", run(ctx) })
+}
+
+// CheckOutput is Check with an output that Details shows if there is no error.
+func (h *Health) CheckOutput(name string, run func(context.Context) (output string, err error)) {
 	h.checks = append(h.checks, &check{name: name, run: run})
 }
 
@@ -210,8 +215,9 @@ func (c *check) result() result {
 	// needed by the next one.
 	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
 	defer cancel()
-	c.last = result{Status: "pass"}
-	if err := c.run(ctx); err != nil {
+	output, err := c.run(ctx)
+	c.last = result{Status: "pass", Output: output}
+	if err != nil {
 		c.last = result{Status: "warn", Output: err.Error()}
 	}
 	c.last.Time = time.Now().UTC()

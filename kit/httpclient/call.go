@@ -36,6 +36,11 @@ func (t *transport) RoundTrip(req *http.Request) (resp *http.Response, err error
 	req.Header = req.Header.Clone()
 	telemetry.Propagator.Inject(ctx, propagation.HeaderCarrier(req.Header))
 
+	if err := t.authorize(ctx, deadline, req); err != nil {
+		t.calls.Add(req.URL.Hostname(), "http", call.ClassOf(err))
+		return nil, err
+	}
+
 	var a attempt // the latest
 	retry.Do(ctx, deadline, idempotent(req), target.budget, func(ctx context.Context, mayRetry bool) retry.Result {
 		if a.n > 0 {
@@ -59,6 +64,25 @@ func (t *transport) RoundTrip(req *http.Request) (resp *http.Response, err error
 	record.Addresses, _ = target.name.Known()
 	record.BalancedBy = call.BalancerOf(record.Addresses)
 	return resp, err
+}
+
+// authorize adds the token to a request. If there is none, it closes the body, as a
+// RoundTripper must.
+func (t *transport) authorize(ctx context.Context, deadline time.Time, req *http.Request) error {
+	if t.Token == nil {
+		return nil
+	}
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	authorization, err := t.Token.Authorization(ctx)
+	if err != nil {
+		if req.Body != nil {
+			_ = req.Body.Close() // nothing was read from it
+		}
+		return err
+	}
+	req.Header.Set("Authorization", authorization)
+	return nil
 }
 
 // target returns the target of a URL, and creates it on the first call.

@@ -28,6 +28,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"example.com/tandem/kit/call"
+	"example.com/tandem/kit/identity"
 	"example.com/tandem/kit/telemetry"
 )
 
@@ -42,7 +43,11 @@ type Options struct {
 	MaxResponse int64
 	// TLS is used for https; nil means the system's root certificates. An empty
 	// ServerName means the host of the URL.
-	TLS       *tls.Config
+	TLS *tls.Config
+	// Token says who calls; nil means that calls do not. Every request of the client has the
+	// token, so use a client for one service only: each host can call as this process.
+	// Redirects are not followed. A call without a token fails with class call.Token.
+	Token     *identity.Source
 	Telemetry *telemetry.Telemetry
 }
 

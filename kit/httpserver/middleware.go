@@ -25,6 +25,7 @@ import (
 
 	"example.com/tandem/kit/call"
 	"example.com/tandem/kit/fault"
+	"example.com/tandem/kit/identity"
 	"example.com/tandem/kit/limiter"
 	"example.com/tandem/kit/problem"
 	"example.com/tandem/kit/telemetry"
@@ -233,6 +234,47 @@ func limitTime(next http.Handler) http.Handler {
 		defer cancel()
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})
+}
+
+// authenticate refuses requests without a valid token. It comes before shed: a stranger
+// must not take a place from a caller. The context of a stream ends when the token
+// expires; another request is allowed to finish.
+func authenticate(callers *identity.Verifier, stream bool) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler {
+		if callers == nil {
+			return next
+		}
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			caller, err := callers.Verify(r.Context(), r.Header.Get("Authorization"))
+			if err != nil {
+				refuseCaller(w, r, err)
+				return
+			}
+			if stream {
+				ctx, cancel := context.WithDeadlineCause(r.Context(), caller.Expiry, identity.ErrExpired)
+				defer cancel()
+				r = r.WithContext(ctx)
+			}
+			next.ServeHTTP(w, r)
+		})
+	}
+}
+
+// refuseCaller responds to a request whose caller is not accepted (RFC 6750, section 3).
+func refuseCaller(w http.ResponseWriter, r *http.Request, err error) {
+	p := problem.Problem{Status: http.StatusUnauthorized, Detail: err.Error(), Class: string(call.Denied)}
+	switch {
+	case errors.Is(err, identity.ErrNoToken):
+		w.Header().Set("WWW-Authenticate", "Bearer")
+	case errors.Is(err, identity.ErrInvalidToken):
+		w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
+	case errors.Is(err, identity.ErrDenied):
+		p.Status = http.StatusForbidden
+	default:
+		refuse(w, r, err, 0)
+		return
+	}
+	fail(w, r, p)
 }
 
 // shed refuses requests beyond the concurrency limit.

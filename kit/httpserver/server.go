@@ -2,8 +2,8 @@
 // time, sizes and memory for whatever a client sends or fails to send.
 //
 // A request passes the middleware in the order in which New lists it: trace, log
-// and metrics, size limits, time limit, concurrency limit, injected faults,
-// handler. server.go has the server and how it drains, middleware.go the
+// and metrics, size limits, time limit, authentication, concurrency limit, injected
+// faults, handler. server.go has the server and how it drains, middleware.go the
 // middleware, admin.go the servers of the admin and debug ports.
 //
 // The states of a server that stops:
@@ -36,6 +36,7 @@ import (
 
 	"example.com/tandem/kit/fault"
 	"example.com/tandem/kit/health"
+	"example.com/tandem/kit/identity"
 	"example.com/tandem/kit/internal/connlimit"
 	"example.com/tandem/kit/lifecycle"
 	"example.com/tandem/kit/limiter"
@@ -83,6 +84,8 @@ type Options struct {
 	// Limiter is the concurrency limit, shared with the process's other servers;
 	// nil is no limit.
 	Limiter *limiter.Limiter
+	// Callers says who may use API and Streams; nil is everybody.
+	Callers *identity.Verifier
 	// MaxBody is the size of the largest request body, in bytes; 0 is 64 KiB. A body
 	// is read into memory before its handler runs.
 	MaxBody int64
@@ -94,11 +97,11 @@ type Server struct {
 	// API is for routes that respond within 15 s.
 	API chi.Router
 	// Streams is for routes that respond until the client disconnects. Their context
-	// ends when the server shuts down, with the cause lifecycle.ErrDraining; they
-	// have no other time limit.
+	// ends when the server shuts down, with the cause lifecycle.ErrDraining, and when the
+	// caller's token expires; they have no other time limit.
 	Streams chi.Router
 	// Probes is for routes that a load balancer or kubelet probes, as it does
-	// /livez, /readyz and /health. They are never shed and get no injected faults:
+	// /livez, /readyz and /health. They need no token, are never shed and get no injected faults:
 	// if a busy pod were restarted or removed, the others would get its load.
 	Probes chi.Router
 
@@ -134,8 +137,8 @@ func New(o Options) *Server {
 	s.Probes.Get(livez, o.Health.ServeLivez)
 	s.Probes.Get(readyz, o.Health.ServeReadyz)
 	s.Probes.Get(healthPath, o.Health.ServeHealth)
-	s.API = root.With(limitTime, shed(o.Limiter.Acquire, o.Limiter.Release), injectFaults(o.Faults))
-	s.Streams = root.With(shed(o.Limiter.AcquireStream, o.Limiter.ReleaseStream), injectFaults(o.Faults), s.endOnShutdown)
+	s.API = root.With(limitTime, authenticate(o.Callers, false), shed(o.Limiter.Acquire, o.Limiter.Release), injectFaults(o.Faults))
+	s.Streams = root.With(authenticate(o.Callers, true), shed(o.Limiter.AcquireStream, o.Limiter.ReleaseStream), injectFaults(o.Faults), s.endOnShutdown)
 	s.http.Handler = root
 	return s
 }

@@ -7,6 +7,7 @@
 //	memory.go   the peak memory of a process
 //	dns.go      a DNS server for net.DefaultResolver
 //	tls.go      a certificate authority and a TLS server
+//	issuer.go   an OpenID Connect issuer, whose tokens say who calls
 //	metrics.go  scrape and lint metrics
 //	hostile.go  clients that try to exhaust or crash a server
 //	race_*.go   whether the race detector is on
