@@ -1,0 +1,3 @@
+package arm
+
+var graphRoutes = []route{}
