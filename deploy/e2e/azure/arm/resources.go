@@ -84,7 +84,7 @@ var properTypes = map[string]string{
 }
 
 // asynchronous are the providers whose changes go on after the response.
-var asynchronous = []string{"microsoft.containerservice/", "microsoft.containerregistry/", "microsoft.operationalinsights/", "microsoft.resources/deployments"}
+var asynchronous = []string{"microsoft.containerservice/", "microsoft.containerregistry/", "microsoft.operationalinsights/", deploymentType}
 
 func isAsynchronous(kind string) bool {
 	return slices.ContainsFunc(asynchronous, func(prefix string) bool { return strings.HasPrefix(kind, prefix) })
@@ -100,7 +100,9 @@ var resourceRoutes = []route{
 	}),
 	on(http.MethodGet, `(/subscriptions/[^/]+(?:/resourcegroups/[^/]+)?)/resources`, func(s *Server, c *call) response {
 		return s.listed(c, func(path string, _ *resource) bool {
-			return strings.HasPrefix(path, c.match[1]+"/") && !groupPath.MatchString(path) && strings.Count(path, "/providers/") == 1
+			kind, _ := typeOf(path)
+			return strings.HasPrefix(path, c.match[1]+"/") && strings.Count(path, "/providers/") == 1 && strings.Count(kind, "/") == 1 &&
+				kind != "microsoft.authorization/roleassignments" && kind != deploymentType
 		})
 	}),
 	on(http.MethodGet, `/subscriptions/.+`, (*Server).get),
@@ -120,6 +122,12 @@ func (s *Server) put(c *call) response {
 		s.resources[c.path] = r
 	}
 	r.body = clone(c.body)
+	if kind == deploymentType {
+		if err := s.deploy(r); err != nil {
+			delete(s.resources, c.path)
+			return failure(http.StatusBadRequest, "InvalidTemplate", "%s", err)
+		}
+	}
 	s.complete(r, kind)
 	if !isAsynchronous(kind) {
 		r.properties()["provisioningState"] = "Succeeded"
@@ -128,9 +136,6 @@ func (s *Server) put(c *call) response {
 	r.properties()["provisioningState"] = "Creating"
 	if exists {
 		r.properties()["provisioningState"] = "Updating"
-	}
-	if kind == "microsoft.resources/deployments" {
-		s.deploy(r)
 	}
 	header := s.start(s.change(r, c), c)
 	return response{status: created(exists), header: header, body: clone(r.body)}

@@ -14,6 +14,7 @@
 package arm
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -82,6 +83,9 @@ func Start(folder string, options Options) (*Server, error) {
 	}
 	s := &Server{options: options, folder: folder}
 	s.Reset()
+	if err := os.RemoveAll(s.configuration()); err != nil { // it names the port of an earlier server
+		return nil, err
+	}
 	certificate, err := createCertificate(filepath.Join(folder, "ca.pem"))
 	if err != nil {
 		return nil, err
@@ -157,8 +161,10 @@ export IDENTITY_ENDPOINT=%s/token IDENTITY_HEADER=x
 az cloud register --name tandem --endpoint-resource-manager %s --output none
 az cloud set --name tandem --output none
 az login --identity --output none
-`, filepath.Join(s.folder, "azure"), filepath.Join(s.folder, "ca.pem"), s.token, s.url)
+`, s.configuration(), filepath.Join(s.folder, "ca.pem"), s.token, s.url)
 }
+
+func (s *Server) configuration() string { return filepath.Join(s.folder, "azure") }
 
 // Requests returns what the server has received since Start or Reset.
 func (s *Server) Requests() []Request {
@@ -219,7 +225,7 @@ func on(method, path string, handle func(*Server, *call) response) route {
 }
 
 // routes are tried in order. What none of them matches is a resource.
-var routes = slices.Concat(fixedRoutes, operationRoutes, clusterRoutes, registryRoutes, graphRoutes, resourceRoutes)
+var routes = slices.Concat(fixedRoutes, operationRoutes, clusterRoutes, registryRoutes, deploymentRoutes, graphRoutes, resourceRoutes)
 
 var slashes = regexp.MustCompile("/+")
 
@@ -231,7 +237,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	sent := strings.TrimSuffix(slashes.ReplaceAllString(r.URL.Path, "/"), "/")
 	c := &call{http: r, path: strings.ToLower(sent), sent: sent, query: r.URL.Query(), raw: raw}
-	_ = json.Unmarshal(raw, &c.body) // forms and archives are no JSON
+	// az adds a template to the JSON of a deployment without quotes around its key. Forms and archives are no JSON.
+	_ = json.Unmarshal(bytes.Replace(raw, []byte(", template:{"), []byte(`, "template":{`), 1), &c.body)
 	recorded := Request{Method: r.Method, Path: sent, Query: c.query, Body: c.body}
 	if c.body == nil {
 		c.body = object{}
