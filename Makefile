@@ -18,7 +18,7 @@ BUILD    := -trimpath -tags grpcnotrace,nethttpomithttp2 -ldflags "-s -w -X exam
 RACE      = $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
 .DEFAULT_GOAL := help
-include deploy/deploy.mk deploy/e2e.mk
+include deploy/deploy.mk deploy/e2e.mk deploy/aks.mk
 .PHONY: help doctor run build test drill fuzz bench check lint fmt generate names clean
 
 help: ## list the verbs

@@ -12,10 +12,11 @@ readonly conflicts=(
 )
 # Combinations of more than two components.
 readonly combinations=(
-	"faults metrics autoscaling linkerd load-balancer load-balancer/internal cross-namespace"
+	"faults azure-monitor autoscaling linkerd load-balancer load-balancer/internal cross-namespace"
 	"gateway gateway/tls"
 	"istio gateway gateway/tls gateway/grpc gateway/grpc/istio"
-	"faults metrics autoscaling istio gateway gateway/tls cross-namespace istio/cross-namespace"
+	"azure-monitor autoscaling gateway gateway/tls gateway/aks cross-namespace"
+	"faults azure-monitor autoscaling istio gateway gateway/tls cross-namespace istio/cross-namespace"
 )
 
 case ${1-} in

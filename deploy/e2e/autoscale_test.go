@@ -40,9 +40,9 @@ func TestAutoscaler_ScalesOutAndBack(t *testing.T) {
 		now, err := scalers.Get(context.Background(), scaler.Name, metav1.GetOptions{})
 		require.NoError(is, err)
 		require.NotEmpty(is, now.Status.CurrentMetrics, now.Status.Conditions)
-		require.NotNil(is, now.Status.CurrentMetrics[0].Resource)
-		require.NotNil(is, now.Status.CurrentMetrics[0].Resource.Current.AverageUtilization)
-		idle = *now.Status.CurrentMetrics[0].Resource.Current.AverageUtilization
+		require.NotNil(is, now.Status.CurrentMetrics[0].ContainerResource)
+		require.NotNil(is, now.Status.CurrentMetrics[0].ContainerResource.Current.AverageUtilization)
+		idle = *now.Status.CurrentMetrics[0].ContainerResource.Current.AverageUtilization
 		assert.Equal(is, least, now.Status.DesiredReplicas)
 	})
 
@@ -55,7 +55,7 @@ func TestAutoscaler_ScalesOutAndBack(t *testing.T) {
 	now, err := scalers.Get(t.Context(), scaler.Name, metav1.GetOptions{})
 	require.NoError(t, err)
 	t.Logf("from %d pods at %d %% to %d ready in %s, at %d %% of a target of %d %%", least, idle, len(c.readyPods(t, serviceB)),
-		out.Round(time.Second), *now.Status.CurrentMetrics[0].Resource.Current.AverageUtilization, *scaler.Spec.Metrics[0].Resource.Target.AverageUtilization)
+		out.Round(time.Second), *now.Status.CurrentMetrics[0].ContainerResource.Current.AverageUtilization, *scaler.Spec.Metrics[0].ContainerResource.Target.AverageUtilization)
 
 	g.Stop()
 	for _, via := range transports {
