@@ -42,6 +42,20 @@ func (s *Server) Unregister(provider string) {
 	s.setProvider(provider, "NotRegistered")
 }
 
+// SetQuota limits the vCPUs that the subscription may use.
+func (s *Server) SetQuota(cores int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cores = cores
+}
+
+// DemoteCaller takes from the caller the right to assign roles, as a Contributor.
+func (s *Server) DemoteCaller() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.contributor = true
+}
+
 // fail returns the response of the first fault that applies to the call.
 func (s *Server) fail(c *call) (response, bool) {
 	f := s.applies(c, func(f *Fault) bool { return f.Status != 0 })

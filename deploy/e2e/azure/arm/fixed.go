@@ -9,7 +9,7 @@ import (
 
 // The regions that the subscription has. Only the first has zones.
 const (
-	RegionWithZones    = "westeurope"
+	RegionWithZones    = "eastus2" // the default of scripts/aks
 	RegionWithoutZones = "westus"
 )
 
@@ -47,7 +47,7 @@ var fixedRoutes = []route{
 	}),
 	on(http.MethodGet, `/subscriptions/[^/]+/providers`, func(s *Server, _ *call) response {
 		var all []any
-		for _, name := range []string{"Microsoft.ContainerService", "Microsoft.ContainerRegistry", "Microsoft.Monitor", "Microsoft.OperationalInsights", "Microsoft.Insights", "Microsoft.Compute", "Microsoft.AlertsManagement"} {
+		for _, name := range []string{"Microsoft.ContainerService", "Microsoft.ContainerRegistry", "Microsoft.Monitor", "Microsoft.OperationalInsights", "Microsoft.Insights", "Microsoft.Compute", "Microsoft.AlertsManagement", "Microsoft.Network", "Microsoft.Storage", "Microsoft.ManagedIdentity", "Microsoft.OperationsManagement"} {
 			all = append(all, s.provider(name))
 		}
 		return list(all)
@@ -67,13 +67,17 @@ var fixedRoutes = []route{
 		return notFound(c.sent)
 	}),
 	on(http.MethodGet, `(.*)/providers/microsoft.authorization/roleassignments`, (*Server).listAssignments),
-	on(http.MethodGet, `.*/providers/microsoft.authorization/permissions`, func(*Server, *call) response {
-		return list([]any{object{"actions": []string{"*"}, "notActions": []string{}}})
+	on(http.MethodGet, `.*/providers/microsoft.authorization/permissions`, func(s *Server, _ *call) response {
+		denied := []string{}
+		if s.contributor {
+			denied = []string{"Microsoft.Authorization/*/Delete", "Microsoft.Authorization/*/Write", "Microsoft.Authorization/elevateAccess/Action"}
+		}
+		return list([]any{object{"actions": []string{"*"}, "notActions": denied}})
 	}),
 	on(http.MethodGet, `.*/providers/microsoft.authorization/locks`, func(*Server, *call) response { return list([]any{}) }),
 	on(http.MethodGet, `.*/providers/microsoft.compute/skus`, func(*Server, *call) response { return list(skus()) }),
-	on(http.MethodGet, `.*/providers/microsoft.(?:compute|containerservice|network)/locations/([^/]+)/usages`, func(*Server, *call) response {
-		return list([]any{usage("cores", "Total Regional vCPUs"), usage("standardDSv5Family", "Standard DSv5 Family vCPUs"), usage("standardDASv5Family", "Standard DASv5 Family vCPUs"), usage("standardDADSv5Family", "Standard DADSv5 Family vCPUs")})
+	on(http.MethodGet, `.*/providers/microsoft.(?:compute|containerservice|network)/locations/([^/]+)/usages`, func(s *Server, _ *call) response {
+		return list([]any{s.usage("cores", "Total Regional vCPUs"), s.usage("standardDSv5Family", "Standard DSv5 Family vCPUs")})
 	}),
 	on(http.MethodGet, `.*/providers/microsoft.alertsmanagement/alertrulerecommendations`, func(*Server, *call) response { return list([]any{}) }),
 }
@@ -156,8 +160,8 @@ func skus() []any {
 	return all
 }
 
-func usage(name, localized string) object {
-	return object{"name": object{"value": name, "localizedValue": localized}, "currentValue": 0, "limit": 100, "unit": "Count"}
+func (s *Server) usage(name, localized string) object {
+	return object{"name": object{"value": name, "localizedValue": localized}, "currentValue": 0, "limit": s.cores, "unit": "Count"}
 }
 
 func role(name string) object {
@@ -196,6 +200,9 @@ func (s *Server) listAssignments(c *call) response {
 // refuseAssignment refuses a second assignment of one role, under another name.
 func (s *Server) refuseAssignment(c *call) (response, bool) {
 	scope, _, _ := cutLast(c.path, assignmentPath)
+	if s.contributor {
+		return failure(http.StatusForbidden, "AuthorizationFailed", "The client '%s' with object id '%s' does not have authorization to perform action 'Microsoft.Authorization/roleAssignments/write' over scope '%s' or the scope is invalid. If access was recently granted, please refresh your credentials.", Caller, Caller, scope), true
+	}
 	wanted := child(c.body, "properties")
 	for path, r := range s.resources {
 		existing, isAssignment := strings.CutPrefix(path, scope+assignmentPath)

@@ -11,8 +11,9 @@ import (
 
 // resource is anything with a path of its own.
 type resource struct {
-	id   string // the path, as it was first sent
-	body object
+	id        string // the path, as it was first sent
+	body      object
+	operation *operation // the last one; nil if there was none
 }
 
 func (r *resource) properties() object { return child(r.body, "properties") }
@@ -145,7 +146,8 @@ func (s *Server) put(c *call) response {
 func (s *Server) change(r *resource, c *call) *operation {
 	body := r.body
 	set := func(state string) func() { return func() { child(body, "properties")["provisioningState"] = state } }
-	return &operation{failure: s.failOperation(c), finish: set("Succeeded"), fail: set("Failed")}
+	r.operation = &operation{failure: s.failOperation(c), finish: set("Succeeded"), fail: set("Failed")}
+	return r.operation
 }
 
 func created(exists bool) int {
@@ -240,8 +242,17 @@ func merge(into, from object) {
 	}
 }
 
+// find returns the resource at a path, or nil. Who looks at a resource sees its operation
+// go on, as who polls the operation does.
+func (s *Server) find(path string) *resource {
+	if r := s.resources[path]; r != nil && r.operation != nil {
+		r.operation.poll()
+	}
+	return s.resources[path]
+}
+
 func (s *Server) get(c *call) response {
-	if r := s.resources[c.path]; r != nil {
+	if r := s.find(c.path); r != nil {
 		return ok(clone(r.body))
 	}
 	kind, single := typeOf(c.path)
@@ -279,7 +290,7 @@ func (s *Server) listed(c *call, match func(path string, r *resource) bool) resp
 }
 
 func (s *Server) head(c *call) response {
-	if s.resources[c.path] == nil {
+	if s.find(c.path) == nil {
 		return response{status: http.StatusNotFound}
 	}
 	return response{status: http.StatusNoContent}
@@ -299,8 +310,8 @@ func (s *Server) remove(c *call) response {
 		return ok(body)
 	}
 	r.properties()["provisioningState"] = "Deleting"
-	o := &operation{failure: s.failOperation(c), finish: func() { s.forget(c.path) }}
-	return response{status: http.StatusAccepted, header: s.start(o, c)}
+	r.operation = &operation{failure: s.failOperation(c), finish: func() { s.forget(c.path) }}
+	return response{status: http.StatusAccepted, header: s.start(r.operation, c)}
 }
 
 // forget deletes a resource, all that lies below it, and a cluster's own group.
@@ -313,6 +324,38 @@ func (s *Server) forget(path string) {
 		if kind, _ := typeOf(below); kind == clusterType {
 			s.forget(strings.ToLower("/subscriptions/" + Subscription + "/resourceGroups/" + text(r.properties()["nodeResourceGroup"])))
 		}
+	}
+}
+
+// Resources returns the bodies of all resources by path in lower case.
+func (s *Server) Resources() map[string]map[string]any {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	bodies := map[string]map[string]any{}
+	for path, r := range s.resources {
+		bodies[path] = clone(r.body)
+	}
+	return bodies
+}
+
+// Snapshot returns a function that resets the server to the resources and images that
+// it has now.
+func (s *Server) Snapshot() (restore func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	saved := map[string]*resource{}
+	for path, r := range s.resources {
+		saved[path] = &resource{id: r.id, body: clone(r.body)}
+	}
+	images, ids := maps.Clone(s.images), s.ids
+	return func() {
+		s.Reset()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for path, r := range saved {
+			s.resources[path] = &resource{id: r.id, body: clone(r.body)}
+		}
+		s.images, s.ids = maps.Clone(images), ids
 	}
 }
 

@@ -7,7 +7,9 @@
 //	faults.go     failures on demand
 //	fixed.go      what every subscription has: locations, providers, roles, quotas
 //	cluster.go    what Azure adds to a managed cluster
-//	registry.go   what Azure adds to a container registry
+//	registry.go   what Azure adds to a container registry, and its login server
+//	runs.go       az acr run
+//	template.go   az deployment group create
 //	graph.go      Microsoft Graph: applications and service principals
 //
 // It checks what the scripts of this repository depend on, not all that Azure checks.
@@ -43,6 +45,8 @@ const (
 // Options are the settings of a Server. The zero value works.
 type Options struct {
 	Kubeconfig []byte               // what az aks get-credentials receives
+	Registry   string               // URL of a real registry; without one, images are only names and digests
+	Builder    Builder              // what az acr run builds with; without one, nothing is built
 	Log        func(string, ...any) // receives requests that the server does not know
 }
 
@@ -54,13 +58,19 @@ type Server struct {
 	token   string // http://127.0.0.1:PORT, of the managed identity and of Control
 	servers []*http.Server
 
-	mu         sync.Mutex
-	resources  map[string]*resource  // by path in lower case
-	operations map[string]*operation // by name
-	providers  map[string]string     // registration state by name in lower case
-	requests   []Request
-	faults     []*Fault
-	ids        int
+	mu          sync.Mutex
+	resources   map[string]*resource  // by path in lower case
+	operations  map[string]*operation // by name
+	providers   map[string]string     // registration state by name in lower case
+	taken       map[string]bool       // names of registries that belong to others
+	images      map[string]string     // digests by REPOSITORY:TAG
+	blobs       map[string]*blob
+	requests    []Request
+	faults      []*Fault
+	cores       int  // limit of the quota
+	contributor bool // whether the caller may not assign roles
+	onChange    func(Request)
+	ids         int
 }
 
 // Request is one request that the server received.
@@ -121,7 +131,9 @@ func (s *Server) Reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.resources, s.operations, s.providers = map[string]*resource{}, map[string]*operation{}, map[string]string{}
+	s.taken, s.images, s.blobs = map[string]bool{}, map[string]string{}, map[string]*blob{}
 	s.requests, s.faults, s.ids = nil, nil, 0
+	s.cores, s.contributor, s.onChange = 100, false, nil
 }
 
 // Control is the URL, without TLS, of what a shell needs beside az: GET /requests, POST
@@ -152,16 +164,23 @@ func (s *Server) control() http.Handler {
 	return mux
 }
 
-// Setup returns a script for a shell: it exports what az needs and logs in.
-func (s *Server) Setup() string {
-	return fmt.Sprintf(`export AZURE_CONFIG_DIR='%s'
-export AZURE_CORE_COLLECT_TELEMETRY=no
-export REQUESTS_CA_BUNDLE='%s'
-export IDENTITY_ENDPOINT=%s/token IDENTITY_HEADER=x
-az cloud register --name tandem --endpoint-resource-manager %s --output none
+// Environment returns what az needs in its environment.
+func (s *Server) Environment() []string {
+	return []string{
+		"AZURE_CONFIG_DIR=" + s.configuration(),
+		"AZURE_CORE_COLLECT_TELEMETRY=no",
+		"REQUESTS_CA_BUNDLE=" + filepath.Join(s.folder, "ca.pem"),
+		"IDENTITY_ENDPOINT=" + s.token + "/token",
+		"IDENTITY_HEADER=x",
+	}
+}
+
+// Login returns the commands of a shell that log az in.
+func (s *Server) Login() string {
+	return "az cloud register --name tandem --endpoint-resource-manager " + s.url + ` --output none
 az cloud set --name tandem --output none
 az login --identity --output none
-`, s.configuration(), filepath.Join(s.folder, "ca.pem"), s.token, s.url)
+`
 }
 
 func (s *Server) configuration() string { return filepath.Join(s.folder, "azure") }
@@ -175,10 +194,19 @@ func (s *Server) Requests() []Request {
 
 // Changes returns the requests that changed something, or tried to.
 func (s *Server) Changes() []Request {
-	return slices.DeleteFunc(s.Requests(), func(r Request) bool {
-		return r.Method == http.MethodGet || r.Method == http.MethodHead ||
-			r.Method == http.MethodPost && readsOnly.MatchString(r.Path)
-	})
+	return slices.DeleteFunc(s.Requests(), func(r Request) bool { return !r.changes() })
+}
+
+func (r Request) changes() bool {
+	return r.Method != http.MethodGet && r.Method != http.MethodHead && (r.Method != http.MethodPost || !readsOnly.MatchString(r.Path))
+}
+
+// OnChange calls a function after each response to a request that changed something, in
+// a goroutine of its own.
+func (s *Server) OnChange(call func(Request)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.onChange = call
 }
 
 // readsOnly matches the POST requests that change nothing. Azure uses POST where the response is secret or the
@@ -230,6 +258,10 @@ var routes = slices.Concat(fixedRoutes, operationRoutes, clusterRoutes, registry
 var slashes = regexp.MustCompile("/+")
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	if strings.HasPrefix(r.URL.Path, "/v2/") {
+		s.serveRegistry(w, r)
+		return
+	}
 	raw, err := io.ReadAll(r.Body)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -252,6 +284,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	recorded.Status = answer.status
 	s.requests = append(s.requests, recorded)
+	if s.onChange != nil && recorded.changes() {
+		defer func(call func(Request)) { go call(recorded) }(s.onChange)
+	}
 	if answer.status == http.StatusNotImplemented {
 		s.options.Log("not implemented: %s %s %s", r.Method, r.URL, raw)
 	}
@@ -292,9 +327,6 @@ func (s *Server) newID() string {
 	s.ids++
 	return fmt.Sprintf("aaaaaaaa-0000-4000-8000-%012x", s.ids)
 }
-
-// WriteSetup writes Setup to a file.
-func (s *Server) WriteSetup(file string) error { return os.WriteFile(file, []byte(s.Setup()), 0o600) }
 
 // Wait returns when ctx ends, after the server is closed.
 func (s *Server) Wait(ctx context.Context) error {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"example.com/tandem/deploy/e2e/azure/arm"
@@ -43,10 +44,11 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	if err := server.WriteSetup(filepath.Join(folder, "env.sh")); err != nil {
+	setup := "export '" + strings.Join(server.Environment(), "' '") + "'\n" + server.Login()
+	if err := os.WriteFile(filepath.Join(folder, "env.sh"), []byte(setup), 0o600); err != nil {
 		return err
 	}
-	fmt.Print(server.Setup())
+	fmt.Print(setup)
 	fmt.Println("# control:", server.Control())
 	return server.Wait(ctx)
 }
