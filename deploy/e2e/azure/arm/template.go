@@ -104,7 +104,8 @@ type evaluator struct {
 	template   object
 	parameters object
 
-	rest string // what is still to be parsed
+	index int    // of copyIndex()
+	rest  string // what is still to be parsed
 }
 
 func (e *evaluator) value(source any) (any, error) {
@@ -113,7 +114,8 @@ func (e *evaluator) value(source any) (any, error) {
 		if !strings.HasPrefix(source, "[") || strings.HasPrefix(source, "[[") || !strings.HasSuffix(source, "]") {
 			return source, nil
 		}
-		inner := &evaluator{group: e.group, location: e.location, template: e.template, parameters: e.parameters, rest: source[1 : len(source)-1]}
+		inner := *e
+		inner.rest = source[1 : len(source)-1]
 		value, err := inner.expression()
 		if err == nil && strings.TrimSpace(inner.rest) != "" {
 			err = fmt.Errorf("unexpected %q", inner.rest)
@@ -176,12 +178,57 @@ func (e *evaluator) expression() (any, error) {
 	}
 	e.rest = e.rest[1:]
 	value, err := e.call(name, arguments)
-	for err == nil && strings.HasPrefix(e.rest, ".") {
-		property := e.rest[1 : len(e.rest)-len(strings.TrimLeftFunc(e.rest[1:], unicode.IsLetter))]
-		e.rest = e.rest[1+len(property):]
-		value = value.(object)[property]
+	for err == nil {
+		switch {
+		case strings.HasPrefix(e.rest, "."):
+			property := e.rest[1 : len(e.rest)-len(strings.TrimLeftFunc(e.rest[1:], unicode.IsLetter))]
+			e.rest = e.rest[1+len(property):]
+			value = value.(object)[property]
+		case strings.HasPrefix(e.rest, "["):
+			e.rest = e.rest[1:]
+			var index any
+			if index, err = e.expression(); err != nil {
+				return nil, err
+			}
+			position, isNumber := index.(int)
+			elements, isArray := value.([]any)
+			if !isNumber || !isArray || position >= len(elements) || !strings.HasPrefix(e.rest, "]") {
+				return nil, fmt.Errorf("%s has no element %v", name, index)
+			}
+			e.rest, value = e.rest[1:], elements[position]
+		default:
+			return value, nil
+		}
 	}
-	return value, err
+	return nil, err
+}
+
+// copied returns the value of a variable that the template repeats with copy.
+func (e *evaluator) copied(name string) (any, error) {
+	variables, _ := e.template["variables"].(object)
+	loops, _ := variables["copy"].([]any)
+	for _, loop := range loops {
+		loop := loop.(object)
+		if loop["name"] != name {
+			continue
+		}
+		count, err := e.value(loop["count"])
+		if err != nil {
+			return nil, err
+		}
+		elements := []any{}
+		for i := range count.(int) {
+			inner := *e
+			inner.index = i
+			element, err := inner.value(loop["input"])
+			if err != nil {
+				return nil, err
+			}
+			elements = append(elements, element)
+		}
+		return elements, nil
+	}
+	return nil, fmt.Errorf("there is no variable %s", name)
 }
 
 func (e *evaluator) call(name string, arguments []any) (any, error) {
@@ -199,6 +246,13 @@ func (e *evaluator) call(name string, arguments []any) (any, error) {
 		if value, found := variables[first]; found {
 			return e.value(value)
 		}
+		return e.copied(first)
+	case "length":
+		if elements, isArray := arguments[0].([]any); isArray {
+			return len(elements), nil
+		}
+	case "copyindex":
+		return e.index, nil
 	case "concat":
 		var all strings.Builder
 		for _, argument := range arguments {
