@@ -9,7 +9,7 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/aks.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
 readonly tag=made-by=tandem-aks-up # of the resource group: aks-down deletes no group without it
-readonly namespace=tandem
+readonly namespace=tandem gateway_namespace=tandem-gateway
 readonly settings='AKS_GROUP AKS_LOCATION AKS_CLUSTER AKS_REGISTRY AKS_SKU AKS_TIER AKS_VERSION AKS_NODE_SIZE AKS_NODES_MIN
 	AKS_NODES_MAX AKS_ZONES AKS_ADMIN MESH IMAGES RELEASE RELEASE_IMAGES GITHUB_ENVIRONMENT GITHUB_SUBJECT'
 
@@ -47,6 +47,7 @@ load_settings() {
 	: "${AKS_TIER:=free}" "${AKS_VERSION:=}" "${AKS_NODE_SIZE:=Standard_D2s_v5}" "${AKS_NODES_MIN:=3}" "${AKS_NODES_MAX:=5}"
 	: "${AKS_ZONES:=1 2 3}" "${AKS_ADMIN:=}" "${MESH:=none}" "${IMAGES:=build}" "${RELEASE:=}" "${RELEASE_IMAGES:=}"
 	: "${GITHUB_ENVIRONMENT:=aks}" "${GITHUB_SUBJECT:=}"
+	app_name=tandem-github-$AKS_GROUP # of the app registration with which GitHub deploys
 	one_of AKS_SKU base automatic
 	one_of AKS_TIER free standard premium
 	one_of MESH none istio

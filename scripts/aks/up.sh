@@ -67,7 +67,7 @@ done
 main() {
 	load_settings
 	# Of the gateway's Service: the roles of github.sh do not include its Gateway.
-	gateway_address=(kubectl --context "$AKS_CLUSTER" --namespace "$namespace" get services
+	gateway_address=(kubectl --context "$AKS_CLUSTER" --namespace "$gateway_namespace" get services
 		--selector gateway.networking.k8s.io/gateway-name=gateway
 		--output 'jsonpath={.items[0].status.loadBalancer.ingress[0].ip}')
 	if ((dry_run)); then
@@ -130,20 +130,18 @@ plan() {
 	if [[ $AKS_SKU == automatic ]]; then
 		nodes='nodes that AKS Automatic chooses' node_price='$0.05 for each vCPU, and more for the service' control='$0.16' total=
 	fi
-	cat <<PLAN
-In the resource group $AKS_GROUP, in $AKS_LOCATION:
-  cluster $AKS_CLUSTER, AKS $AKS_SKU             $control
-  $nodes       $node_price
-  load balancer with two public addresses    \$0.03
-  container registry, Basic                  \$0.01
-  Log Analytics workspace                    \$2.30 to \$2.80 for each GB of logs
-  Azure Monitor workspace (Prometheus)       \$0.16 for 10 million samples
-  identity and role assignments              free
-PLAN
+	echo "In the resource group $AKS_GROUP, in $AKS_LOCATION:"
+	printf '  %-48s %s\n' "cluster $AKS_CLUSTER, AKS $AKS_SKU" "$control" \
+		"$nodes" "$node_price" \
+		'load balancer with two public addresses' '$0.03' \
+		'container registry, Basic' '$0.01' \
+		'Log Analytics workspace' '$2.30 to $2.80 for each GB of logs' \
+		'Azure Monitor workspace (Prometheus)' '$0.16 for 10 million samples' \
+		'identity and role assignments' free
 	if [[ -n ${total-} ]]; then
-		printf 'Together about $%d.%02d an hour at the start, and logs and metrics.' $((total / 100)) $((total % 100))
+		printf 'Together about $%d.%02d an hour at the start, plus logs and metrics.\n' $((total / 100)) $((total % 100))
 	fi
-	echo ' Prices an hour, list prices of 2025 for East US 2, approximate; see azure.microsoft.com/pricing.'
+	echo 'Prices are for an hour: list prices of 2025 for East US 2, approximate; see azure.microsoft.com/pricing.'
 	echo 'make aks-down deletes all of it.'
 }
 
@@ -152,9 +150,8 @@ check_subscription() {
 	local registered provider zones usage scope=/subscriptions/$subscription cores
 	step "looking at the subscription $subscription_name"
 	registered=$(look az provider list --query "[?registrationState=='Registered'].namespace" --output tsv)
-	for provider in Microsoft.ContainerService Microsoft.ContainerRegistry Microsoft.Compute Microsoft.Network Microsoft.Storage \
-		Microsoft.ManagedIdentity Microsoft.Monitor Microsoft.Insights Microsoft.OperationalInsights \
-		Microsoft.OperationsManagement Microsoft.AlertsManagement; do
+	for provider in Microsoft.ContainerService Microsoft.ContainerRegistry Microsoft.Compute Microsoft.Network \
+		Microsoft.ManagedIdentity Microsoft.Monitor Microsoft.Insights Microsoft.OperationalInsights Microsoft.AlertsManagement; do
 		if grep -qixF "$provider" <<<"$registered"; then continue; fi
 		step "registering the resource provider $provider, once for a subscription"
 		run az provider register --namespace "$provider" --wait
@@ -165,7 +162,7 @@ check_subscription() {
 	if [[ $AKS_ZONES != none ]]; then
 		zones=$(look az account list-locations --query "[?name=='$AKS_LOCATION'].availabilityZoneMappings[].logicalZone" --output tsv)
 		if [[ -z $zones ]]; then
-			say "$AKS_LOCATION has no availability zones, so the nodes are in none; AKS_LOCATION=eastus2 has three"
+			say "$AKS_LOCATION has no availability zones, so the nodes are in none"
 			AKS_ZONES=none
 		fi
 	fi
@@ -518,7 +515,7 @@ check_calls() {
 	fi
 	tries=60
 	until address=$("${gateway_address[@]}") && [[ -n $address ]]; do # never empty
-		((--tries)) || fail "the gateway has no address; kubectl --context $AKS_CLUSTER --namespace $namespace describe gateway says why"
+		((--tries)) || fail "the gateway has no address; kubectl --context $AKS_CLUSTER --namespace $gateway_namespace describe gateway says why"
 		sleep 5
 	done
 	for transport in http grpc; do
