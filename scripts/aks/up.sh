@@ -97,6 +97,11 @@ main() {
 	make_identity
 	make_rules
 	get_credentials
+	# AKS Automatic protects its namespaces from changes.
+	if [[ $AKS_SKU == base ]]; then
+		step "settings of Container insights"
+		run kubectl --context "$AKS_CLUSTER" apply --server-side --force-conflicts --kustomize deploy/azure/container-insights
+	fi
 	deploy
 	check_calls
 	if ! ((dry_run)); then print_addresses; fi
