@@ -61,7 +61,10 @@ func run(m *testing.M) (int, error) {
 		return 0, err
 	}
 	defer os.RemoveAll(folder)
-	installed = installation{root: root, az: az}
+	installed = installation{root: root, copy: filepath.Join(folder, "repository"), az: az}
+	if err := copyRepository(root, installed.copy); err != nil {
+		return 0, err
+	}
 	if err := installed.logIn(folder); err != nil {
 		return 0, err
 	}
@@ -102,6 +105,7 @@ func findAz(root string) (string, error) {
 // installation is what all rigs share.
 type installation struct {
 	root string // of the repository
+	copy string // of its files, as they are now, with one commit
 	az   string
 	// What az writes when it logs in at the server of this URL.
 	loginURL      string
@@ -147,7 +151,8 @@ func newRig(t *testing.T, options arm.Options) *rig {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, server.Close()) })
 	r := &rig{Server: server, t: t, root: filepath.Join(folder, "src"), records: filepath.Join(folder, "records"), home: filepath.Join(folder, "home")}
-	require.NoError(t, copyRepository(installed.root, r.root))
+	require.NoError(t, copyFolder(installed.copy, r.root, "", ""))
+	require.NoError(t, os.Symlink(filepath.Join(installed.root, "bin"), filepath.Join(r.root, "bin")))
 	require.NoError(t, copyFolder(installed.configuration, server.Configuration(), installed.loginURL, server.URL()))
 	stubs, err := filepath.Abs("testdata/bin")
 	require.NoError(t, err)
@@ -162,25 +167,26 @@ func newRig(t *testing.T, options arm.Options) *rig {
 	return r
 }
 
-// copyRepository copies the files that git knows, or would add. git works in the copy.
+// copyRepository copies the files that git knows, or would add, and commits the copy.
+// Equal files get the same commit.
 func copyRepository(from, to string) error {
 	out, err := exec.Command("git", "-C", from, "ls-files", "-z", "--cached", "--others", "--exclude-standard").Output()
 	if err != nil {
 		return fmt.Errorf("git ls-files: %w", err)
 	}
 	for name := range strings.SplitSeq(strings.TrimSuffix(string(out), "\x00"), "\x00") {
-		if err := copyFile(filepath.Join(from, name), filepath.Join(to, name), nil); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := copyFile(filepath.Join(from, name), filepath.Join(to, name), "", ""); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}
-	gitFolder, err := exec.Command("git", "-C", from, "rev-parse", "--absolute-git-dir").Output()
-	if err != nil {
-		return fmt.Errorf("git rev-parse: %w", err)
+	const commit = "git init --quiet && git add --all && git -c user.name=test -c user.email=test@example.com commit --quiet --message test"
+	cmd := exec.Command("sh", "-c", commit)
+	cmd.Dir = to
+	cmd.Env = append(os.Environ(), "GIT_AUTHOR_DATE=2026-08-01T00:00:00Z", "GIT_COMMITTER_DATE=2026-08-01T00:00:00Z", "GIT_CONFIG_GLOBAL=/dev/null")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("commit the copy: %w\n%s", err, out)
 	}
-	if err := os.WriteFile(filepath.Join(to, ".git"), append([]byte("gitdir: "), gitFolder...), 0o600); err != nil {
-		return err
-	}
-	return os.Symlink(filepath.Join(from, "bin"), filepath.Join(to, "bin"))
+	return nil
 }
 
 // copyFolder copies a folder, and replaces one text by another in its files.
@@ -193,11 +199,11 @@ func copyFolder(from, to, old, replacement string) error {
 		if err != nil {
 			return err
 		}
-		return copyFile(path, filepath.Join(to, below), strings.NewReplacer(old, replacement))
+		return copyFile(path, filepath.Join(to, below), old, replacement)
 	})
 }
 
-func copyFile(from, to string, replacer *strings.Replacer) error {
+func copyFile(from, to, old, replacement string) error {
 	info, err := os.Lstat(from)
 	if err != nil || !info.Mode().IsRegular() {
 		return err
@@ -206,8 +212,8 @@ func copyFile(from, to string, replacer *strings.Replacer) error {
 	if err != nil {
 		return err
 	}
-	if replacer != nil {
-		content = []byte(replacer.Replace(string(content)))
+	if old != "" {
+		content = bytes.ReplaceAll(content, []byte(old), []byte(replacement))
 	}
 	if err := os.MkdirAll(filepath.Dir(to), 0o750); err != nil {
 		return err
