@@ -5,7 +5,9 @@ TANDEM_E2E_CONTEXT ?= kind-$(or $(KIND_CLUSTER),tandem)
 export TANDEM_E2E_CONTEXT TANDEM_E2E_URL E2E_ARTIFACTS
 
 # These packages of the module need no cluster, so make test runs them.
-TESTED += deploy/e2e/azure/arm deploy/e2e/chaos deploy/e2e/load
+TESTED += deploy/e2e/azure/arm deploy/e2e/chaos deploy/e2e/load deploy/e2e/safeguards
+
+test: bin/kustomize # deploy/e2e/safeguards renders the manifests
 
 # The tests that make e2e-istio runs: those of the mesh and the gateway, and those whose claims sidecars might break.
 IN_MESH := ^(TestMesh|TestGateway|TestHTTP|TestGRPC_Headless|TestScaling|TestReliability_(ServiceA|ServiceB|BothServices)Updated|TestReliability_(PodDeleted|ContainerKilled))

@@ -29,8 +29,8 @@ case ${1-} in
 		cat <<'HELP'
 usage: scripts/kubeconform.sh [--render FOLDER]
 
-Renders deploy/base, every overlay, and on the base every component, every pair
-of components, and the combinations listed in this script. Checks that
+Renders deploy/base, every overlay, deploy/azure, and on the base every component,
+every pair of components, and the combinations listed in this script. Checks that
 
   - each object conforms to its schema in deploy/schemas. Unknown fields and
     kinds without a schema are errors
@@ -75,6 +75,8 @@ main() {
 		name=${folder#"$work"/deploy/}
 		check_manifests "$name" "$folder/rendered.yaml"
 	done
+	bin/kustomize build deploy/azure/container-insights >"$work/container-insights.yaml" || report "deploy/azure/container-insights does not render"
+	check_manifests azure/container-insights "$work/container-insights.yaml"
 
 	namespace=$(sed -n 's/^namespace: \([^ ]*\).*/\1/p' deploy/base/kustomization.yaml)
 	render "$work/renamed" another-name

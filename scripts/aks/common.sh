@@ -47,7 +47,6 @@ load_settings() {
 	: "${AKS_TIER:=free}" "${AKS_VERSION:=}" "${AKS_NODE_SIZE:=Standard_D2s_v5}" "${AKS_NODES_MIN:=3}" "${AKS_NODES_MAX:=5}"
 	: "${AKS_ZONES:=1 2 3}" "${AKS_ADMIN:=}" "${MESH:=none}" "${IMAGES:=build}" "${RELEASE:=}" "${RELEASE_IMAGES:=}"
 	: "${GITHUB_ENVIRONMENT:=aks}" "${GITHUB_SUBJECT:=}"
-	app_name=tandem-github-$AKS_GROUP # of the app registration with which GitHub deploys
 	one_of AKS_SKU base automatic
 	one_of AKS_TIER free standard premium
 	one_of MESH none istio
@@ -70,7 +69,8 @@ one_of() { # one_of NAME VALUE...
 	fail "$key=${!key} is not one of: $*"
 }
 
-# check_az: az is there, recent enough, and logged in. Sets subscription and subscription_name.
+# check_az: az is there, recent enough, and logged in. Sets subscription, its name, and the name of the app registration with
+# which GitHub deploys: a tenant may have several subscriptions with a group of this name.
 check_az() {
 	local version minor account
 	type -P az >/dev/null || fail "az is not on PATH; install azure-cli: https://aka.ms/azure-cli"
@@ -83,6 +83,7 @@ check_az() {
 	account=$(az account show --query '[id, name]' --output tsv 2>/dev/null) || fail "az is not logged in; run az login"
 	subscription=${account%%[[:space:]]*}
 	subscription_name=${account#*[[:space:]]}
+	app_name=tandem-github-$AKS_GROUP-${subscription%%-*}
 }
 
 confirm() { # confirm QUESTION
@@ -177,7 +178,7 @@ quote() {
 	local line='' word
 	for word in "$@"; do
 		case $word in
-			*\$*) word="\"$word\"" ;;
+			*\$*) word="\"${word//\"/\\\"}\"" ;;
 			'' | *[!A-Za-z0-9_./:=,@%+-]*) word="'${word//\'/\'\\\'\'}'" ;;
 		esac
 		if [[ $word == --* ]] && ((${#line} > 80)); then
@@ -188,4 +189,18 @@ quote() {
 		fi
 	done
 	printf '%s\n' "$line"
+}
+
+# registry_name sets AKS_REGISTRY.
+registry_name() {
+	local sum
+	if [[ -n $AKS_REGISTRY ]]; then return; fi
+	if ((dry_run)); then
+		ask SUBSCRIPTION az account show --query id --output tsv
+		echo "AKS_REGISTRY=tandem\$(printf %s \"\$SUBSCRIPTION/$AKS_GROUP\" | cksum | cut -d ' ' -f 1)"
+		AKS_REGISTRY='$AKS_REGISTRY'
+		return
+	fi
+	sum=$(printf %s "$subscription/$AKS_GROUP" | cksum)
+	AKS_REGISTRY=tandem${sum%% *}
 }

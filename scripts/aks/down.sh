@@ -94,7 +94,7 @@ find_assignments() {
 	found=$(look az role assignment list --all --fill-principal-name false --query '[].[principalId, id, scope]' --output tsv)
 	while read -r principal id scope; do
 		if [[ -z $principal || $principals != *" $principal "* ]]; then continue; fi
-		if [[ -n $group_id ]] && grep -qi "^$group_id\(/\|$\)" <<<"$scope"; then continue; fi
+		if [[ -n $group_id ]] && grep -qiE "^$group_id(/|$)" <<<"$scope"; then continue; fi
 		assignments="$assignments $id"
 	done <<<"$found"
 }

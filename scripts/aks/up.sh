@@ -97,6 +97,11 @@ main() {
 	make_identity
 	make_rules
 	get_credentials
+	# AKS Automatic protects its namespaces from changes.
+	if [[ $AKS_SKU == base ]]; then
+		step "settings of Container insights"
+		run kubectl --context "$AKS_CLUSTER" apply --server-side --force-conflicts --kustomize deploy/azure/container-insights
+	fi
 	deploy
 	check_calls
 	if ! ((dry_run)); then print_addresses; fi
@@ -208,20 +213,6 @@ make_group() {
 		fail "the resource group $AKS_GROUP exists and has no tag $tag, so it is not from aks-up; set AKS_GROUP to another name"
 }
 
-# registry_name sets AKS_REGISTRY.
-registry_name() {
-	local sum
-	if [[ -n $AKS_REGISTRY ]]; then return; fi
-	if ((dry_run)); then
-		ask SUBSCRIPTION az account show --query id --output tsv
-		echo "AKS_REGISTRY=tandem\$(printf %s \"\$SUBSCRIPTION/$AKS_GROUP\" | cksum | cut -d ' ' -f 1)"
-		AKS_REGISTRY='$AKS_REGISTRY'
-		return
-	fi
-	sum=$(printf %s "$subscription/$AKS_GROUP" | cksum)
-	AKS_REGISTRY=tandem${sum%% *}
-}
-
 make_registry() {
 	local available
 	step "container registry"
@@ -305,10 +296,14 @@ make_workspaces() {
 }
 
 make_cluster() {
-	local cluster=(--resource-group "$AKS_GROUP" --name "$AKS_CLUSTER") state
+	local cluster=(--resource-group "$AKS_GROUP" --name "$AKS_CLUSTER") state mode
 	step "cluster $AKS_CLUSTER, which takes 5 to 15 minutes to create"
 	if exists az aks show "${cluster[@]}"; then # never empty
-		state=$(look az aks show "${cluster[@]}" --query provisioningState --output tsv) # never empty
+		state=$(look az aks show "${cluster[@]}" --query '[[provisioningState, serviceMeshProfile.mode]]' --output tsv) # never empty
+		mode=none
+		if [[ $state == *Istio ]]; then mode=istio; fi
+		[[ $MESH == "$mode" ]] || fail "the cluster exists with MESH=$mode; set that, or run make aks-down first"
+		state=${state%%[[:space:]]*}
 		case $state in
 			Succeeded) ;;
 			Failed | Canceled)
@@ -436,17 +431,28 @@ in_cluster() { kubectl --context "$AKS_CLUSTER" --namespace "$namespace" "$@"; }
 
 # kustomization prints the overlay with the images and values of this cluster.
 kustomization() {
-	local overlay=aks
-	if [[ $MESH == istio ]]; then overlay=aks-istio; fi
+	local overlay=aks patches=''
+	if [[ $MESH == istio ]]; then
+		overlay=aks-istio
+		patches="
+patches:
+  - target: { kind: Namespace, labelSelector: istio.io/rev }
+    patch: |
+      - { op: replace, path: /metadata/labels/istio.io~1rev, value: $MESH_REVISION }"
+	fi
 	cat <<KUSTOMIZATION
 resources: [../../deploy/overlays/$overlay]
-images:$images
+images:$images$patches
 KUSTOMIZATION
 }
 
 deploy() {
 	local manifests
 	step "deploying"
+	if [[ $MESH == istio ]]; then
+		ask MESH_REVISION az aks show --resource-group "$AKS_GROUP" --name "$AKS_CLUSTER" \
+			--query 'max(serviceMeshProfile.istio.revisions)' --output tsv
+	fi
 	if ((dry_run)); then
 		printf 'mkdir -p out/aks\ncat >out/aks/kustomization.yaml <<KUSTOMIZATION\n%s\nKUSTOMIZATION\n' "$(kustomization)"
 		echo "bin/kustomize build out/aks | scripts/rollout.sh $AKS_CLUSTER"
