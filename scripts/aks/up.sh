@@ -348,8 +348,10 @@ create_cluster() {
 	fi
 	arguments+=(
 		--enable-azure-monitor-metrics --azure-monitor-workspace-resource-id "$METRICS_ID"
-		--enable-addons monitoring --workspace-resource-id "$LOGS_ID"
+		--workspace-resource-id "$LOGS_ID"
 	)
+	# az itself adds the add-on to AKS Automatic, and refuses it twice.
+	if [[ $AKS_SKU == base ]]; then arguments+=(--enable-addons monitoring); fi
 	run az aks create "${cluster[@]}" "${arguments[@]}" # never empty
 }
 

@@ -25,7 +25,7 @@ import (
 const azVersion = "2.91.0"
 
 var (
-	theRig *rig
+	installed installation
 	// report has a line for each case: what it made, and what it asserted.
 	report struct {
 		sync.Mutex
@@ -61,10 +61,13 @@ func run(m *testing.M) (int, error) {
 		return 0, err
 	}
 	defer os.RemoveAll(folder)
-	if theRig, err = newRig(root, folder, az); err != nil {
+	installed = installation{root: root, copy: filepath.Join(folder, "repository"), az: az}
+	if err := copyRepository(root, installed.copy); err != nil {
 		return 0, err
 	}
-	defer theRig.Close()
+	if err := installed.logIn(folder); err != nil {
+		return 0, err
+	}
 	code := m.Run()
 	fmt.Println("azure: what each case made and asserted:")
 	for _, line := range report.lines {
@@ -99,49 +102,123 @@ func findAz(root string) (string, error) {
 	return az, os.WriteFile(filepath.Join(environment, "complete"), nil, 0o600)
 }
 
-// rig is the Resource Manager, and the environment in which scripts talk to it.
+// installation is what all rigs share.
+type installation struct {
+	root string // of the repository
+	copy string // of its files, as they are now, with one commit
+	az   string
+	// What az writes when it logs in at the server of this URL.
+	loginURL      string
+	configuration string
+}
+
+// rig is a Resource Manager, and an environment in which scripts talk to it: a copy of
+// the repository, so that tests run side by side, and a home of its own.
 type rig struct {
 	*arm.Server
-	root        string // of the repository
-	folder      string
+	t           *testing.T
+	root        string // of the copy
 	records     string // what the kubectl and curl of testdata record
+	home        string
 	environment []string
 }
 
-func newRig(root, folder, az string) (*rig, error) {
-	server, err := arm.Start(folder, arm.Options{
-		Kubeconfig: []byte(entraKubeconfig),
-		Log:        func(format string, args ...any) { fmt.Printf("azure: "+format+"\n", args...) },
-	})
+// logIn logs az in once, and keeps what it wrote.
+func (i *installation) logIn(folder string) error {
+	server, err := arm.Start(folder, arm.Options{})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	r := &rig{Server: server, root: root, folder: folder, records: filepath.Join(folder, "records")}
-	home := filepath.Join(folder, "home")
+	defer server.Close()
+	cmd := exec.Command("bash", "-c", server.Login())
+	cmd.Env = append(server.Environment(), "PATH="+filepath.Dir(i.az)+string(os.PathListSeparator)+os.Getenv("PATH"), "HOME="+folder)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("log in: %w\n%s", err, out)
+	}
+	i.loginURL, i.configuration = server.URL(), server.Configuration()
+	return nil
+}
+
+// newRig returns a rig with an empty subscription.
+func newRig(t *testing.T, options arm.Options) *rig {
+	t.Helper()
+	folder := t.TempDir()
+	options.Log = t.Logf
+	if options.Kubeconfig == nil {
+		options.Kubeconfig = []byte(entraKubeconfig)
+	}
+	server, err := arm.Start(folder, options)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, server.Close()) })
+	r := &rig{Server: server, t: t, root: filepath.Join(folder, "src"), records: filepath.Join(folder, "records"), home: filepath.Join(folder, "home")}
+	require.NoError(t, copyFolder(installed.copy, r.root, "", ""))
+	require.NoError(t, os.Symlink(filepath.Join(installed.root, "bin"), filepath.Join(r.root, "bin")))
+	require.NoError(t, copyFolder(installed.configuration, server.Configuration(), installed.loginURL, server.URL()))
 	stubs, err := filepath.Abs("testdata/bin")
-	if err != nil {
-		return nil, err
-	}
+	require.NoError(t, err)
 	kubectl, _ := exec.LookPath("kubectl") // the stub does without
-	path := strings.Join([]string{stubs, filepath.Dir(az), filepath.Join(root, "bin"), os.Getenv("PATH")}, string(os.PathListSeparator))
-	settings := filepath.Join(folder, "aks.env")
 	r.environment = append(server.Environment(),
-		"PATH="+path, "HOME="+home, "KUBECONFIG="+filepath.Join(home, "kubeconfig"), "RECORDS="+r.records, "REAL_KUBECTL="+kubectl,
-		"AZURE_CORE_NO_COLOR=yes", "AKS_ENV="+settings, "LANG=C.UTF-8", "TMPDIR="+folder, "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*",
+		"PATH="+strings.Join([]string{stubs, filepath.Dir(installed.az), filepath.Join(installed.root, "bin"), os.Getenv("PATH")}, string(os.PathListSeparator)),
+		"HOME="+r.home, "KUBECONFIG="+filepath.Join(r.home, "kubeconfig"), "TMPDIR="+folder, "LANG=C.UTF-8",
+		"RECORDS="+r.records, "REAL_KUBECTL="+kubectl, "AZURE_CORE_NO_COLOR=yes",
 	)
-	for _, folder := range []string{home, r.records} {
-		if err := os.MkdirAll(folder, 0o750); err != nil {
-			return nil, err
+	require.NoError(t, os.MkdirAll(r.home, 0o750))
+	require.NoError(t, os.MkdirAll(r.records, 0o750))
+	return r
+}
+
+// copyRepository copies the files that git knows, or would add, and commits the copy.
+// Equal files get the same commit.
+func copyRepository(from, to string) error {
+	out, err := exec.Command("git", "-C", from, "ls-files", "-z", "--cached", "--others", "--exclude-standard").Output()
+	if err != nil {
+		return fmt.Errorf("git ls-files: %w", err)
+	}
+	for name := range strings.SplitSeq(strings.TrimSuffix(string(out), "\x00"), "\x00") {
+		if err := copyFile(filepath.Join(from, name), filepath.Join(to, name), "", ""); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
 		}
 	}
-	if err := os.WriteFile(settings, nil, 0o600); err != nil {
-		return nil, err
+	const commit = "git init --quiet && git add --all && git -c user.name=test -c user.email=test@example.com commit --quiet --message test"
+	cmd := exec.Command("sh", "-c", commit)
+	cmd.Dir = to
+	cmd.Env = append(os.Environ(), "GIT_AUTHOR_DATE=2026-08-01T00:00:00Z", "GIT_COMMITTER_DATE=2026-08-01T00:00:00Z", "GIT_CONFIG_GLOBAL=/dev/null")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("commit the copy: %w\n%s", err, out)
 	}
-	if login := r.shell(nil, server.Login()); login.err != nil {
-		return nil, fmt.Errorf("log in: %w\n%s", login.err, login.stderr)
+	return nil
+}
+
+// copyFolder copies a folder, and replaces one text by another in its files.
+func copyFolder(from, to, old, replacement string) error {
+	return filepath.WalkDir(from, func(path string, entry os.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		below, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		return copyFile(path, filepath.Join(to, below), old, replacement)
+	})
+}
+
+func copyFile(from, to, old, replacement string) error {
+	info, err := os.Lstat(from)
+	if err != nil || !info.Mode().IsRegular() {
+		return err
 	}
-	server.Reset()
-	return r, nil
+	content, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	if old != "" {
+		content = bytes.ReplaceAll(content, []byte(old), []byte(replacement))
+	}
+	if err := os.MkdirAll(filepath.Dir(to), 0o750); err != nil {
+		return err
+	}
+	return os.WriteFile(to, content, info.Mode().Perm())
 }
 
 // result is what a command printed, and how it ended.
@@ -177,34 +254,18 @@ func (r *rig) killedScript(name string, arguments ...string) (result, bool) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 10 * time.Second
-	changed := false
 	r.OnChange(func(arm.Request) { cancel() })
 	defer r.OnChange(nil)
 	got := r.run(cmd, nil)
-	changed = ctx.Err() != nil
-	return got, changed
-}
-
-// start empties the Resource Manager and the records.
-func (r *rig) start(t *testing.T) {
-	t.Helper()
-	r.Reset()
-	r.forget(t)
-}
-
-// forget empties the records.
-func (r *rig) forget(t *testing.T) {
-	t.Helper()
-	require.NoError(t, os.RemoveAll(r.records))
-	require.NoError(t, os.MkdirAll(r.records, 0o750))
+	return got, ctx.Err() != nil
 }
 
 // recorded returns a file of the records, or "".
-func (r *rig) recorded(t *testing.T, name string) string {
-	t.Helper()
+func (r *rig) recorded(name string) string {
+	r.t.Helper()
 	content, err := os.ReadFile(filepath.Join(r.records, name))
 	if !errors.Is(err, os.ErrNotExist) {
-		require.NoError(t, err)
+		require.NoError(r.t, err)
 	}
 	return string(content)
 }
@@ -220,6 +281,9 @@ func done(t *testing.T, started time.Time, made, asserted string) {
 	}
 	report.lines = append(report.lines, fmt.Sprintf("%-34s %-6s %4.0fs | %s | %s", strings.TrimPrefix(t.Name(), "Test"), state, time.Since(started).Seconds(), made, asserted))
 }
+
+// addresses matches those of servers.
+var addresses = regexp.MustCompile(`127\.0\.0\.1:[0-9]+`)
 
 // ids matches what differs between equal runs.
 var ids = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`)
@@ -251,3 +315,9 @@ users:
       command: kubelogin
       args: [get-token, --environment, AzurePublicCloud, --server-id, 6dae42f8-4368-4678-94ff-3960e28e3630, --client-id, 80faf920-1908-4b52-b5ef-a8e7bedfc67a, --tenant-id, 22222222-2222-4222-8222-222222222222, --login, devicecode]
 `
+
+// hasKubectl reports whether the stub of kubectl hands kubectl config to a real one.
+func (r *rig) hasKubectl() bool {
+	_, err := exec.LookPath("kubectl")
+	return err == nil
+}

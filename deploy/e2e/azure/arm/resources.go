@@ -1,6 +1,7 @@
 package arm
 
 import (
+	"bytes"
 	"encoding/json"
 	"maps"
 	"net/http"
@@ -338,25 +339,69 @@ func (s *Server) Resources() map[string]map[string]any {
 	return bodies
 }
 
-// Snapshot returns a function that resets the server to the resources and images that
-// it has now.
-func (s *Server) Snapshot() (restore func()) {
+// state is what Snapshot keeps.
+type state struct {
+	URL       string
+	IDs       int
+	Images    map[string]string
+	Resources map[string]savedResource // by path in lower case
+}
+
+type savedResource struct {
+	ID   string
+	Body object
+}
+
+// Snapshot returns all resources and images, for Restore.
+func (s *Server) Snapshot() ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	saved := map[string]*resource{}
+	saved := state{s.url, s.ids, s.images, map[string]savedResource{}}
 	for path, r := range s.resources {
-		saved[path] = &resource{id: r.id, body: clone(r.body)}
+		saved.Resources[path] = savedResource{r.id, r.body}
 	}
-	images, ids := maps.Clone(s.images), s.ids
-	return func() {
-		s.Reset()
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		for path, r := range saved {
-			s.resources[path] = &resource{id: r.id, body: clone(r.body)}
-		}
-		s.images, s.ids = maps.Clone(images), ids
+	return json.Marshal(saved)
+}
+
+// Restore resets the server to a snapshot, which may be of another server.
+func (s *Server) Restore(snapshot []byte) error {
+	s.Reset()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var saved state
+	if err := json.Unmarshal(snapshot, &saved); err != nil {
+		return err
 	}
+	// Registries have the server's address.
+	moved := bytes.ReplaceAll(snapshot, []byte(strings.TrimPrefix(saved.URL, "https://")), []byte(s.host()))
+	if err := json.Unmarshal(moved, &saved); err != nil {
+		return err
+	}
+	s.ids, s.images = saved.IDs, saved.Images
+	for path, r := range saved.Resources {
+		s.resources[path] = &resource{id: r.ID, body: r.Body}
+	}
+	return nil
+}
+
+// Forget deletes the resources whose paths match a regular expression, as if somebody
+// had deleted them.
+func (s *Server) Forget(pattern string) {
+	matches := regexp.MustCompile("(?i)" + pattern)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.resources, func(path string, _ *resource) bool { return matches.MatchString(path) })
+}
+
+// Add adds a resource that somebody else made.
+func (s *Server) Add(id string, body map[string]any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := &resource{id: id, body: clone(body)}
+	kind, _ := typeOf(strings.ToLower(id))
+	s.complete(r, kind)
+	r.properties()["provisioningState"] = "Succeeded"
+	s.resources[strings.ToLower(id)] = r
 }
 
 func clone(body object) object {

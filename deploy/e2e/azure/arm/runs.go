@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -241,14 +242,16 @@ func unpack(archive []byte, folder string) error {
 		if err != nil {
 			return err
 		}
-		switch header.Typeflag {
-		case tar.TypeDir:
-			err = root.MkdirAll(header.Name, 0o750)
-		case tar.TypeReg:
-			if err = root.MkdirAll(filepath.Dir(header.Name), 0o750); err == nil {
+		name := strings.TrimPrefix(path.Clean("/"+header.Name), "/") // az's names begin with a slash
+		switch {
+		case name == "":
+		case header.Typeflag == tar.TypeDir:
+			err = root.MkdirAll(name, 0o750)
+		case header.Typeflag == tar.TypeReg:
+			if err = root.MkdirAll(path.Dir(name), 0o750); err == nil {
 				var content []byte
 				if content, err = io.ReadAll(files); err == nil {
-					err = root.WriteFile(header.Name, content, header.FileInfo().Mode().Perm())
+					err = root.WriteFile(name, content, header.FileInfo().Mode().Perm())
 				}
 			}
 		}

@@ -93,7 +93,7 @@ func Start(folder string, options Options) (*Server, error) {
 	}
 	s := &Server{options: options, folder: folder}
 	s.Reset()
-	if err := os.RemoveAll(s.configuration()); err != nil { // it names the port of an earlier server
+	if err := os.RemoveAll(s.Configuration()); err != nil { // it names the port of an earlier server
 		return nil, err
 	}
 	certificate, err := createCertificate(filepath.Join(folder, "ca.pem"))
@@ -164,10 +164,13 @@ func (s *Server) control() http.Handler {
 	return mux
 }
 
+// URL is the address of the Resource Manager.
+func (s *Server) URL() string { return s.url }
+
 // Environment returns what az needs in its environment.
 func (s *Server) Environment() []string {
 	return []string{
-		"AZURE_CONFIG_DIR=" + s.configuration(),
+		"AZURE_CONFIG_DIR=" + s.Configuration(),
 		"AZURE_CORE_COLLECT_TELEMETRY=no",
 		"REQUESTS_CA_BUNDLE=" + filepath.Join(s.folder, "ca.pem"),
 		"IDENTITY_ENDPOINT=" + s.token + "/token",
@@ -183,7 +186,8 @@ az login --identity --output none
 `
 }
 
-func (s *Server) configuration() string { return filepath.Join(s.folder, "azure") }
+// Configuration is the folder of az's configuration.
+func (s *Server) Configuration() string { return filepath.Join(s.folder, "azure") }
 
 // Requests returns what the server has received since Start or Reset.
 func (s *Server) Requests() []Request {
