@@ -167,6 +167,8 @@ az_failed() {
 			fail "$AKS_NODE_SIZE is not available to the subscription in $AKS_LOCATION; set AKS_NODE_SIZE or AKS_LOCATION" ;;
 		*AlreadyInUse* | *'already in use'* | *NameNotAvailable*)
 			fail "$1 $2 $3: the name is taken; set AKS_REGISTRY to another one, as registries share one name space" ;;
+		*ResourceNotFound* | *ResourceGroupNotFound* | *'was not found'*)
+			fail "$1 $2 $3: there is no such resource in the group $AKS_GROUP; make aks-up creates it" ;;
 	esac
 	echo "$errors" >&2
 	fail "$1 $2 $3 failed, see above; when the cause is removed, repeat the command: it goes on where it stopped"

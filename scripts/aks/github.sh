@@ -47,6 +47,10 @@ main() {
 	load_settings
 	check_az
 	tenant=$(look az account show --query tenantId --output tsv)
+	step "what make aks-up created"
+	registry_name
+	ask REGISTRY_ID az acr show --resource-group "$AKS_GROUP" --name "$AKS_REGISTRY" --query id --output tsv
+	ask CLUSTER_ID az aks show --resource-group "$AKS_GROUP" --name "$AKS_CLUSTER" --query id --output tsv
 	find_subject
 	make_app
 	give_roles
@@ -92,9 +96,6 @@ make_app() {
 
 give_roles() {
 	step "roles of the app"
-	registry_name
-	ask REGISTRY_ID az acr show --resource-group "$AKS_GROUP" --name "$AKS_REGISTRY" --query id --output tsv
-	ask CLUSTER_ID az aks show --resource-group "$AKS_GROUP" --name "$AKS_CLUSTER" --query id --output tsv
 	assign "$PRINCIPAL_ID" ServicePrincipal AcrPush "$REGISTRY_ID"
 	assign "$PRINCIPAL_ID" ServicePrincipal Reader "$REGISTRY_ID" # its login server
 	assign "$PRINCIPAL_ID" ServicePrincipal 'Azure Kubernetes Service Cluster User Role' "$CLUSTER_ID" # a kubeconfig, no more

@@ -73,10 +73,10 @@ main() {
 	if ((dry_run)); then
 		printf '# The commands of make aks-up in an empty subscription. Run them in the folder of the repository, with bash.\nset -euo pipefail\n'
 	else
-		check_tools
 		check_az
 	fi
 	if ((deploy_only)); then
+		check_tools
 		find_registry
 		make_images
 		get_credentials
@@ -86,6 +86,7 @@ main() {
 	if ! ((dry_run)); then
 		plan
 		confirm "Create this in the subscription $subscription_name ($subscription)?"
+		check_tools
 		check_subscription
 	fi
 	make_group
