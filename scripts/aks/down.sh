@@ -135,10 +135,11 @@ delete() {
 
 # forget_context removes the context of kubectl, with its cluster and user, as az aks get-credentials named them.
 forget_context() {
-	local cluster user
+	local contexts cluster user
 	type -P kubectl >/dev/null || return 0
+	contexts=$(kubectl config get-contexts --output name) # config view cannot filter an empty list
+	if ! grep -qxF "$AKS_CLUSTER" <<<"$contexts"; then return; fi
 	cluster=$(kubectl config view --output "jsonpath={.contexts[?(@.name==\"$AKS_CLUSTER\")].context.cluster}")
-	if [[ -z $cluster ]]; then return; fi
 	user=$(kubectl config view --output "jsonpath={.contexts[?(@.name==\"$AKS_CLUSTER\")].context.user}")
 	# A context of another cluster may have the same name.
 	if [[ $user != "clusterUser_${AKS_GROUP}_$AKS_CLUSTER" ]]; then return; fi

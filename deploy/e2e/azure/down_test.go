@@ -32,7 +32,9 @@ func TestDown_LeavesNothing(t *testing.T) {
 	assert.Len(t, left, 1, "%v", comparable(left))
 	assert.Contains(t, left, "/subscriptions/"+arm.Subscription+"/resourcegroups/other")
 	if config, err := os.ReadFile(filepath.Join(r.home, "kubeconfig")); r.hasKubectl() && assert.NoError(t, err) {
-		assert.NotContains(t, string(config), "tandem")
+		assert.NotContains(t, string(config), "azmk8s.io") // the cluster
+		assert.NotContains(t, string(config), "clusterUser")
+		assert.NotContains(t, string(config), "name: tandem")
 	}
 	before := len(r.Changes())
 	again := r.script("down.sh", nil, "--yes")

@@ -254,7 +254,11 @@ func (r *rig) killedScript(name string, arguments ...string) (result, bool) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 10 * time.Second
-	r.OnChange(func(arm.Request) { cancel() })
+	r.OnChange(func(c arm.Request) {
+		if !strings.HasPrefix(c.Path, "/blob/") { // an upload for az acr run, which is of no use alone
+			cancel()
+		}
+	})
 	defer r.OnChange(nil)
 	got := r.run(cmd, nil)
 	return got, ctx.Err() != nil

@@ -47,6 +47,7 @@ func (s *Server) completeCluster(r *resource, id string) {
 	setDefault(p, "nodeResourceGroup", fmt.Sprintf("MC_%s_%s_%s", group, r.name(), location))
 	setDefault(p, "kubernetesVersion", KubernetesVersion)
 	setDefault(p, "dnsPrefix", r.name())
+	setDefault(p, "servicePrincipalProfile", object{"clientId": "msi"}) // of a managed identity
 	maps.Copy(p, object{
 		"currentKubernetesVersion": KubernetesVersion,
 		"fqdn":                     r.name() + "-0000.hcp." + location + ".azmk8s.io",

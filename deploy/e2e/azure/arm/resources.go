@@ -168,7 +168,9 @@ func (s *Server) refuse(c *call, kind string) (response, bool) {
 	if group := groupOf.FindString(c.path); group != "" && group != c.path && s.resources[group] == nil {
 		return failure(http.StatusNotFound, "ResourceGroupNotFound", "Resource group '%s' could not be found.", group[strings.LastIndex(group, "/")+1:]), true
 	}
-	if scope, _, nested := cutLast(c.path, "/providers/microsoft.authorization/"); nested && strings.Contains(scope, "/providers/") && s.resources[scope] == nil {
+	scope, _, _ := cutLast(c.path, assignmentPath)
+	scope, _, _ = strings.Cut(scope, "/namespaces/") // of a cluster: Azure does not know which there are
+	if scope != c.path && strings.Contains(scope, "/providers/") && s.resources[scope] == nil {
 		return notFound(scope), true
 	}
 	switch kind {

@@ -219,7 +219,8 @@ func (r *run) push(image string) error {
 	}
 	r.server.mu.Lock()
 	defer r.server.mu.Unlock()
-	r.server.images[strings.TrimPrefix(image, r.host+"/")] = digestOf(image)
+	name := strings.TrimPrefix(image, r.host+"/")
+	r.server.images[name] = digestOf(name)
 	return nil
 }
 
