@@ -18,7 +18,7 @@ BUILD    := -trimpath -tags grpcnotrace,nethttpomithttp2 -ldflags "-s -w -X exam
 RACE      = $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
 .DEFAULT_GOAL := help
-include deploy/deploy.mk deploy/e2e.mk
+include deploy/deploy.mk deploy/e2e.mk deploy/aks.mk
 .PHONY: help doctor run build test drill fuzz bench check lint fmt generate names clean
 
 help: ## list the verbs
@@ -76,7 +76,7 @@ clean: ## remove bin/ and out/
 
 # The tools are pinned, each in a module of its own, and built when first needed. touch: go install does not change the
 # time of a file that is up to date.
-bin/golangci-lint bin/buf bin/actionlint bin/govulncheck bin/kustomize bin/kubeconform: bin/%: scripts/tools/%/go.mod scripts/tools/%/go.sum
+bin/golangci-lint bin/buf bin/actionlint bin/govulncheck bin/kustomize bin/kubeconform bin/kubelogin bin/registry: bin/%: scripts/tools/%/go.mod scripts/tools/%/go.sum
 	@echo "building $* (once; golangci-lint takes minutes)"
 	@cd $(<D) && GOWORK=off GOBIN=$(CURDIR)/bin $(GO) install tool
 	@touch $@

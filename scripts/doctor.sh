@@ -67,4 +67,6 @@ tool optional "docker compose" '' "compose-test" "apt-get install docker-compose
 tool optional kind 0.33 "kind-up, deploy, e2e, chaos" "kind.sigs.k8s.io" kind version
 tool optional kubectl '' "deploy, status, logs, e2e, chaos" "kubernetes.io/docs/tasks/tools" kubectl version --client
 tool optional istioctl 1.31 "istio-up" "istio.io/latest/docs/setup/getting-started" istioctl version --remote=false
+tool optional az 2.86 "aks-up, aks-down" "aka.ms/azure-cli" az version
+tool optional kubelogin '' "aks-up" "az aks install-cli" kubelogin --version
 exit $status

@@ -42,8 +42,10 @@ func runWithFakes(t *testing.T, name, verb, fail string) (output, calls string, 
 	require.NoError(t, os.MkdirAll(filepath.Join(root, "deploy/overlays/kind"), 0o750))
 	script, err := os.ReadFile(name)
 	require.NoError(t, err)
+	rollout, err := os.ReadFile("rollout.sh")
+	require.NoError(t, err)
 	for path, text := range map[string]string{
-		"scripts/" + name: string(script), "scripts/images.sh": fake, "scripts/crds.sh": fake, "bin/kustomize": fake,
+		"scripts/" + name: string(script), "scripts/rollout.sh": string(rollout), "scripts/images.sh": fake, "scripts/crds.sh": fake, "bin/kustomize": fake,
 		"path/docker": fake, "path/istioctl": fake, "path/kind": fake, "path/kubectl": fake,
 	} {
 		path = filepath.Join(root, path)
@@ -83,12 +85,12 @@ func TestDeploy_FailedCallDeletesNothing(t *testing.T) {
 	}{
 		"every read": {
 			fail:  "kubectl*' get '*",
-			want:  "kind: read the Deployments that were applied",
+			want:  "rollout: read the Deployments that were applied",
 			after: "rollout status",
 		},
 		"reads of manifests": {
 			fail:  "kubectl*' get --filename '*",
-			want:  "kind: read the Deployments that were applied",
+			want:  "rollout: read the Deployments that were applied",
 			after: "rollout status",
 		},
 		"the apply": {
@@ -98,7 +100,7 @@ func TestDeploy_FailedCallDeletesNothing(t *testing.T) {
 		},
 		"a rollout": {
 			fail:  "*'rollout status deployment/service-a '*",
-			want:  "kind: it does not run",
+			want:  "rollout: it does not run",
 			after: "docker port",
 		},
 		"the clusters": {

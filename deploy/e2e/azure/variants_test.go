@@ -1,0 +1,72 @@
+package azure
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/tandem/deploy/e2e/azure/arm"
+)
+
+// AKS Automatic gets what it does not set itself, and no settings of nodes.
+func TestUp_Automatic(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, arm.Options{})
+	defer done(t, time.Now(), "everything, with AKS_SKU=automatic", "the SKU, monitors and Gateway API; no autoscaler or zones")
+	r.script("up.sh", []string{"AKS_SKU=automatic"}, "--yes").require(t)
+	cluster := body(t, r.Changes(), "PUT", "/managedClusters/tandem")
+	assert.Equal(t, "Automatic", at(cluster, "sku", "name"))
+	pools, _ := at(cluster, "properties", "agentPoolProfiles").([]any)
+	for _, pool := range pools {
+		assert.NotEqual(t, true, at(pool, "enableAutoScaling"))
+		assert.Nil(t, at(pool, "minCount"))
+	}
+	assert.Equal(t, "Standard", at(cluster, "properties", "ingressProfile", "gatewayAPI", "installation"))
+	assert.Equal(t, true, at(r.Resources()[clusterPath], "properties", "azureMonitorProfile", "metrics", "enabled"))
+}
+
+// With MESH=istio, the cluster has the Istio add-on and not its gateways by application
+// routing, and the pods join the revision that the cluster names.
+func TestUp_Istio(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, arm.Options{})
+	defer done(t, time.Now(), "everything, with MESH=istio", "the mesh instead of application routing; its revision on the namespace")
+	r.script("up.sh", []string{"MESH=istio"}, "--yes").require(t)
+	cluster := body(t, r.Changes(), "PUT", "/managedClusters/tandem")
+	assert.Equal(t, "Istio", at(cluster, "properties", "serviceMeshProfile", "mode"))
+	assert.Nil(t, at(cluster, "properties", "ingressProfile", "webAppRouting", "gatewayAPIImplementations", "appRoutingIstio"))
+	assert.Contains(t, r.recorded("applied.yaml"), "istio.io/rev: "+arm.MeshRevision)
+}
+
+// A region without zones gets nodes in none, which up.sh says. Unregistered providers
+// are registered.
+func TestUp_NoZones(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, arm.Options{})
+	defer done(t, time.Now(), "everything, in a region without zones, with two providers unregistered", "no zones; both providers registered")
+	r.Unregister("Microsoft.ContainerService")
+	r.Unregister("Microsoft.AlertsManagement")
+	got := r.script("up.sh", []string{"AKS_LOCATION=" + arm.RegionWithoutZones}, "--yes")
+	got.require(t)
+	assert.Contains(t, got.stderr, "no availability zones")
+	pools := at(body(t, r.Changes(), "PUT", "/managedClusters/tandem"), "properties", "agentPoolProfiles").([]any)
+	require.Len(t, pools, 1)
+	assert.Nil(t, at(pools[0], "availabilityZones"))
+	for _, provider := range []string{"Microsoft.ContainerService", "Microsoft.AlertsManagement"} {
+		body(t, r.Changes(), "POST", "/providers/"+provider+"/register")
+	}
+}
+
+// Without --yes and without an answer, up.sh changes nothing.
+func TestUp_AsksFirst(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, arm.Options{})
+	defer done(t, time.Now(), "nothing", "it says what it would make and what that costs, and asks")
+	got := r.script("up.sh", nil)
+	require.Error(t, got.err)
+	assert.Contains(t, got.stdout, "an hour")
+	assert.Contains(t, lastLine(got.stderr), "nothing was changed")
+	assert.Empty(t, r.Changes())
+}

@@ -1,0 +1,153 @@
+#!/usr/bin/env bash
+# See --help, and common.sh.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+name=aks-down
+. scripts/aks/common.sh
+
+help() {
+	cat <<'HELP'
+usage: scripts/aks/down.sh [--dry-run] [--yes] [--purge]
+
+Deletes what scripts/aks/up.sh and scripts/aks/github.sh created: the resource
+group AKS_GROUP with everything in it, the role assignments of its identities
+elsewhere, the app registration for GitHub, and kubectl's context. It asks first,
+and refuses a group that up.sh did not create.
+
+  --dry-run  print the commands instead. Changes nothing
+  --yes      do not ask
+  --purge    also delete the logs for good. Otherwise Azure keeps the workspace
+             for 14 days, in which it can be recovered
+
+Settings: AKS_GROUP and AKS_CLUSTER, from the environment or the file aks.env.
+HELP
+}
+
+purge=0
+for argument in "$@"; do
+	case $argument in
+		--dry-run) dry_run=1 ;;
+		--yes) yes=1 ;;
+		--purge) purge=1 ;;
+		-h | --help)
+			help
+			exit
+			;;
+		*)
+			help >&2
+			exit 2
+			;;
+	esac
+done
+
+main() {
+	local group_id=
+	load_settings
+	check_az
+	find_group
+	find_app
+	if [[ -z $group_id && -z $app ]]; then
+		say "there is no resource group $AKS_GROUP, so there is nothing to delete"
+	else
+		find_assignments
+		if ! ((dry_run)); then
+			describe
+			confirm "Delete this from the subscription $subscription_name ($subscription)?"
+		fi
+		delete
+	fi
+	forget_context
+}
+
+# find_group sets group_id, which is empty if there is no group.
+find_group() {
+	local found
+	# az group show would fail if there is none.
+	found=$(look az group list --query "[?name=='$AKS_GROUP'].[id, tags.\"${tag%%=*}\"]" --output tsv)
+	if [[ -z $found ]]; then return; fi
+	read -r group_id made_by <<<"$found"
+	[[ $made_by == "${tag#*=}" ]] ||
+		fail "the resource group $AKS_GROUP has no tag $tag, so it is not from aks-up; delete it yourself if you mean it: az group delete --name $AKS_GROUP"
+}
+
+# find_app sets app to the id of the app registration, if there is one. Who may not read the directory has made none.
+find_app() {
+	app=$(az ad app list --filter "displayName eq '$app_name'" --query '[].appId' --output tsv 2>/dev/null) || app=
+}
+
+# find_assignments sets assignments to the ids of the role assignments that the identities of the group have outside of it.
+# Azure deletes those inside with the group, and keeps the others, without a name for their principal.
+find_assignments() {
+	local principals='' principal app_principal found id scope cluster
+	assignments=
+	if [[ -n $group_id ]]; then
+		cluster=$(look az aks list --resource-group "$AKS_GROUP" \
+			--query '[].[identity.principalId, identityProfile.kubeletidentity.objectId][]' --output tsv)
+		principals=$(look az identity list --resource-group "$AKS_GROUP" --query '[].principalId' --output tsv)
+		principals="$cluster $principals"
+	fi
+	if [[ -n $app ]]; then
+		app_principal=$(look az ad sp list --filter "appId eq '$app'" --query '[].id' --output tsv)
+		principals="$principals $app_principal"
+	fi
+	principals=" ${principals//[[:space:]]/ } "
+	found=$(look az role assignment list --all --fill-principal-name false --query '[].[principalId, id, scope]' --output tsv)
+	while read -r principal id scope; do
+		if [[ -z $principal || $principals != *" $principal "* ]]; then continue; fi
+		if [[ -n $group_id ]] && grep -qiE "^$group_id(/|$)" <<<"$scope"; then continue; fi
+		assignments="$assignments $id"
+	done <<<"$found"
+}
+
+describe() {
+	local id
+	echo "To be deleted:"
+	if [[ -n $group_id ]]; then
+		echo "  resource group $AKS_GROUP with:"
+		look az resource list --resource-group "$AKS_GROUP" --query '[].[type, name]' --output tsv | sed 's/^/    /'
+		if ((purge)); then echo "  the logs for good"; fi
+	fi
+	for id in $assignments; do echo "  role assignment $id"; done
+	if [[ -n $app ]]; then echo "  app registration $app_name ($app), with which GitHub deploys"; fi
+}
+
+delete() {
+	local id workspaces workspace
+	for id in $assignments; do
+		step "role assignment outside of the group"
+		run az role assignment delete --ids "$id"
+	done
+	if [[ -n $app ]]; then
+		step "app registration for GitHub, with its federated credentials"
+		run az ad app delete --id "$app"
+	fi
+	if [[ -z $group_id ]]; then return; fi
+	if ((purge)); then
+		step "logs, for good"
+		workspaces=$(look az monitor log-analytics workspace list --resource-group "$AKS_GROUP" --query '[].name' --output tsv)
+		for workspace in $workspaces; do
+			run az monitor log-analytics workspace delete --resource-group "$AKS_GROUP" --workspace-name "$workspace" --force true --yes
+		done
+	fi
+	step "resource group $AKS_GROUP, which takes 5 to 15 minutes"
+	run az group delete --name "$AKS_GROUP" --yes
+}
+
+# forget_context removes the context of kubectl, with its cluster and user, as az aks get-credentials named them.
+forget_context() {
+	local contexts cluster user
+	type -P kubectl >/dev/null || return 0
+	contexts=$(kubectl config get-contexts --output name) # config view cannot filter an empty list
+	if ! grep -qxF "$AKS_CLUSTER" <<<"$contexts"; then return; fi
+	cluster=$(kubectl config view --output "jsonpath={.contexts[?(@.name==\"$AKS_CLUSTER\")].context.cluster}")
+	user=$(kubectl config view --output "jsonpath={.contexts[?(@.name==\"$AKS_CLUSTER\")].context.user}")
+	# A context of another cluster may have the same name.
+	if [[ $user != "clusterUser_${AKS_GROUP}_$AKS_CLUSTER" ]]; then return; fi
+	step "kubectl's context $AKS_CLUSTER"
+	run kubectl config delete-context "$AKS_CLUSTER"
+	run kubectl config delete-cluster "$cluster"
+	run kubectl config delete-user "$user"
+}
+
+main
+say "[$((SECONDS - started)) s] done"

@@ -1,0 +1,155 @@
+package scripts_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// The scripts of aks/ run against the real az in deploy/e2e/azure. The tests here need no az.
+
+// runAKS runs a script of aks/ with only the settings given, where az is the text of a script, or missing. It returns what
+// the script printed, and whether it succeeded.
+func runAKS(t *testing.T, az string, settings []string, arguments ...string) (stdout, stderr string, ok bool) {
+	t.Helper()
+	folder := t.TempDir()
+	file := filepath.Join(folder, "aks.env")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	for _, tool := range []string{"bash", "cat", "cksum", "cut", "dirname", "git", "grep", "mktemp", "rm", "sed", "tail", "tr"} {
+		path, err := exec.LookPath(tool)
+		require.NoError(t, err)
+		require.NoError(t, os.Symlink(path, filepath.Join(folder, tool)))
+	}
+	for _, tool := range []string{"curl", "kubectl", "kubelogin"} {
+		require.NoError(t, os.WriteFile(filepath.Join(folder, tool), []byte("#!/bin/sh\nexit 1\n"), 0o700))
+	}
+	if az != "" {
+		require.NoError(t, os.WriteFile(filepath.Join(folder, "az"), []byte("#!/bin/sh\n"+az), 0o700))
+	}
+	var out, errOut strings.Builder
+	cmd := exec.CommandContext(t.Context(), "bash", arguments...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = "aks", &out, &errOut
+	cmd.Env = append([]string{"PATH=" + folder, "TMPDIR=" + folder, "AKS_ENV=" + file}, settings...)
+	ok = cmd.Run() == nil
+	return out.String(), errOut.String(), ok
+}
+
+// dryRun returns the recipe that up.sh prints.
+func dryRun(t *testing.T, settings ...string) string {
+	t.Helper()
+	recipe, problems, ok := runAKS(t, "echo az was called >&2; exit 1", settings, "up.sh", "--dry-run")
+	require.True(t, ok, problems)
+	assert.Empty(t, problems)
+	return recipe
+}
+
+// The recipe is a script for bash, and asks Azure for what only Azure knows. Printing it asks nothing.
+func TestAKSDryRun_PrintsScript(t *testing.T) {
+	for _, settings := range [][]string{
+		nil, {"AKS_SKU=automatic"}, {"MESH=istio"}, {"IMAGES=push"}, {"IMAGES=import", "RELEASE=v1.2.3", "RELEASE_IMAGES=ghcr.io/o/tandem"},
+	} {
+		t.Run(strings.Join(settings, " "), func(t *testing.T) {
+			recipe := dryRun(t, settings...)
+			check := exec.CommandContext(t.Context(), "bash", "-n")
+			check.Stdin = strings.NewReader(recipe)
+			problems, err := check.CombinedOutput()
+			require.NoError(t, err, "%s", problems)
+			assert.Contains(t, recipe, `REGISTRY_SERVER=$(az acr show`)
+			assert.Contains(t, recipe, `digest: "$SERVICE_A_DIGEST"`)
+			assert.NotContains(t, recipe, "azurecr.io")
+		})
+	}
+}
+
+// Application routing and the Istio add-on exclude each other. AKS Automatic sets nodes and network itself.
+func TestAKSDryRun_FollowsSettings(t *testing.T) {
+	recipe := dryRun(t)
+	assert.Contains(t, recipe, "--enable-app-routing-istio")
+	assert.Contains(t, recipe, "--zones 1 2 3")
+	assert.NotContains(t, recipe, "--enable-azure-service-mesh")
+
+	recipe = dryRun(t, "MESH=istio")
+	assert.Contains(t, recipe, "--enable-azure-service-mesh")
+	assert.Contains(t, recipe, "overlays/aks-istio")
+	assert.NotContains(t, recipe, "--enable-app-routing-istio")
+
+	recipe = dryRun(t, "AKS_SKU=automatic")
+	assert.Contains(t, recipe, "--sku automatic")
+	assert.NotContains(t, recipe, "--node-count")
+
+	assert.NotContains(t, dryRun(t, "AKS_ZONES=none"), "--zones")
+}
+
+// A setting is taken from the environment before the file, and from the file before its default.
+func TestAKSSettings_EnvironmentFirst(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "aks.env")
+	require.NoError(t, os.WriteFile(file, []byte("# a comment\nAKS_GROUP=from-file\nAKS_LOCATION=westeurope"), 0o600))
+	recipe := dryRun(t, "AKS_ENV="+file, "AKS_GROUP=from-environment")
+	assert.Contains(t, recipe, "az group create --name from-environment --location westeurope")
+	assert.Contains(t, recipe, "--max-count 5")
+}
+
+// A setting that does not work ends the script in one line that names it.
+func TestAKSSettings_Rejected(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "aks.env")
+	require.NoError(t, os.WriteFile(file, []byte("AKS_GRUOP=x\n"), 0o600))
+	for _, tc := range []struct{ setting, want string }{
+		{"MESH=linkerd", "MESH=linkerd is not one of: none istio"},
+		{"AKS_SKU=big", "AKS_SKU=big is not one of: base automatic"},
+		{"AKS_NODES_MIN=6", "AKS_NODES_MIN=6 and AKS_NODES_MAX=5"},
+		{"AKS_REGISTRY=My-Registry", "AKS_REGISTRY=My-Registry is not a name of 5 to 50"},
+		{"IMAGES=import", "IMAGES=import needs RELEASE"},
+		{"AKS_ENV=" + file, "AKS_GRUOP is not a setting"},
+		{"AKS_ENV=/missing", "there is no file /missing"},
+	} {
+		_, problems, ok := runAKS(t, "", []string{tc.setting}, "up.sh", "--dry-run")
+		assert.False(t, ok, tc.setting)
+		assert.Contains(t, problems, tc.want)
+		assert.Equal(t, 1, strings.Count(problems, "\n"), problems)
+	}
+}
+
+// The aks.env.example lists every setting with its default.
+func TestAKSSettings_ExampleWorks(t *testing.T) {
+	example, err := os.ReadFile("../aks.env.example")
+	require.NoError(t, err)
+	text := strings.ReplaceAll(string(example), "\n#AKS_", "\nAKS_")
+	for _, name := range []string{"MESH", "IMAGES", "RELEASE", "RELEASE_IMAGES"} {
+		text = strings.ReplaceAll(text, "\n#"+name+"=", "\n"+name+"=")
+	}
+	file := filepath.Join(t.TempDir(), "aks.env")
+	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+	assert.Equal(t, dryRun(t), dryRun(t, "AKS_ENV="+file))
+}
+
+// Before anything is changed, the scripts say in one line what az lacks.
+func TestAKSUp_ExplainsAz(t *testing.T) {
+	const version = `case "$*" in version*) echo 2.91.0; exit ;; `
+	for name, tc := range map[string]struct{ az, want string }{
+		"missing":    {"", "az is not on PATH; install azure-cli"},
+		"too old":    {`echo 2.85.0`, "az is 2.85.0, and 2.86.0 or later is needed; run az upgrade"},
+		"logged out": {version + `esac; echo "ERROR: Please run 'az login' to setup account." >&2; exit 1`, "az is not logged in; run az login"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, problems, ok := runAKS(t, tc.az, nil, "up.sh", "--yes")
+			assert.False(t, ok)
+			assert.Contains(t, problems, "aks-up: "+tc.want)
+			assert.Equal(t, 1, strings.Count(problems, "\n"), problems)
+		})
+	}
+}
+
+// Without --yes and without an answer, nothing is changed.
+func TestAKSUp_AsksFirst(t *testing.T) {
+	const az = `case "$*" in version*) echo 2.91.0 ;; "account show"*) echo 0000 Test ;; *) echo "called: $*" >&2; exit 1 ;; esac`
+	plan, problems, ok := runAKS(t, az, nil, "up.sh")
+	assert.False(t, ok)
+	assert.Contains(t, plan, "Together about $0.40 an hour")
+	assert.Contains(t, problems, "nothing was changed")
+	assert.NotContains(t, problems, "called:")
+}
