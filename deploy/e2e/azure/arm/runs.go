@@ -138,7 +138,8 @@ type run struct {
 func (r *run) Write(p []byte) (int, error) {
 	r.server.mu.Lock()
 	defer r.server.mu.Unlock()
-	return r.log.content.Write(bytes.ReplaceAll(p, []byte("\n"), []byte("\r\n")))
+	r.log.content.Write(bytes.ReplaceAll(p, []byte("\n"), []byte("\r\n")))
+	return len(p), nil
 }
 
 func (r *run) execute(archive []byte, file string) error {

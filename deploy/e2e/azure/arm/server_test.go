@@ -148,3 +148,14 @@ func TestChanges_LeavesOutReads(t *testing.T) {
 	assert.Equal(t, map[string]any{"location": "eastus2"}, c.Changes()[0].Body)
 	assert.Len(t, c.Requests(), 3)
 }
+
+// The log of a run has the line ends that az expects, and its writer reports what it was
+// given, so that copies to it go on.
+func TestRun_WritesLines(t *testing.T) {
+	c := startServer(t)
+	r := &run{server: c.Server, log: &blob{}}
+	n, err := r.Write([]byte("a\nb\n"))
+	require.NoError(t, err)
+	assert.Equal(t, 4, n)
+	assert.Equal(t, "a\r\nb\r\n", r.log.content.String())
+}
