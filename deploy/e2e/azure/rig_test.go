@@ -245,9 +245,9 @@ func (r *rig) script(name string, settings []string, arguments ...string) result
 	return r.run(exec.Command(filepath.Join(r.root, "scripts", "aks", name), arguments...), settings)
 }
 
-// killedScript is script, but all of its processes are killed after the first change.
-// It reports whether the script changed anything.
-func (r *rig) killedScript(name string, arguments ...string) (result, bool) {
+// killedScript is script, but all of its processes are killed after the first change that
+// is not in seen, to which it is added. It reports whether there was one.
+func (r *rig) killedScript(seen map[string]bool, name string, arguments ...string) (result, bool) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(r.root, "scripts", "aks", name), arguments...)
@@ -255,7 +255,13 @@ func (r *rig) killedScript(name string, arguments ...string) (result, bool) {
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 10 * time.Second
 	r.OnChange(func(c arm.Request) {
-		if !strings.HasPrefix(c.Path, "/blob/") { // an upload for az acr run, which is of no use alone
+		// az repeats some changes, whether or not they were made before, and uploads all sources for each image.
+		change := c.Method + ids.ReplaceAllString(c.Path, "ID")
+		if strings.HasSuffix(c.Path, "/scheduleRun") {
+			change += fmt.Sprint(c.Body["values"])
+		}
+		if !seen[change] {
+			seen[change] = true
 			cancel()
 		}
 	})

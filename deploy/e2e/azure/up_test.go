@@ -200,12 +200,12 @@ func TestUp_KilledAfterEachChange(t *testing.T) {
 	t.Parallel()
 	runFresh(t)
 	r := newRig(t, arm.Options{})
-	started, runs := time.Now(), 0
+	started, runs, seen := time.Now(), 0, map[string]bool{}
 	defer func() {
 		done(t, started, fmt.Sprintf("everything, in %d runs killed after their first change, and one to the end", runs), "the resources are those of the fresh run")
 	}()
 	for ; runs < 40; runs++ {
-		got, killed := r.killedScript("up.sh", "--yes")
+		got, killed := r.killedScript(seen, "up.sh", "--yes")
 		if !killed {
 			got.require(t)
 			break
