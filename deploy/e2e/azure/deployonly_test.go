@@ -1,0 +1,64 @@
+package azure
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/tandem/deploy/e2e/azure/arm"
+)
+
+// --deploy-only changes nothing in Azure but the images, and applies only what the role RBAC Writer may.
+func TestDeployOnly_Deploys(t *testing.T) {
+	t.Parallel()
+	r := afterFresh(t)
+	defer done(t, time.Now(), "a deployment to the cluster that exists", "no change in Azure; no namespace and no custom resource is applied")
+	got := r.script("up.sh", nil, "--deploy-only")
+	got.require(t)
+	assert.Empty(t, summary(r.Changes()))
+	assert.NotContains(t, r.recorded("commands"), "rollout undo")
+	applied := r.recorded("applied.yaml")
+	for _, kind := range []string{"Deployment", "Service", "ConfigMap", "NetworkPolicy", "PodDisruptionBudget", "HorizontalPodAutoscaler", "ServiceAccount"} {
+		assert.Contains(t, applied, "\nkind: "+kind+"\n")
+	}
+	for _, kind := range []string{"Namespace", "Gateway", "HTTPRoute", "PodMonitor"} {
+		assert.NotContains(t, applied, "\nkind: "+kind+"\n")
+	}
+	assert.Equal(t, strings.Count(fresh.applied, "@sha256:"), strings.Count(applied, "@sha256:"))
+}
+
+// When a rollout or a call fails, the Deployments that changed return to their revision of before, and the run fails.
+func TestDeployOnly_RollsBack(t *testing.T) {
+	t.Parallel()
+	for name, pattern := range map[string]string{
+		"rollout": "*rollout status deployment/service-a --timeout=2*",
+		"probe":   "*exec deploy/service-a*",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := afterFresh(t)
+			defer done(t, time.Now(), "a deployment that fails", "service-a, which changed, returns to revision 1; service-b stays; the run fails")
+			got := r.script("up.sh", []string{"FAIL=" + pattern}, "--deploy-only")
+			require.Error(t, got.err)
+			commands := r.recorded("commands")
+			assert.Contains(t, commands, "rollout undo deployment/service-a --to-revision=1", got.stderr)
+			assert.NotContains(t, commands, "rollout undo deployment/service-b")
+		})
+	}
+}
+
+// Where nothing exists, --deploy-only and github.sh say what to run first.
+func TestDeployOnly_NeedsCluster(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, arm.Options{})
+	defer done(t, time.Now(), "nothing", "both name make aks-up")
+	for script, argument := range map[string]string{"up.sh": "--deploy-only", "github.sh": "owner/repository"} {
+		got := r.script(script, nil, argument)
+		require.Error(t, got.err)
+		assert.Contains(t, lastLine(got.stderr), "make aks-up creates it")
+	}
+	assert.Empty(t, r.Changes())
+}
