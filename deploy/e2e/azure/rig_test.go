@@ -60,7 +60,7 @@ func run(m *testing.M) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer os.RemoveAll(folder)
+	defer func() { _ = os.RemoveAll(folder) }()
 	installed = installation{root: root, copy: filepath.Join(folder, "repository"), az: az}
 	if err := copyRepository(root, installed.copy); err != nil {
 		return 0, err
@@ -129,7 +129,7 @@ func (i *installation) logIn(folder string) error {
 	if err != nil {
 		return err
 	}
-	defer server.Close()
+	defer func() { _ = server.Close() }()
 	cmd := exec.Command("bash", "-c", server.Login())
 	cmd.Env = append(server.Environment(), "PATH="+filepath.Dir(i.az)+string(os.PathListSeparator)+os.Getenv("PATH"), "HOME="+folder)
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -225,11 +225,6 @@ func copyFile(from, to, old, replacement string) error {
 type result struct {
 	stdout, stderr string
 	err            error
-}
-
-// shell runs a script for bash in the repository.
-func (r *rig) shell(environment []string, script string) result {
-	return r.run(exec.Command("bash", "-c", script), environment)
 }
 
 func (r *rig) run(cmd *exec.Cmd, environment []string) result {

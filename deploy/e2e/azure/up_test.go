@@ -212,11 +212,11 @@ func TestUp_KilledAfterEachChange(t *testing.T) {
 		}
 	}
 	require.Less(t, runs, 40, "the runs make no progress:\n%s", summary(r.Changes()))
-	assert.Equal(t, comparable(fresh.resources), comparable(r.Resources()))
+	assert.Equal(t, states(fresh.resources), states(r.Resources()))
 }
 
-// comparable returns the properties that must be equal after any way to the end, by path.
-func comparable(resources map[string]map[string]any) map[string]any {
+// states returns the state of each resource by its path. Role assignments have no name of their own.
+func states(resources map[string]map[string]any) map[string]any {
 	result := map[string]any{}
 	for path, r := range resources {
 		if scope, _, isAssignment := strings.Cut(path, assignments); isAssignment {

@@ -147,7 +147,7 @@ func (r *run) execute(archive []byte, file string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(folder)
+	defer func() { _ = os.RemoveAll(folder) }()
 	if err := unpack(archive, folder); err != nil {
 		return fmt.Errorf("unpack the source: %w", err)
 	}
@@ -234,7 +234,7 @@ func unpack(archive []byte, folder string) error {
 	if err != nil {
 		return err
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	files := tar.NewReader(zipped)
 	for {
 		header, err := files.Next()

@@ -53,7 +53,7 @@ func (c client) send(method, path string, body any) (int, http.Header, object) {
 	require.NoError(c.t, err)
 	answer, err := c.http.Do(request)
 	require.NoError(c.t, err)
-	defer answer.Body.Close()
+	defer func() { _ = answer.Body.Close() }()
 	raw, err := io.ReadAll(answer.Body)
 	require.NoError(c.t, err)
 	var decoded object
