@@ -29,7 +29,7 @@ func TestDown_LeavesNothing(t *testing.T) {
 	got := r.script("down.sh", nil, "--yes")
 	got.require(t)
 	left := r.Resources()
-	assert.Len(t, left, 1, "%v", comparable(left))
+	assert.Len(t, left, 1, "%v", states(left))
 	assert.Contains(t, left, "/subscriptions/"+arm.Subscription+"/resourcegroups/other")
 	if config, err := os.ReadFile(filepath.Join(r.home, "kubeconfig")); r.hasKubectl() && assert.NoError(t, err) {
 		assert.NotContains(t, string(config), "azmk8s.io") // the cluster

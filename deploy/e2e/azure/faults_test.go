@@ -161,7 +161,7 @@ func TestUp_FailedClusterReconciled(t *testing.T) {
 	require.Error(t, r.script("up.sh", nil, "--yes").err)
 	require.Equal(t, "Failed", at(r.Resources()[clusterPath], "properties", "provisioningState"))
 	r.script("up.sh", nil, "--yes").require(t)
-	assert.Equal(t, comparable(fresh.resources), comparable(r.Resources()))
+	assert.Equal(t, states(fresh.resources), states(r.Resources()))
 }
 
 // A tool that is missing or too old is named, with how to get it. Nothing is asked.
@@ -171,7 +171,7 @@ func TestUp_ToolsMissing(t *testing.T) {
 	defer done(t, time.Now(), "nothing", "az missing, az too old and kubelogin missing each have a line with the remedy")
 	old := filepath.Join(r.home, "old")
 	require.NoError(t, os.MkdirAll(old, 0o750))
-	require.NoError(t, os.WriteFile(filepath.Join(old, "az"), []byte("#!/bin/sh\necho 2.80.0\n"), 0o700)) //nolint:gosec // it is run
+	require.NoError(t, os.WriteFile(filepath.Join(old, "az"), []byte("#!/bin/sh\necho 2.80.0\n"), 0o700))
 	for name, tc := range map[string]struct{ path, want string }{
 		"kubelogin": {without(t, r, "kubelogin"), "az aks install-cli"},
 		"az":        {without(t, r, "az"), "install azure-cli"},

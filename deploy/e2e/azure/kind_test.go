@@ -168,17 +168,20 @@ func (c *kindCluster) nodeAddress() string {
 // trust makes the nodes pull the images of a host from the registry.
 func (c *kindCluster) trust(host, registry string) {
 	c.t.Helper()
-	folder := "/etc/containerd/certs.d/" + host
+	// containerd 2.2 takes its default for config_path, a list of two folders, for the name of one folder.
+	folders := []string{"/etc/containerd/certs.d/" + host, "/etc/containerd/certs.d:/etc/docker/certs.d/" + host}
 	hosts := fmt.Sprintf("server = %q\n[host.%q]\n  capabilities = [\"pull\", \"resolve\"]\n", registry, registry)
 	for _, node := range c.nodes() {
-		cmd := exec.Command("docker", "exec", "--interactive", node, "sh", "-c", "mkdir -p '"+folder+"' && cat >'"+folder+"/hosts.toml'")
-		cmd.Stdin = strings.NewReader(hosts)
-		out, err := cmd.CombinedOutput()
-		require.NoError(c.t, err, "%s", out)
-		c.t.Cleanup(func() {
-			out, err := exec.Command("docker", "exec", node, "rm", "-r", folder).CombinedOutput()
-			assert.NoError(c.t, err, "%s", out)
-		})
+		for _, folder := range folders {
+			cmd := exec.Command("docker", "exec", "--interactive", node, "sh", "-c", "mkdir -p '"+folder+"' && cat >'"+folder+"/hosts.toml'")
+			cmd.Stdin = strings.NewReader(hosts)
+			out, err := cmd.CombinedOutput()
+			require.NoError(c.t, err, "%s", out)
+			c.t.Cleanup(func() {
+				out, err := exec.Command("docker", "exec", node, "rm", "-r", folder).CombinedOutput()
+				assert.NoError(c.t, err, "%s", out)
+			})
+		}
 	}
 }
 
@@ -208,7 +211,7 @@ func startRegistry(t *testing.T, address string) string {
 	host := listener.Addr().String()
 	require.NoError(t, listener.Close()) // the registry takes the port
 	configuration := filepath.Join(t.TempDir(), "registry.yaml")
-	require.NoError(t, os.WriteFile(configuration, []byte("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage: {inmemory: {}}\nhttp: {addr: '"+host+"'}\n"), 0o600))
+	require.NoError(t, os.WriteFile(configuration, []byte("version: 0.1\nlog: {level: panic, accesslog: {disabled: true}}\nstorage: {inmemory: {}}\nhttp: {addr: '"+host+"'}\n"), 0o600))
 	cmd := exec.Command(filepath.Join(installed.root, "bin", "registry"), "serve", configuration)
 	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none")
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
@@ -242,7 +245,7 @@ func (b *dockerBuilder) Push(image string, log io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(folder)
+	defer func() { _ = os.RemoveAll(folder) }()
 	login := fmt.Sprintf(`{"auths": {%q: {"auth": "MDAwOng="}}}`, b.host) // the registry in memory accepts any
 	if err := os.WriteFile(filepath.Join(folder, "config.json"), []byte(login), 0o600); err != nil {
 		return err

@@ -60,7 +60,7 @@ func run(m *testing.M) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer os.RemoveAll(folder)
+	defer func() { _ = os.RemoveAll(folder) }()
 	installed = installation{root: root, copy: filepath.Join(folder, "repository"), az: az}
 	if err := copyRepository(root, installed.copy); err != nil {
 		return 0, err
@@ -129,7 +129,7 @@ func (i *installation) logIn(folder string) error {
 	if err != nil {
 		return err
 	}
-	defer server.Close()
+	defer func() { _ = server.Close() }()
 	cmd := exec.Command("bash", "-c", server.Login())
 	cmd.Env = append(server.Environment(), "PATH="+filepath.Dir(i.az)+string(os.PathListSeparator)+os.Getenv("PATH"), "HOME="+folder)
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -227,11 +227,6 @@ type result struct {
 	err            error
 }
 
-// shell runs a script for bash in the repository.
-func (r *rig) shell(environment []string, script string) result {
-	return r.run(exec.Command("bash", "-c", script), environment)
-}
-
 func (r *rig) run(cmd *exec.Cmd, environment []string) result {
 	var out, errOut bytes.Buffer
 	cmd.Dir, cmd.Stdout, cmd.Stderr = r.root, &out, &errOut
@@ -245,9 +240,9 @@ func (r *rig) script(name string, settings []string, arguments ...string) result
 	return r.run(exec.Command(filepath.Join(r.root, "scripts", "aks", name), arguments...), settings)
 }
 
-// killedScript is script, but all of its processes are killed after the first change.
-// It reports whether the script changed anything.
-func (r *rig) killedScript(name string, arguments ...string) (result, bool) {
+// killedScript is script, but all of its processes are killed after the first change that
+// is not in seen, to which it is added. It reports whether there was one.
+func (r *rig) killedScript(seen map[string]bool, name string, arguments ...string) (result, bool) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(r.root, "scripts", "aks", name), arguments...)
@@ -255,7 +250,13 @@ func (r *rig) killedScript(name string, arguments ...string) (result, bool) {
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 10 * time.Second
 	r.OnChange(func(c arm.Request) {
-		if !strings.HasPrefix(c.Path, "/blob/") { // an upload for az acr run, which is of no use alone
+		// az repeats some changes, whether or not they were made before, and uploads all sources for each image.
+		change := c.Method + ids.ReplaceAllString(c.Path, "ID")
+		if strings.HasSuffix(c.Path, "/scheduleRun") {
+			change += fmt.Sprint(c.Body["values"])
+		}
+		if !seen[change] {
+			seen[change] = true
 			cancel()
 		}
 	})

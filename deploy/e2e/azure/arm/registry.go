@@ -1,6 +1,7 @@
 package arm
 
 import (
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -90,7 +91,7 @@ func (s *Server) exchangeToken(c *call) response {
 // showImage responds as ACR's own API, which az acr repository show calls.
 func (s *Server) showImage(c *call) response {
 	repository, reference := c.match[1], lastPart(c.sent)
-	digest := s.digest(repository, reference)
+	digest := s.digest(c.http.Context(), repository, reference)
 	if digest == "" {
 		return response{status: http.StatusNotFound, body: object{"errors": []any{object{
 			"code": "TAG_UNKNOWN", "message": "the specified tag does not exist", "detail": "tag " + reference + " is not known to registry",
@@ -103,11 +104,11 @@ func (s *Server) showImage(c *call) response {
 }
 
 // digest returns the digest of an image in the registry, or "".
-func (s *Server) digest(repository, reference string) string {
+func (s *Server) digest(ctx context.Context, repository, reference string) string {
 	if s.options.Registry == "" {
 		return s.images[repository+":"+reference]
 	}
-	request, err := http.NewRequest(http.MethodHead, s.options.Registry+"/v2/"+repository+"/manifests/"+reference, nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodHead, s.options.Registry+"/v2/"+repository+"/manifests/"+reference, nil)
 	if err != nil {
 		return ""
 	}
@@ -116,7 +117,7 @@ func (s *Server) digest(repository, reference string) string {
 	if err != nil {
 		return ""
 	}
-	defer answer.Body.Close()
+	defer func() { _ = answer.Body.Close() }()
 	_, _ = io.Copy(io.Discard, answer.Body)
 	if answer.StatusCode != http.StatusOK {
 		return ""

@@ -19,8 +19,6 @@ type resource struct {
 
 func (r *resource) properties() object { return child(r.body, "properties") }
 
-func (r *resource) state() string { return text(r.properties()["provisioningState"]) }
-
 // name returns the last part of the path.
 func (r *resource) name() string { return r.id[strings.LastIndex(r.id, "/")+1:] }
 

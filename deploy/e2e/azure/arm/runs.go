@@ -138,7 +138,8 @@ type run struct {
 func (r *run) Write(p []byte) (int, error) {
 	r.server.mu.Lock()
 	defer r.server.mu.Unlock()
-	return r.log.content.Write(bytes.ReplaceAll(p, []byte("\n"), []byte("\r\n")))
+	r.log.content.Write(bytes.ReplaceAll(p, []byte("\n"), []byte("\r\n")))
+	return len(p), nil
 }
 
 func (r *run) execute(archive []byte, file string) error {
@@ -146,7 +147,7 @@ func (r *run) execute(archive []byte, file string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(folder)
+	defer func() { _ = os.RemoveAll(folder) }()
 	if err := unpack(archive, folder); err != nil {
 		return fmt.Errorf("unpack the source: %w", err)
 	}
@@ -233,7 +234,7 @@ func unpack(archive []byte, folder string) error {
 	if err != nil {
 		return err
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	files := tar.NewReader(zipped)
 	for {
 		header, err := files.Next()

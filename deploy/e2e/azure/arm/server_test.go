@@ -53,7 +53,7 @@ func (c client) send(method, path string, body any) (int, http.Header, object) {
 	require.NoError(c.t, err)
 	answer, err := c.http.Do(request)
 	require.NoError(c.t, err)
-	defer answer.Body.Close()
+	defer func() { _ = answer.Body.Close() }()
 	raw, err := io.ReadAll(answer.Body)
 	require.NoError(c.t, err)
 	var decoded object
@@ -147,4 +147,15 @@ func TestChanges_LeavesOutReads(t *testing.T) {
 	require.Len(t, c.Changes(), 1)
 	assert.Equal(t, map[string]any{"location": "eastus2"}, c.Changes()[0].Body)
 	assert.Len(t, c.Requests(), 3)
+}
+
+// The log of a run has the line ends that az expects, and its writer reports what it was
+// given, so that copies to it go on.
+func TestRun_WritesLines(t *testing.T) {
+	c := startServer(t)
+	r := &run{server: c.Server, log: &blob{}}
+	n, err := r.Write([]byte("a\nb\n"))
+	require.NoError(t, err)
+	assert.Equal(t, 4, n)
+	assert.Equal(t, "a\r\nb\r\n", r.log.content.String())
 }

@@ -12,7 +12,7 @@ import (
 const deploymentType = "microsoft.resources/deployments"
 
 var deploymentRoutes = []route{
-	on(http.MethodPost, `(.*)/providers/microsoft.resources/deployments/[^/]+/validate`, func(s *Server, c *call) response {
+	on(http.MethodPost, `(.*)/providers/microsoft.resources/deployments/[^/]+/validate`, func(_ *Server, c *call) response {
 		properties := child(c.body, "properties")
 		if _, err := expand(properties, c.match[1], ""); err != nil {
 			return failure(http.StatusBadRequest, "InvalidTemplate", "Deployment template validation failed: '%s'.", err)
@@ -256,7 +256,7 @@ func (e *evaluator) call(name string, arguments []any) (any, error) {
 	case "concat":
 		var all strings.Builder
 		for _, argument := range arguments {
-			all.WriteString(fmt.Sprint(argument))
+			fmt.Fprint(&all, argument)
 		}
 		return all.String(), nil
 	case "format":
@@ -271,16 +271,15 @@ func (e *evaluator) call(name string, arguments []any) (any, error) {
 	case "tolower":
 		return strings.ToLower(first), nil
 	case "resourceid":
-		id := e.group + "/providers/"
 		kinds := strings.Split(first, "/")
-		id += kinds[0]
+		id := []string{e.group, "providers", kinds[0]}
 		for i, argument := range arguments[1:] {
 			if i+1 >= len(kinds) {
 				return nil, fmt.Errorf("too many names for %s", first)
 			}
-			id += "/" + kinds[i+1] + "/" + fmt.Sprint(argument)
+			id = append(id, kinds[i+1], fmt.Sprint(argument))
 		}
-		return id, nil
+		return strings.Join(id, "/"), nil
 	}
 	return nil, fmt.Errorf("%s(%s) is not known", name, first)
 }
