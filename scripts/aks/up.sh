@@ -434,25 +434,41 @@ in_cluster() { kubectl --context "$AKS_CLUSTER" --namespace "$namespace" "$@"; }
 
 # kustomization prints the overlay with the images and values of this cluster.
 kustomization() {
-	local overlay=aks patches=''
-	if [[ $MESH == istio ]]; then
-		overlay=aks-istio
-		patches="
-patches:
-  - target: { kind: Namespace, labelSelector: istio.io/rev }
-    patch: |
-      - { op: replace, path: /metadata/labels/istio.io~1rev, value: $MESH_REVISION }"
-	fi
+	local overlay=aks
+	if [[ $MESH == istio ]]; then overlay=aks-istio; fi
 	cat <<KUSTOMIZATION
 resources: [../../deploy/overlays/$overlay]
-images:$images$patches
+components: [../../deploy/components/workload-identity]
+images:$images
+patches:$(patches)
 KUSTOMIZATION
+}
+
+patches() {
+	# Without them, in --deploy-only, the ServiceAccount and the namespaces are not applied.
+	if ((deploy_only)); then
+		echo ' []'
+		return
+	fi
+	cat <<PATCHES
+
+  - target: { kind: ServiceAccount, name: ^service-a$ }
+    patch: |
+      - { op: replace, path: /metadata/annotations/azure.workload.identity~1client-id, value: $IDENTITY_CLIENT_ID }
+PATCHES
+	if [[ $MESH == istio ]]; then
+		cat <<PATCHES
+  - target: { kind: Namespace, labelSelector: istio.io/rev }
+    patch: |
+      - { op: replace, path: /metadata/labels/istio.io~1rev, value: $MESH_REVISION }
+PATCHES
+	fi
 }
 
 deploy() {
 	local manifests
 	step "deploying"
-	if [[ $MESH == istio ]]; then
+	if [[ $MESH == istio ]] && ! ((deploy_only)); then
 		ask MESH_REVISION az aks show --resource-group "$AKS_GROUP" --name "$AKS_CLUSTER" \
 			--query 'max(serviceMeshProfile.istio.revisions)' --output tsv
 	fi
@@ -469,10 +485,11 @@ deploy() {
 }
 
 # writable prints those of the manifests that the role "Azure Kubernetes Service RBAC Writer" for the namespace may apply. It
-# may not apply the namespace, nor custom resources, such as the gateway: make aks-up does.
+# may not apply the namespace, nor custom resources, such as the gateway: make aks-up does, and applies the ServiceAccounts, which
+# name an identity that this role cannot look up.
 writable() {
 	awk '
-		function flush() { if (kind ~ /^(ConfigMap|Deployment|HorizontalPodAutoscaler|NetworkPolicy|PodDisruptionBudget|Service|ServiceAccount)$/) printf "---\n%s", text; text = kind = "" }
+		function flush() { if (kind ~ /^(ConfigMap|Deployment|HorizontalPodAutoscaler|NetworkPolicy|PodDisruptionBudget|Service)$/) printf "---\n%s", text; text = kind = "" }
 		/^---$/ { flush(); next }
 		/^kind: / { kind = $2 }
 		{ text = text $0 "\n" }
@@ -483,9 +500,8 @@ writable() {
 # deploy_or_roll_back returns to the revisions before the deployment if it fails or calls fail. kubectl rollout undo, not the
 # digests of before: a revision also has its settings, as ConfigMaps are named by their contents. Policies stay new.
 deploy_or_roll_back() {
-	local revisions
-	revisions=$(revisions)
-	trap 'roll_back "$revisions"; rm -rf "$work"' EXIT
+	revisions_before=$(revisions) # not local: the trap reads it after this function has ended
+	trap 'roll_back "$revisions_before"; rm -rf "$work"' EXIT
 	deploy
 	check_calls
 	trap 'rm -rf "$work"' EXIT

@@ -21,10 +21,10 @@ func TestDeployOnly_Deploys(t *testing.T) {
 	assert.Empty(t, summary(r.Changes()))
 	assert.NotContains(t, r.recorded("commands"), "rollout undo")
 	applied := r.recorded("applied.yaml")
-	for _, kind := range []string{"Deployment", "Service", "ConfigMap", "NetworkPolicy", "PodDisruptionBudget", "HorizontalPodAutoscaler", "ServiceAccount"} {
+	for _, kind := range []string{"Deployment", "Service", "ConfigMap", "NetworkPolicy", "PodDisruptionBudget", "HorizontalPodAutoscaler"} {
 		assert.Contains(t, applied, "\nkind: "+kind+"\n")
 	}
-	for _, kind := range []string{"Namespace", "Gateway", "HTTPRoute", "PodMonitor"} {
+	for _, kind := range []string{"Namespace", "ServiceAccount", "Gateway", "HTTPRoute", "PodMonitor"} {
 		assert.NotContains(t, applied, "\nkind: "+kind+"\n")
 	}
 	assert.Equal(t, strings.Count(fresh.applied, "@sha256:"), strings.Count(applied, "@sha256:"))

@@ -63,7 +63,9 @@ func TestAz_ParserRejects(t *testing.T) {
 // parse gives the lines to testdata/parse.py, which needs az's Python.
 func (r *rig) parse(lines []string) (string, error) {
 	r.t.Helper()
-	python := filepath.Join(filepath.Dir(installed.az), "python3")
+	az, err := filepath.EvalSymlinks(installed.az)
+	require.NoError(r.t, err)
+	python := filepath.Join(filepath.Dir(az), "python3")
 	script, err := filepath.Abs("testdata/parse.py")
 	require.NoError(r.t, err)
 	if exec.Command(python, "-c", "import azure.cli.core").Run() != nil {
