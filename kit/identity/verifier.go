@@ -41,8 +41,7 @@ type Issuer struct {
 	TokenFile string
 }
 
-// Verifier checks the tokens of callers. It is safe for concurrent use. A nil Verifier
-// accepts every call.
+// Verifier checks the tokens of callers. It is safe for concurrent use.
 type Verifier struct {
 	issuer   string
 	config   *oidc.Config
