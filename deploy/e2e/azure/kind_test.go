@@ -1,6 +1,7 @@
 package azure
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -211,14 +212,18 @@ func startRegistry(t *testing.T, address string) string {
 	host := listener.Addr().String()
 	require.NoError(t, listener.Close()) // the registry takes the port
 	configuration := filepath.Join(t.TempDir(), "registry.yaml")
-	require.NoError(t, os.WriteFile(configuration, []byte("version: 0.1\nlog: {level: panic, accesslog: {disabled: true}}\nstorage: {inmemory: {}}\nhttp: {addr: '"+host+"'}\n"), 0o600))
+	require.NoError(t, os.WriteFile(configuration, []byte("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage: {inmemory: {}}\nhttp: {addr: '"+host+"'}\n"), 0o600))
 	cmd := exec.Command(filepath.Join(installed.root, "bin", "registry"), "serve", configuration)
 	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none")
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	var log bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &log, &log
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait() // killed
+		if t.Failed() {
+			t.Logf("the registry logged:\n%s", log.String())
+		}
 	})
 	require.Eventually(t, func() bool {
 		response, err := http.Get("http://" + host + "/v2/")
