@@ -85,6 +85,35 @@ func TestAKSDryRun_FollowsSettings(t *testing.T) {
 	assert.NotContains(t, dryRun(t, "AKS_ZONES=none"), "--zones")
 }
 
+// recipe.sh writes what up.sh prints with the default settings between the marks of docs/aks.md, and finds a difference.
+func TestAKSRecipe_WrittenBetweenMarks(t *testing.T) {
+	const before, after = "# AKS\n\n<!-- begin of the recipe, written by make generate -->\n", "<!-- end of the recipe -->\n\nmore\n"
+	files := map[string]string{
+		"docs/aks.md":       before + "old\n" + after,
+		"aks.env.example":   "",
+		"scripts/aks/up.sh": "#!/bin/sh\necho \"az $AKS_ENV $AKS_GROUP $1\"\n",
+	}
+	t.Setenv("AKS_GROUP", "mine")
+	run := newRepository(t, "aks/recipe.sh", files)
+	output, err := run("--check")
+	require.Error(t, err)
+	assert.Contains(t, output, "make generate")
+	output, err = run()
+	require.NoError(t, err, output)
+	output, err = run("--check")
+	require.NoError(t, err, output)
+	output, err = run("--print")
+	require.Error(t, err, output)
+
+	files["docs/aks.md"] = before + "\n```bash\naz aks.env.example  --dry-run\n```\n\n" + after
+	output, err = newRepository(t, "aks/recipe.sh", files)("--check")
+	require.NoError(t, err, output)
+	files["docs/aks.md"] = "no marks\n"
+	output, err = newRepository(t, "aks/recipe.sh", files)()
+	require.Error(t, err)
+	assert.Contains(t, output, "docs/aks.md has no line")
+}
+
 // A setting is taken from the environment before the file, and from the file before its default.
 func TestAKSSettings_EnvironmentFirst(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "aks.env")
