@@ -4,6 +4,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -181,4 +183,31 @@ func TestAKSUp_AsksFirst(t *testing.T) {
 	assert.Contains(t, plan, "Together about $0.40 an hour")
 	assert.Contains(t, problems, "nothing was changed")
 	assert.NotContains(t, problems, "called:")
+	document, err := os.ReadFile("../docs/aks.md")
+	require.NoError(t, err)
+	assert.Contains(t, string(document), "```text\n"+plan+"```\n")
+}
+
+// Each message in the table of docs/aks.md is one that a script prints.
+func TestAKSDocs_MessagesAreTheScripts(t *testing.T) {
+	var messages []*regexp.Regexp
+	for _, file := range []string{"aks/common.sh", "aks/up.sh", "rollout.sh"} {
+		script, err := os.ReadFile(file)
+		require.NoError(t, err)
+		for _, match := range regexp.MustCompile(`\bfail "((?:[^"\\$]|\\.|\$\([^)]*\)+|\$)*)"`).FindAllStringSubmatch(string(script), -1) {
+			message := regexp.QuoteMeta(strings.ReplaceAll(match[1], `\"`, `"`))
+			message = regexp.MustCompile(`\\\$(\w+|\\\{.*?\\\}|\\\(.*?(\\\))+)`).ReplaceAllString(message, `.+`)
+			messages = append(messages, regexp.MustCompile("^"+message+"$"))
+		}
+	}
+	require.Greater(t, len(messages), 20)
+	document, err := os.ReadFile("../docs/aks.md")
+	require.NoError(t, err)
+	_, table, found := strings.Cut(string(document), "| message | what to do |\n|---|---|\n")
+	require.True(t, found)
+	table, _, _ = strings.Cut(table, "\n\n")
+	for row := range strings.SplitSeq(table, "\n") {
+		quoted := strings.Split(row, "`")[1]
+		assert.True(t, slices.ContainsFunc(messages, func(m *regexp.Regexp) bool { return m.MatchString(quoted) }), "no script prints: %s", quoted)
+	}
 }
