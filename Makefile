@@ -65,8 +65,9 @@ fmt: bin/golangci-lint bin/buf ## format Go and protobuf, and tidy every go.mod
 	done
 	@bin/buf format -w proto
 
-generate: bin/buf bin/protoc-gen-go ## generate Go from proto/
+generate: bin/buf bin/protoc-gen-go ## generate Go from proto/, and the recipe in docs/aks.md
 	@cd proto && ../bin/buf generate
+	@scripts/aks/recipe.sh
 
 names: ## list where the project's name and module path appear
 	@scripts/names.sh

@@ -4,6 +4,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -85,6 +87,35 @@ func TestAKSDryRun_FollowsSettings(t *testing.T) {
 	assert.NotContains(t, dryRun(t, "AKS_ZONES=none"), "--zones")
 }
 
+// recipe.sh writes what up.sh prints with the default settings between the marks of docs/aks.md, and finds a difference.
+func TestAKSRecipe_WrittenBetweenMarks(t *testing.T) {
+	const before, after = "# AKS\n\n<!-- begin of the recipe, written by make generate -->\n", "<!-- end of the recipe -->\n\nmore\n"
+	files := map[string]string{
+		"docs/aks.md":       before + "old\n" + after,
+		"aks.env.example":   "",
+		"scripts/aks/up.sh": "#!/bin/sh\necho \"az $AKS_ENV $AKS_GROUP $1\"\n",
+	}
+	t.Setenv("AKS_GROUP", "mine")
+	run := newRepository(t, "aks/recipe.sh", files)
+	output, err := run("--check")
+	require.Error(t, err)
+	assert.Contains(t, output, "make generate")
+	output, err = run()
+	require.NoError(t, err, output)
+	output, err = run("--check")
+	require.NoError(t, err, output)
+	output, err = run("--print")
+	require.Error(t, err, output)
+
+	files["docs/aks.md"] = before + "\n```bash\naz aks.env.example  --dry-run\n```\n\n" + after
+	output, err = newRepository(t, "aks/recipe.sh", files)("--check")
+	require.NoError(t, err, output)
+	files["docs/aks.md"] = "no marks\n"
+	output, err = newRepository(t, "aks/recipe.sh", files)()
+	require.Error(t, err)
+	assert.Contains(t, output, "docs/aks.md has no line")
+}
+
 // A setting is taken from the environment before the file, and from the file before its default.
 func TestAKSSettings_EnvironmentFirst(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "aks.env")
@@ -152,4 +183,31 @@ func TestAKSUp_AsksFirst(t *testing.T) {
 	assert.Contains(t, plan, "Together about $0.40 an hour")
 	assert.Contains(t, problems, "nothing was changed")
 	assert.NotContains(t, problems, "called:")
+	document, err := os.ReadFile("../docs/aks.md")
+	require.NoError(t, err)
+	assert.Contains(t, string(document), "```text\n"+plan+"```\n")
+}
+
+// Each message in the table of docs/aks.md is one that a script prints.
+func TestAKSDocs_MessagesAreTheScripts(t *testing.T) {
+	var messages []*regexp.Regexp
+	for _, file := range []string{"aks/common.sh", "aks/up.sh", "rollout.sh"} {
+		script, err := os.ReadFile(file)
+		require.NoError(t, err)
+		for _, match := range regexp.MustCompile(`\bfail "((?:[^"\\$]|\\.|\$\([^)]*\)+|\$)*)"`).FindAllStringSubmatch(string(script), -1) {
+			message := regexp.QuoteMeta(strings.ReplaceAll(match[1], `\"`, `"`))
+			message = regexp.MustCompile(`\\\$(\w+|\\\{.*?\\\}|\\\(.*?(\\\))+)`).ReplaceAllString(message, `.+`)
+			messages = append(messages, regexp.MustCompile("^"+message+"$"))
+		}
+	}
+	require.Greater(t, len(messages), 20)
+	document, err := os.ReadFile("../docs/aks.md")
+	require.NoError(t, err)
+	_, table, found := strings.Cut(string(document), "| message | what to do |\n|---|---|\n")
+	require.True(t, found)
+	table, _, _ = strings.Cut(table, "\n\n")
+	for row := range strings.SplitSeq(table, "\n") {
+		quoted := strings.Split(row, "`")[1]
+		assert.True(t, slices.ContainsFunc(messages, func(m *regexp.Regexp) bool { return m.MatchString(quoted) }), "no script prints: %s", quoted)
+	}
 }

@@ -99,6 +99,7 @@ check "shell scripts" shell_scripts
 check "shell scripts on macOS" scripts/check-shell.sh
 check "list of services" scripts/check-services.sh
 check "documents" scripts/check-docs.sh
+check "recipe in docs/aks.md" scripts/aks/recipe.sh --check
 check "manifests" scripts/kubeconform.sh
 check "workflows" bin/actionlint
 
