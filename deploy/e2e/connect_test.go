@@ -32,17 +32,16 @@ func connectBusy(t *testing.T) *cluster {
 // busyLatency sets how many calls a second busyLoad makes: 100 callers make 2,000 or, in
 // the mesh, 110. That leaves some of the two cores that run all nodes, which 350 calls a
 // second through their four proxies saturate.
-var busyLatency = 50 * time.Millisecond
-
-func init() {
+func busyLatency() time.Duration {
 	if inMesh() {
-		busyLatency = 900 * time.Millisecond
+		return 900 * time.Millisecond
 	}
+	return 50 * time.Millisecond
 }
 
 // latencyFault returns the fault of busyLatency, for FAULT and the fault switch. more is
 // added to it, such as `,"errorRate":0.3`.
-func latencyFault(more string) string { return fmt.Sprintf(`{"latency":%q%s}`, busyLatency, more) }
+func latencyFault(more string) string { return fmt.Sprintf(`{"latency":%q%s}`, busyLatency(), more) }
 
 // connectWith waits until all pods are available, and service-b has this setting
 // of FAULT. "" is no setting.
@@ -101,7 +100,7 @@ func (c *cluster) replaceFault(t *testing.T, d *appsv1.Deployment, fault string)
 	}
 	for pod := range c.readyPods(t, serviceB) {
 		current := requestFault(t, c.forwardFaultSwitch(t, pod), http.MethodGet, "")
-		require.Contains(t, current, fmt.Sprintf(`"latency":%q`, busyLatency), "%s does not have the fault of the setting FAULT", pod)
+		require.Contains(t, current, fmt.Sprintf(`"latency":%q`, busyLatency()), "%s does not have the fault of the setting FAULT", pod)
 	}
 }
 
