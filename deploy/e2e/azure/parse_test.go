@@ -71,7 +71,7 @@ func (r *rig) parse(lines []string) (string, error) {
 	if exec.Command(python, "-c", "import azure.cli.core").Run() != nil {
 		r.t.Skipf("%s is not az's Python; TANDEM_AZURE_INSTALL=1 installs an az that has one", python)
 	}
-	cmd := exec.Command(python, script) //nolint:gosec // az's own
+	cmd := exec.Command(python, script)
 	cmd.Env, cmd.Stdin = r.environment, strings.NewReader(strings.Join(lines, "\n")+"\n")
 	output, err := cmd.CombinedOutput()
 	return string(output), err
