@@ -522,7 +522,7 @@ roll_back() { # roll_back REVISIONS: a line for each Deployment, its name and re
 	while read -r deployment revision; do
 		if grep -qxF "$deployment $revision" <<<"$current"; then continue; fi
 		say "rolling $deployment back to revision $revision"
-		in_cluster rollout undo "deployment/$deployment" "--to-revision=$IMAGE_REVISION" </dev/null
+		in_cluster rollout undo "deployment/$deployment" "--to-revision=$revision" </dev/null
 		in_cluster rollout status "deployment/$deployment" --timeout=600s </dev/null
 	done <<<"$1"
 }
