@@ -71,7 +71,12 @@ main() {
 		--selector gateway.networking.k8s.io/gateway-name=gateway
 		--output 'jsonpath={.items[0].status.loadBalancer.ingress[0].ip}')
 	if ((dry_run)); then
-		printf '# The commands of make aks-up in an empty subscription. Run them in the folder of the repository, with bash.\nset -euo pipefail\n'
+		cat <<'RECIPE'
+# The commands of make aks-up in an empty subscription. Save them as a file and run it with bash, in the folder of the
+# repository: pasted into a shell, the first error would close that shell.
+set -euo pipefail
+[ -x bin/kustomize ] || make bin/kustomize
+RECIPE
 	else
 		check_az
 	fi

@@ -44,7 +44,7 @@ func TestDeployOnly_RollsBack(t *testing.T) {
 			got := r.script("up.sh", []string{"FAIL=" + pattern}, "--deploy-only")
 			require.Error(t, got.err)
 			commands := r.recorded("commands")
-			assert.Contains(t, commands, "rollout undo deployment/service-a --to-revision=1", got.stderr)
+			assert.Contains(t, commands, "rollout undo deployment/service-a --to-revision=1\n", got.stderr)
 			assert.NotContains(t, commands, "rollout undo deployment/service-b")
 		})
 	}
