@@ -54,6 +54,7 @@ var safeguards = []rule{
 var onAKS = []rule{
 	{"Kubernetes cluster containers should run with a read only root file system", "learn.microsoft.com/azure/aks/policy-reference", haveReadOnlyRoots},
 	{"ipBlock matches neither pods nor nodes", "learn.microsoft.com/azure/aks/azure-cni-powered-by-cilium", nameNoAddresses},
+	{"in egress, port names are ambiguous if pods of other namespaces use them, too", "github.com/cilium/cilium/issues/30003", egressHasNumbers},
 	{"Resource customization allowlist", pageOfGateways, haveAllowedOptions},
 }
 
@@ -271,6 +272,19 @@ func nameNoAddresses(m manifests) (broken []string) {
 		for _, peer := range peers {
 			if peer.IPBlock != nil {
 				broken = append(broken, fmt.Sprintf("NetworkPolicy %s: ipBlock %s", p.Name, peer.IPBlock.CIDR))
+			}
+		}
+	}
+	return broken
+}
+
+func egressHasNumbers(m manifests) (broken []string) {
+	for _, p := range m.policies {
+		for _, r := range p.Spec.Egress {
+			for _, port := range r.Ports {
+				if port.Port != nil && port.Port.Type == intstr.String {
+					broken = append(broken, fmt.Sprintf("NetworkPolicy %s: egress to the port %q, want its number", p.Name, port.Port.StrVal))
+				}
 			}
 		}
 	}

@@ -113,6 +113,7 @@ func TestCheck_FindsEachProblem(t *testing.T) {
 		"writable root":      {"readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false", "container c of d: no readOnlyRootFilesystem"},
 		"address, egress":    {"{ to: [{ podSelector: {} }]", "{ to: [{ ipBlock: { cidr: 10.0.0.0/8 } }]", "NetworkPolicy rules: ipBlock 10.0.0.0/8"},
 		"address, ingress":   {"{ from: [{ podSelector: {} }]", "{ from: [{ ipBlock: { cidr: 10.0.0.0/8 } }]", "NetworkPolicy rules: ipBlock 10.0.0.0/8"},
+		"named egress":       {"{ port: 53 }", "{ port: dns }", `NetworkPolicy rules: egress to the port "dns", want its number`},
 		"refused option":     {"spec: { topologySpread", "spec: { securityContext: { runAsUser: 1 }, topologySpread", "ConfigMap options: deployment: field spec.template.spec.securityContext.runAsUser"},
 		"refused budget":     {"minAvailable: 1 }", "maxUnavailable: 1 }", "ConfigMap options: podDisruptionBudget: field spec.maxUnavailable"},
 		"unknown option":     {"podDisruptionBudget:", "serviceAccount:", "ConfigMap options: serviceAccount: field spec.minAvailable"},
