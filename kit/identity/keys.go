@@ -19,9 +19,11 @@ import (
 )
 
 const (
-	// keysRenewed is how often the keys are loaded, so that a key that the issuer has
-	// withdrawn is not accepted for longer. If the issuer cannot be reached, they are used
-	// for keysUsable: calls go on during an outage of the issuer.
+	// keysRenewed is how often the keys are loaded, in the background of a call. A token of a
+	// key that the issuer has withdrawn is therefore accepted for two hours: until the keys
+	// are loaded, and for as long as a verified token is remembered. The first call after
+	// hours without any is checked with the old keys, too. If the issuer cannot be reached,
+	// the keys are used for keysUsable: calls go on during an outage of the issuer.
 	keysRenewed, keysUsable = time.Hour, 24 * time.Hour
 	// reloadInterval is how soon the keys are loaded again for a token with an unknown key.
 	// Anybody can make such tokens.

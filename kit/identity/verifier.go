@@ -142,7 +142,7 @@ func (v *Verifier) known(hash [sha256.Size]byte) (Caller, bool) {
 	return known.caller, ok && time.Now().Before(known.until)
 }
 
-// remember keeps a token until it expires, or the issuer may have withdrawn its key.
+// remember keeps a token until it expires, but for keysRenewed at most.
 func (v *Verifier) remember(hash [sha256.Size]byte, caller Caller) {
 	until := time.Now().Add(keysRenewed)
 	if caller.Expiry.Before(until) {
