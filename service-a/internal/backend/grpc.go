@@ -24,6 +24,10 @@ const (
 	// reopenBase. A younger stream that breaks, even after its first message,
 	// counts as another failure in a row.
 	stableAfter = 10 * time.Second
+	// silentReopens is how many times in a row a stream that had messages may fail to open
+	// again before the reader hears of it: together with the first, three attempts, as a
+	// call makes. A proxy in front of an instance that has just died accepts streams.
+	silentReopens = 2
 )
 
 // GRPC calls service-b over gRPC.
@@ -61,6 +65,7 @@ func (g *GRPC) get(ctx context.Context, key string) (*datav1.Data, error) {
 func (g *GRPC) Watch(ctx context.Context, key string, interval time.Duration) iter.Seq2[*datav1.WatchDataResponse, error] {
 	req := &datav1.WatchDataRequest{Key: key, Interval: durationpb.New(interval)}
 	return func(yield func(*datav1.WatchDataResponse, error) bool) {
+		unopened := silentReopens // until the first message, every failure is reported
 		for failures := 1; ; failures++ {
 			start, received := time.Now(), false
 			err := g.watchStream(ctx, req, func(m *datav1.WatchDataResponse) bool {
@@ -72,7 +77,10 @@ func (g *GRPC) Watch(ctx context.Context, key string, interval time.Duration) it
 			}
 			class := call.ClassOf(err)
 			permanent := class == call.Other || class == call.Denied // a retry would fail in the same way
-			if permanent || !received {
+			if unopened++; received {
+				unopened = 0
+			}
+			if permanent || unopened > silentReopens {
 				if !yield(nil, err) || permanent {
 					return
 				}

@@ -107,6 +107,34 @@ func TestWatch_BacksOff(t *testing.T) {
 	}
 }
 
+// Of a stream that had messages, the reader hears of a failure to open it again only when
+// it has failed three times in a row.
+func TestWatch_ReportsLastingFailures(t *testing.T) {
+	t.Parallel()
+	var b *fakeB
+	b = &fakeB{watch: func(stream serverStream) error {
+		if n := b.streams.Load(); n == 1 || n == 4 { // two fail between them, and all after them
+			if err := send(stream); err != nil {
+				return err
+			}
+		}
+		return status.Error(codes.Unavailable, "broken")
+	}}
+	g := b.start(t, time.Second)
+	messages, failures := 0, 0
+	for _, err := range g.Watch(t.Context(), "", datav1.MinInterval) {
+		if err == nil {
+			messages++
+			continue
+		}
+		assert.Equal(t, 2, messages, "messages before the first reported failure")
+		assert.EqualValues(t, 6+1, b.streams.Load(), "streams until then")
+		failures++
+		break
+	}
+	assert.Equal(t, 1, failures)
+}
+
 // A permanent error ends the sequence.
 func TestWatch_EndsOnFinalErrors(t *testing.T) {
 	for code, class := range map[codes.Code]call.Class{
