@@ -27,8 +27,8 @@ func runAKS(t *testing.T, az string, settings []string, arguments ...string) (st
 		require.NoError(t, err)
 		require.NoError(t, os.Symlink(path, filepath.Join(folder, tool)))
 	}
-	for _, tool := range []string{"curl", "kubectl", "kubelogin"} {
-		require.NoError(t, os.WriteFile(filepath.Join(folder, tool), []byte("#!/bin/sh\nexit 1\n"), 0o700))
+	for _, tool := range []string{"curl", "kubectl", "kubelogin"} { // of a user without contexts
+		require.NoError(t, os.WriteFile(filepath.Join(folder, tool), []byte("#!/bin/sh\n"), 0o700))
 	}
 	if az != "" {
 		require.NoError(t, os.WriteFile(filepath.Join(folder, "az"), []byte("#!/bin/sh\n"+az), 0o700))
@@ -186,6 +186,27 @@ func TestAKSUp_AsksFirst(t *testing.T) {
 	document, err := os.ReadFile("../docs/aks.md")
 	require.NoError(t, err)
 	assert.Contains(t, string(document), "```text\n"+plan+"```\n")
+}
+
+// azWithGroup is an az whose subscription 0000 has what make aks-up created. It appends its arguments to the file $CALLS.
+const azWithGroup = `echo "$*" >>"$CALLS"
+case "$*" in
+	version*) echo 2.91.0 ;;
+	"account show"*) echo 0000 Test ;;
+	"group list"*) echo /subscriptions/0000/resourceGroups/tandem tandem-aks-up ;;
+	*" workspace list"*) echo tandem-logs ;;
+esac`
+
+// What is deleted is of the subscription that the question named, whatever az account set chooses meanwhile.
+func TestAKSDown_NamesSubscription(t *testing.T) {
+	calls := filepath.Join(t.TempDir(), "calls")
+	_, problems, ok := runAKS(t, azWithGroup, []string{"CALLS=" + calls}, "down.sh", "--yes", "--purge")
+	assert.True(t, ok, problems)
+	made, err := os.ReadFile(calls)
+	require.NoError(t, err)
+	for _, command := range []string{"group delete", "monitor log-analytics workspace list", "monitor log-analytics workspace delete"} {
+		assert.Contains(t, string(made), "\n"+command+" --subscription 0000 --resource-group tandem ")
+	}
 }
 
 // Each message in the table of docs/aks.md is one that a script prints.

@@ -111,8 +111,11 @@ describe() {
 	if [[ -n $app ]]; then echo "  app registration $app_name ($app), with which GitHub deploys"; fi
 }
 
+# delete names the confirmed subscription: another terminal may have run az account set while the question stood. The ids of
+# role assignments contain theirs.
 delete() {
 	local id workspaces workspace
+	local group=(--subscription "$subscription" --resource-group "$AKS_GROUP")
 	for id in $assignments; do
 		step "role assignment outside of the group"
 		run az role assignment delete --ids "$id"
@@ -124,13 +127,13 @@ delete() {
 	if [[ -z $group_id ]]; then return; fi
 	if ((purge)); then
 		step "logs, for good"
-		workspaces=$(look az monitor log-analytics workspace list --resource-group "$AKS_GROUP" --query '[].name' --output tsv)
+		workspaces=$(look az monitor log-analytics workspace list "${group[@]}" --query '[].name' --output tsv) # never empty
 		for workspace in $workspaces; do
-			run az monitor log-analytics workspace delete --resource-group "$AKS_GROUP" --workspace-name "$workspace" --force true --yes
+			run az monitor log-analytics workspace delete "${group[@]}" --workspace-name "$workspace" --force true --yes # never empty
 		done
 	fi
 	step "resource group $AKS_GROUP, which takes 5 to 15 minutes"
-	run az group delete --name "$AKS_GROUP" --yes
+	run az group delete "${group[@]}" --yes # never empty
 }
 
 # forget_context removes the context of kubectl, with its cluster and user, as az aks get-credentials named them.
