@@ -410,13 +410,24 @@ make_identity() {
 
 # make_rules: the deployment's name contains a checksum of the rules, so that they are deployed again when they change.
 make_rules() {
-	local sum deployment
+	local sum deployment=() parameters=() state
 	step "alert rules"
 	sum=$(cksum <deploy/azure/rules.json)
-	deployment=tandem-rules-${sum%% *}
-	if exists az deployment group show --resource-group "$AKS_GROUP" --name "$deployment"; then return; fi
-	run az deployment group create --resource-group "$AKS_GROUP" --name "$deployment" --template-file deploy/azure/rules.json \
-		--parameters "workspaceId=$METRICS_ID" "clusterId=$CLUSTER_ID" "clusterName=$AKS_CLUSTER"
+	deployment=(--resource-group "$AKS_GROUP" --name "tandem-rules-${sum%% *}")
+	if exists az deployment group show "${deployment[@]}"; then # never empty
+		state=$(look az deployment group show "${deployment[@]}" --query properties.provisioningState --output tsv) # never empty
+		case $state in
+			Succeeded) return ;;
+			Failed | Canceled) say "their last deployment is $state; repeating it" ;;
+			*)
+				say "their deployment is $state; waiting"
+				run az deployment group wait "${deployment[@]}" --created --interval 5 # never empty
+				return
+				;;
+		esac
+	fi
+	parameters=("workspaceId=$METRICS_ID" "clusterId=$CLUSTER_ID" "clusterName=$AKS_CLUSTER")
+	run az deployment group create "${deployment[@]}" --template-file deploy/azure/rules.json --parameters "${parameters[@]}" # never empty
 }
 
 get_credentials() {
