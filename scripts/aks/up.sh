@@ -83,8 +83,10 @@ RECIPE
 	if ((deploy_only)); then
 		check_tools
 		find_registry
-		make_images
+		# Before the images, which take longer than the five minutes for which Entra accepts the job's token of GitHub: az keeps its
+		# own tokens for the cluster from here on (Azure/login#372).
 		get_credentials
+		make_images
 		deploy_or_roll_back
 		return
 	fi

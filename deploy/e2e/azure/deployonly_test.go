@@ -1,6 +1,7 @@
 package azure
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,7 +16,7 @@ import (
 func TestDeployOnly_Deploys(t *testing.T) {
 	t.Parallel()
 	r := afterFresh(t)
-	defer done(t, time.Now(), "a deployment to the cluster that exists", "no change in Azure; no namespace and no custom resource is applied")
+	defer done(t, time.Now(), "a deployment to the cluster that exists", "no change in Azure; signs in at the cluster before the builds; no namespace and no custom resource is applied")
 	got := r.script("up.sh", nil, "--deploy-only")
 	got.require(t)
 	assert.Empty(t, summary(r.Changes()))
@@ -28,6 +29,13 @@ func TestDeployOnly_Deploys(t *testing.T) {
 		assert.NotContains(t, applied, "\nkind: "+kind+"\n")
 	}
 	assert.Equal(t, strings.Count(fresh.applied, "@sha256:"), strings.Count(applied, "@sha256:"))
+	// az signs in at the cluster before it looks for images: to build them takes longer than GitHub's token is valid.
+	first := func(path string) int {
+		return slices.IndexFunc(r.Requests(), func(q arm.Request) bool { return strings.HasSuffix(strings.ToLower(q.Path), path) })
+	}
+	credentials := first("/listclusterusercredential")
+	require.GreaterOrEqual(t, credentials, 0)
+	assert.Greater(t, first("/oauth2/exchange"), credentials)
 }
 
 // When a rollout or a call fails, the Deployments that changed return to their revision of before, and the run fails.
