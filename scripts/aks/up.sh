@@ -518,7 +518,8 @@ writable() {
 # deploy_or_roll_back returns to the revisions before the deployment if it fails or calls fail. kubectl rollout undo, not the
 # digests of before: a revision also has its settings, as ConfigMaps are named by their contents. Policies stay new.
 deploy_or_roll_back() {
-	revisions_before=$(revisions) # not local: the trap reads it after this function has ended
+	# Not local: the trap reads it after this function has ended.
+	revisions_before=$(revisions) || fail "the revisions of the Deployments cannot be read, see above, so nothing was deployed: it could not be rolled back"
 	trap 'roll_back "$revisions_before"; rm -rf "$work"' EXIT
 	deploy
 	check_calls
@@ -530,19 +531,28 @@ revisions() {
 		'jsonpath={range .items[*]}{.metadata.name} {.metadata.annotations.deployment\.kubernetes\.io/revision}{"\n"}{end}'
 }
 
-roll_back() { # roll_back REVISIONS: a line for each Deployment, its name and revision
-	local current deployment revision
+# roll_back REVISIONS: a line for each Deployment, its name and revision. In a trap, too, the first command that fails ends the
+# script, so each is checked: what can be rolled back is.
+roll_back() {
+	local current deployment revision undone='' failed=''
 	if [[ -z $1 ]]; then
 		say "nothing was deployed before, so there is nothing to roll back to"
 		return
 	fi
-	current=$(revisions)
+	current=$(revisions) || say "the revisions cannot be read, see above; rolling back every Deployment"
 	while read -r deployment revision; do
 		if grep -qxF "$deployment $revision" <<<"$current"; then continue; fi
 		say "rolling $deployment back to revision $revision"
-		in_cluster rollout undo "deployment/$deployment" "--to-revision=$revision" </dev/null
-		in_cluster rollout status "deployment/$deployment" --timeout=600s </dev/null
+		if in_cluster rollout undo "deployment/$deployment" "--to-revision=$revision" </dev/null; then
+			undone="$undone $deployment"
+		else
+			failed="$failed $deployment"
+		fi
 	done <<<"$1"
+	for deployment in $undone; do
+		in_cluster rollout status "deployment/$deployment" --timeout=600s || failed="$failed $deployment"
+	done
+	if [[ -n $failed ]]; then say "not rolled back, see above:$failed"; fi
 }
 
 # check_calls: a probe from a pod, and a call over each transport from here, through the gateway.

@@ -52,10 +52,29 @@ func TestDeployOnly_RollsBack(t *testing.T) {
 			got := r.script("up.sh", []string{"FAIL=" + pattern}, "--deploy-only")
 			require.Error(t, got.err)
 			commands := r.recorded("commands")
-			assert.Contains(t, commands, "rollout undo deployment/service-a --to-revision=1\n", got.stderr)
+			assert.Contains(t, commands, "rollout undo deployment/service-a --to-revision=1 ", got.stderr)
 			assert.NotContains(t, commands, "rollout undo deployment/service-b")
 		})
 	}
+}
+
+// A Deployment that cannot be rolled back is named, and the others are rolled back all the same. Without the revisions of before,
+// nothing is deployed.
+func TestDeployOnly_RollBackGoesOn(t *testing.T) {
+	t.Parallel()
+	r := afterFresh(t)
+	defer done(t, time.Now(), "a deployment that fails, as does its rollback", "service-b returns to revision 1, and service-a is named; without revisions nothing is deployed")
+	got := r.script("up.sh", []string{"FAIL=*get deployments --output*"}, "--deploy-only")
+	require.Error(t, got.err)
+	assert.Contains(t, lastLine(got.stderr), "nothing was deployed")
+	assert.Empty(t, r.recorded("applied.yaml"))
+
+	got = r.script("up.sh", []string{"BOTH=1", "FAIL=*deploy*/service-a*"}, "--deploy-only")
+	require.Error(t, got.err)
+	commands := r.recorded("commands")
+	assert.Contains(t, commands, "rollout undo deployment/service-b --to-revision=1 ", got.stderr)
+	assert.Contains(t, commands, "rollout status deployment/service-b --timeout=600s ", got.stderr)
+	assert.Contains(t, lastLine(got.stderr), "not rolled back, see above: service-a")
 }
 
 // Where nothing exists, --deploy-only and github.sh say what to run first.
