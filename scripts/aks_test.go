@@ -193,20 +193,45 @@ const azWithGroup = `echo "$*" >>"$CALLS"
 case "$*" in
 	version*) echo 2.91.0 ;;
 	"account show"*) echo 0000 Test ;;
-	"group list"*) echo /subscriptions/0000/resourceGroups/tandem tandem-aks-up ;;
+	"group exists"*) echo true ;;
+	"group show"*) echo "/subscriptions/0000/resourceGroups/tandem(1) tandem-aks-up" ;;
+	"identity list"*) echo principal ;;
+	"role assignment list"*)
+		echo principal inside /subscriptions/0000/resourcegroups/Tandem\(1\)/providers/x/y/z
+		echo principal group /subscriptions/0000/resourcegroups/tandem\(1\)
+		echo principal outside /subscriptions/0000/resourceGroups/tandem1/providers/x/y/z
+		echo principal longer /subscriptions/0000/resourceGroups/tandem\(1\)2
+		echo other foreign /subscriptions/0000
+		;;
 	*" workspace list"*) echo tandem-logs ;;
 esac`
 
 // What is deleted is of the subscription that the question named, whatever az account set chooses meanwhile.
 func TestAKSDown_NamesSubscription(t *testing.T) {
-	calls := filepath.Join(t.TempDir(), "calls")
-	_, problems, ok := runAKS(t, azWithGroup, []string{"CALLS=" + calls}, "down.sh", "--yes", "--purge")
-	assert.True(t, ok, problems)
-	made, err := os.ReadFile(calls)
-	require.NoError(t, err)
+	calls := runDown(t, "AKS_GROUP=tandem(1)")
 	for _, command := range []string{"group delete", "monitor log-analytics workspace list", "monitor log-analytics workspace delete"} {
-		assert.Contains(t, string(made), "\n"+command+" --subscription 0000 --resource-group tandem ")
+		assert.Contains(t, calls, "\n"+command+" --subscription 0000 --resource-group tandem(1) ")
 	}
+}
+
+// Azure deletes the role assignments inside the group, whatever the case of their scopes. Those outside are deleted one by one, if
+// they are of an identity of the group.
+func TestAKSDown_FindsAssignments(t *testing.T) {
+	calls := runDown(t, "AKS_GROUP=Tandem(1)")
+	assert.Contains(t, calls, "\nrole assignment delete --ids outside\n")
+	assert.Contains(t, calls, "\nrole assignment delete --ids longer\n")
+	assert.Equal(t, 2, strings.Count(calls, "role assignment delete"), calls)
+}
+
+// runDown returns the calls of az that down.sh makes with the setting.
+func runDown(t *testing.T, setting string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "calls")
+	_, problems, ok := runAKS(t, azWithGroup, []string{"CALLS=" + file, setting}, "down.sh", "--yes", "--purge")
+	assert.True(t, ok, problems)
+	calls, err := os.ReadFile(file)
+	require.NoError(t, err)
+	return string(calls)
 }
 
 // Each message in the table of docs/aks.md is one that a script prints.

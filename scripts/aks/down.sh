@@ -59,12 +59,13 @@ main() {
 	forget_context
 }
 
-# find_group sets group_id, which is empty if there is no group.
+# find_group sets group_id, which is empty if there is no group. Azure ignores the case of its name, as az group show does, which
+# would fail if there is none.
 find_group() {
-	local found
-	# az group show would fail if there is none.
-	found=$(look az group list --query "[?name=='$AKS_GROUP'].[id, tags.\"${tag%%=*}\"]" --output tsv)
-	if [[ -z $found ]]; then return; fi
+	local exists found
+	exists=$(look az group exists --name "$AKS_GROUP")
+	if [[ $exists != true ]]; then return; fi
+	found=$(look az group show --name "$AKS_GROUP" --query "[[id, tags.\"${tag%%=*}\"]]" --output tsv)
 	read -r group_id made_by <<<"$found"
 	[[ $made_by == "${tag#*=}" ]] ||
 		fail "the resource group $AKS_GROUP has no tag $tag, so it is not from aks-up; delete it yourself if you mean it: az group delete --name $AKS_GROUP"
@@ -78,7 +79,7 @@ find_app() {
 # find_assignments sets assignments to the ids of the role assignments that the identities of the group have outside of it.
 # Azure deletes those inside with the group, and keeps the others, without a name for their principal.
 find_assignments() {
-	local principals='' principal app_principal found id scope cluster
+	local principals='' principal app_principal found id scope cluster group
 	assignments=
 	if [[ -n $group_id ]]; then
 		cluster=$(look az aks list --resource-group "$AKS_GROUP" \
@@ -91,11 +92,15 @@ find_assignments() {
 		principals="$principals $app_principal"
 	fi
 	principals=" ${principals//[[:space:]]/ } "
+	group=$(tr '[:upper:]' '[:lower:]' <<<"$group_id")
 	found=$(look az role assignment list --all --fill-principal-name false --query '[].[principalId, id, scope]' --output tsv)
 	while read -r principal id scope; do
 		if [[ -z $principal || $principals != *" $principal "* ]]; then continue; fi
-		if [[ -n $group_id ]] && grep -qiE "^$group_id(/|$)" <<<"$scope"; then continue; fi
-		assignments="$assignments $id"
+		scope=$(tr '[:upper:]' '[:lower:]' <<<"$scope")
+		case $scope/ in
+			"${group:-none}"/*) ;;
+			*) assignments="$assignments $id" ;;
+		esac
 	done <<<"$found"
 }
 
@@ -145,7 +150,7 @@ forget_context() {
 	cluster=$(kubectl config view --output "jsonpath={.contexts[?(@.name==\"$AKS_CLUSTER\")].context.cluster}")
 	user=$(kubectl config view --output "jsonpath={.contexts[?(@.name==\"$AKS_CLUSTER\")].context.user}")
 	# A context of another cluster may have the same name.
-	if [[ $user != "clusterUser_${AKS_GROUP}_$AKS_CLUSTER" ]]; then return; fi
+	if ! grep -qixF "clusterUser_${AKS_GROUP}_$AKS_CLUSTER" <<<"$user"; then return; fi
 	step "kubectl's context $AKS_CLUSTER"
 	run kubectl config delete-context "$AKS_CLUSTER"
 	run kubectl config delete-cluster "$cluster"

@@ -43,12 +43,12 @@ func TestDown_LeavesNothing(t *testing.T) {
 	assert.Len(t, r.Changes(), before)
 }
 
-// With --purge, the workspace is deleted for good.
+// With --purge, the workspace is deleted for good. The case of the group's name does not matter.
 func TestDown_Purge(t *testing.T) {
 	t.Parallel()
 	r := afterFresh(t)
 	defer done(t, time.Now(), "down --purge", "the workspace of the logs is deleted with force=true, before the group")
-	r.script("down.sh", nil, "--yes", "--purge").require(t)
+	r.script("down.sh", []string{"AKS_GROUP=Tandem", "AKS_CLUSTER=tandem"}, "--yes", "--purge").require(t)
 	for _, c := range r.Requests() {
 		if c.Method == http.MethodDelete {
 			assert.Regexp(t, `(?i)/workspaces/tandem-logs$`, c.Path, "the first deletion")
