@@ -55,8 +55,8 @@ main() {
 			confirm "Delete this from the subscription $subscription_name ($subscription)?"
 		fi
 		delete
+		if [[ -n $group_id ]]; then forget_context; fi
 	fi
-	forget_context
 }
 
 # find_group sets group_id, which is empty if there is no group. Azure ignores the case of its name, as az group show does, which
@@ -141,7 +141,8 @@ delete() {
 	run az group delete "${group[@]}" --yes # never empty
 }
 
-# forget_context removes the context of kubectl, with its cluster and user, as az aks get-credentials named them.
+# forget_context removes the context of kubectl, with its cluster and user, as az aks get-credentials named them. Only with the
+# group: another subscription may have a group and a cluster of these names.
 forget_context() {
 	local contexts cluster user
 	type -P kubectl >/dev/null || return 0

@@ -18,7 +18,7 @@ import (
 func TestDown_LeavesNothing(t *testing.T) {
 	t.Parallel()
 	r := afterFresh(t)
-	defer done(t, time.Now(), "down after the fresh run, twice", "nothing is left in Azure and in the kubeconfig; a foreign group stays; the second run changes nothing")
+	defer done(t, time.Now(), "down after the fresh run, twice", "nothing is left in Azure and in the kubeconfig; a foreign group stays; the second run changes nothing, and keeps a context")
 	foreign := "/subscriptions/" + arm.Subscription + "/resourceGroups/other"
 	r.Add(foreign, map[string]any{"location": "eastus2"})
 	// An assignment of the cluster's identity outside of the group, as for a virtual network.
@@ -36,11 +36,16 @@ func TestDown_LeavesNothing(t *testing.T) {
 		assert.NotContains(t, string(config), "clusterUser")
 		assert.NotContains(t, string(config), "name: tandem")
 	}
+	// The context may now be that of another subscription.
 	before := len(r.Changes())
+	require.NoError(t, os.WriteFile(filepath.Join(r.home, "kubeconfig"), fresh.kubeconfig, 0o600))
 	again := r.script("down.sh", nil, "--yes")
 	again.require(t)
 	assert.Contains(t, again.stderr, "nothing to delete")
 	assert.Len(t, r.Changes(), before)
+	config, err := os.ReadFile(filepath.Join(r.home, "kubeconfig"))
+	require.NoError(t, err)
+	assert.Equal(t, string(fresh.kubeconfig), string(config))
 }
 
 // With --purge, the workspace is deleted for good. The case of the group's name does not matter.
