@@ -41,52 +41,46 @@ for argument in "$@"; do
 done
 
 main() {
-	local group_id=
 	load_settings
 	check_az
 	find_group
-	find_app
-	if [[ -z $group_id && -z $app ]]; then
-		say "there is no resource group $AKS_GROUP, so there is nothing to delete"
-	else
-		find_assignments
-		if ! ((dry_run)); then
-			describe
-			confirm "Delete this from the subscription $subscription_name ($subscription)?"
-		fi
-		delete
-		if [[ -n $group_id ]]; then forget_context; fi
+	if [[ -z $group_id ]]; then
+		say "there is no resource group $AKS_GROUP in the subscription $subscription_name, so there is nothing to delete"
+		return
 	fi
+	find_assignments
+	if ! ((dry_run)); then
+		describe
+		confirm "Delete this from the subscription $subscription_name ($subscription)?"
+	fi
+	delete
+	forget_context
 }
 
-# find_group sets group_id, which is empty if there is no group. Azure ignores the case of its name, as az group show does, which
-# would fail if there is none.
+# find_group sets group_id, which is empty if there is no group, and app to the id of the app registration for GitHub, if there
+# is one. Azure ignores the case of the group's name, as az group show does, which would fail if there is none.
 find_group() {
-	local exists found
+	local exists found made_by
+	group_id=
 	exists=$(look az group exists --name "$AKS_GROUP")
 	if [[ $exists != true ]]; then return; fi
-	found=$(look az group show --name "$AKS_GROUP" --query "[[id, tags.\"${tag%%=*}\"]]" --output tsv)
-	read -r group_id made_by <<<"$found"
+	found=$(look az group show --name "$AKS_GROUP" --query "[[id, tags.\"${tag%%=*}\", tags.\"$app_tag\"]]" --output tsv)
+	read -r group_id made_by app <<<"$found"
 	[[ $made_by == "${tag#*=}" ]] ||
 		fail "the resource group $AKS_GROUP has no tag $tag, so it is not from aks-up; delete it yourself if you mean it: az group delete --name $AKS_GROUP"
-}
-
-# find_app sets app to the id of the app registration, if there is one. Who may not read the directory has made none.
-find_app() {
-	app=$(az ad app list --filter "displayName eq '$app_name'" --query '[].appId' --output tsv 2>/dev/null) || app=
+	if [[ $app == None ]]; then app=; fi # as az prints null
+	if [[ -n $app ]]; then app=$(look az ad app list --filter "appId eq '$app'" --query '[].appId' --output tsv); fi
 }
 
 # find_assignments sets assignments to the ids of the role assignments that the identities of the group have outside of it.
 # Azure deletes those inside with the group, and keeps the others, without a name for their principal.
 find_assignments() {
-	local principals='' principal app_principal found id scope cluster group
+	local principals principal app_principal found id scope cluster group
 	assignments=
-	if [[ -n $group_id ]]; then
-		cluster=$(look az aks list --resource-group "$AKS_GROUP" \
-			--query '[].[identity.principalId, identityProfile.kubeletidentity.objectId][]' --output tsv)
-		principals=$(look az identity list --resource-group "$AKS_GROUP" --query '[].principalId' --output tsv)
-		principals="$cluster $principals"
-	fi
+	cluster=$(look az aks list --resource-group "$AKS_GROUP" \
+		--query '[].[identity.principalId, identityProfile.kubeletidentity.objectId][]' --output tsv)
+	principals=$(look az identity list --resource-group "$AKS_GROUP" --query '[].principalId' --output tsv)
+	principals="$cluster $principals"
 	if [[ -n $app ]]; then
 		app_principal=$(look az ad sp list --filter "appId eq '$app'" --query '[].id' --output tsv)
 		principals="$principals $app_principal"
@@ -98,7 +92,7 @@ find_assignments() {
 		if [[ -z $principal || $principals != *" $principal "* ]]; then continue; fi
 		scope=$(tr '[:upper:]' '[:lower:]' <<<"$scope")
 		case $scope/ in
-			"${group:-none}"/*) ;;
+			"$group"/*) ;;
 			*) assignments="$assignments $id" ;;
 		esac
 	done <<<"$found"
@@ -107,13 +101,11 @@ find_assignments() {
 describe() {
 	local id
 	echo "To be deleted:"
-	if [[ -n $group_id ]]; then
-		echo "  resource group $AKS_GROUP with:"
-		look az resource list --resource-group "$AKS_GROUP" --query '[].[type, name]' --output tsv | sed 's/^/    /'
-		if ((purge)); then echo "  the logs for good"; fi
-	fi
+	echo "  resource group $AKS_GROUP with:"
+	look az resource list --resource-group "$AKS_GROUP" --query '[].[type, name]' --output tsv | sed 's/^/    /'
+	if ((purge)); then echo "  the logs for good"; fi
 	for id in $assignments; do echo "  role assignment $id"; done
-	if [[ -n $app ]]; then echo "  app registration $app_name ($app), with which GitHub deploys"; fi
+	if [[ -n $app ]]; then echo "  app registration $app, with which GitHub deploys"; fi
 }
 
 # delete names the confirmed subscription: another terminal may have run az account set while the question stood. The ids of
@@ -129,7 +121,6 @@ delete() {
 		step "app registration for GitHub, with its federated credentials"
 		run az ad app delete --id "$app"
 	fi
-	if [[ -z $group_id ]]; then return; fi
 	if ((purge)); then
 		step "logs, for good"
 		workspaces=$(look az monitor log-analytics workspace list "${group[@]}" --query '[].name' --output tsv) # never empty
