@@ -41,6 +41,7 @@ for argument in "$@"; do
 done
 
 main() {
+	local kept=
 	load_settings
 	check_az
 	find_group
@@ -55,6 +56,11 @@ main() {
 	fi
 	delete
 	forget_context
+	if [[ -n $kept ]]; then
+		say "az could not delete everything outside of the group, see above; run this when the cause is removed:"
+		printf '%s\n' "$kept" >&2
+		exit 1
+	fi
 }
 
 # find_group sets group_id, which is empty if there is no group, and app to the id of the app registration for GitHub, if there
@@ -69,7 +75,9 @@ find_group() {
 	[[ $made_by == "${tag#*=}" ]] ||
 		fail "the resource group $AKS_GROUP has no tag $tag, so it is not from aks-up; delete it yourself if you mean it: az group delete --name $AKS_GROUP"
 	if [[ $app == None ]]; then app=; fi # as az prints null
-	if [[ -n $app ]]; then app=$(look az ad app list --filter "appId eq '$app'" --query '[].appId' --output tsv); fi
+	if [[ -z $app ]]; then return; fi
+	# Who may not read the directory tries to delete it.
+	if found=$(az ad app list --filter "appId eq '$app'" --query '[].appId' --output tsv 2>/dev/null); then app=$found; fi
 }
 
 # find_assignments sets assignments to the ids of the role assignments that the identities of the group have outside of it.
@@ -82,7 +90,7 @@ find_assignments() {
 	principals=$(look az identity list --resource-group "$AKS_GROUP" --query '[].principalId' --output tsv)
 	principals="$cluster $principals"
 	if [[ -n $app ]]; then
-		app_principal=$(look az ad sp list --filter "appId eq '$app'" --query '[].id' --output tsv)
+		app_principal=$(az ad sp list --filter "appId eq '$app'" --query '[].id' --output tsv 2>/dev/null) || app_principal=
 		principals="$principals $app_principal"
 	fi
 	principals=" ${principals//[[:space:]]/ } "
@@ -115,11 +123,11 @@ delete() {
 	local group=(--subscription "$subscription" --resource-group "$AKS_GROUP")
 	for id in $assignments; do
 		step "role assignment outside of the group"
-		run az role assignment delete --ids "$id"
+		delete_outside az role assignment delete --ids "$id"
 	done
 	if [[ -n $app ]]; then
 		step "app registration for GitHub, with its federated credentials"
-		run az ad app delete --id "$app"
+		delete_outside az ad app delete --id "$app"
 	fi
 	if ((purge)); then
 		step "logs, for good"
@@ -130,6 +138,18 @@ delete() {
 	fi
 	step "resource group $AKS_GROUP, which takes 5 to 15 minutes"
 	run az group delete "${group[@]}" --yes # never empty
+}
+
+# delete_outside az ARGUMENT...: deletes what is outside of the group. If that fails, it adds the command to kept, and the group,
+# which costs money, is deleted all the same. A later run could not find the rest again.
+delete_outside() {
+	local command
+	command=$(quote "$@")
+	if ((dry_run)); then
+		echo "$command"
+	elif ! AZURE_CORE_OUTPUT=none AZURE_CORE_ONLY_SHOW_ERRORS=yes "$@"; then
+		kept=${kept:+$kept$'\n'}$command
+	fi
 }
 
 # forget_context removes the context of kubectl, with its cluster and user, as az aks get-credentials named them. Only with the

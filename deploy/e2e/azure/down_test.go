@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -62,6 +63,26 @@ func TestDown_Purge(t *testing.T) {
 		}
 	}
 	assert.Empty(t, r.Resources())
+}
+
+// The group is deleted even if what is outside of it cannot be. The last lines are the commands that remain to be run.
+func TestDown_DeletesWhatItMay(t *testing.T) {
+	t.Parallel()
+	r := afterFresh(t)
+	defer done(t, time.Now(), "down, with a 403 on an app and on a role assignment outside of the group", "the group is deleted; the commands for the rest are printed; the run fails")
+	r.script("github.sh", nil, "owner/repository").require(t)
+	app := at(r.Resources()[groupPath], "tags", "github-app").(string)
+	outside := "/subscriptions/" + arm.Subscription + "/resourceGroups/other/providers/Microsoft.Authorization/roleAssignments/1"
+	r.Add(outside, map[string]any{"properties": map[string]any{
+		"principalId":      at(fresh.resources[clusterPath], "identity", "principalId"),
+		"roleDefinitionId": "/subscriptions/" + arm.Subscription + "/providers/Microsoft.Authorization/roleDefinitions/" + acrPull,
+	}})
+	r.Inject(arm.Fault{Method: http.MethodDelete, Path: "^/v1.0/applications/|/roleassignments/", Status: http.StatusForbidden,
+		Code: "Authorization_RequestDenied", Message: "Insufficient privileges to complete the operation."})
+	got := r.script("down.sh", nil, "--yes")
+	require.Error(t, got.err)
+	assert.True(t, strings.HasSuffix(got.stderr, "\naz role assignment delete --ids "+outside+"\naz ad app delete --id "+app+"\n"), got.stderr)
+	assert.NotContains(t, r.Resources(), groupPath)
 }
 
 // A group that up.sh did not make is refused, and without an answer nothing is deleted.
