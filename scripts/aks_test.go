@@ -27,8 +27,8 @@ func runAKS(t *testing.T, az string, settings []string, arguments ...string) (st
 		require.NoError(t, err)
 		require.NoError(t, os.Symlink(path, filepath.Join(folder, tool)))
 	}
-	for _, tool := range []string{"curl", "kubectl", "kubelogin"} {
-		require.NoError(t, os.WriteFile(filepath.Join(folder, tool), []byte("#!/bin/sh\nexit 1\n"), 0o700))
+	for _, tool := range []string{"curl", "kubectl", "kubelogin"} { // of a user without contexts
+		require.NoError(t, os.WriteFile(filepath.Join(folder, tool), []byte("#!/bin/sh\n"), 0o700))
 	}
 	if az != "" {
 		require.NoError(t, os.WriteFile(filepath.Join(folder, "az"), []byte("#!/bin/sh\n"+az), 0o700))
@@ -186,6 +186,52 @@ func TestAKSUp_AsksFirst(t *testing.T) {
 	document, err := os.ReadFile("../docs/aks.md")
 	require.NoError(t, err)
 	assert.Contains(t, string(document), "```text\n"+plan+"```\n")
+}
+
+// azWithGroup is an az whose subscription 0000 has what make aks-up created. It appends its arguments to the file $CALLS.
+const azWithGroup = `echo "$*" >>"$CALLS"
+case "$*" in
+	version*) echo 2.91.0 ;;
+	"account show"*) echo 0000 Test ;;
+	"group exists"*) echo true ;;
+	"group show"*) echo "/subscriptions/0000/resourceGroups/tandem(1) tandem-aks-up" ;;
+	"identity list"*) echo principal ;;
+	"role assignment list"*)
+		echo principal inside /subscriptions/0000/resourcegroups/Tandem\(1\)/providers/x/y/z
+		echo principal group /subscriptions/0000/resourcegroups/tandem\(1\)
+		echo principal outside /subscriptions/0000/resourceGroups/tandem1/providers/x/y/z
+		echo principal longer /subscriptions/0000/resourceGroups/tandem\(1\)2
+		echo other foreign /subscriptions/0000
+		;;
+	*" workspace list"*) echo tandem-logs ;;
+esac`
+
+// What is deleted is of the subscription that the question named, whatever az account set chooses meanwhile.
+func TestAKSDown_NamesSubscription(t *testing.T) {
+	calls := runDown(t, "AKS_GROUP=tandem(1)")
+	for _, command := range []string{"group delete", "monitor log-analytics workspace list", "monitor log-analytics workspace delete"} {
+		assert.Contains(t, calls, "\n"+command+" --subscription 0000 --resource-group tandem(1) ")
+	}
+}
+
+// Azure deletes the role assignments inside the group, whatever the case of their scopes. Those outside are deleted one by one, if
+// they are of an identity of the group.
+func TestAKSDown_FindsAssignments(t *testing.T) {
+	calls := runDown(t, "AKS_GROUP=Tandem(1)")
+	assert.Contains(t, calls, "\nrole assignment delete --ids outside\n")
+	assert.Contains(t, calls, "\nrole assignment delete --ids longer\n")
+	assert.Equal(t, 2, strings.Count(calls, "role assignment delete"), calls)
+}
+
+// runDown returns the calls of az that down.sh makes with the setting.
+func runDown(t *testing.T, setting string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "calls")
+	_, problems, ok := runAKS(t, azWithGroup, []string{"CALLS=" + file, setting}, "down.sh", "--yes", "--purge")
+	assert.True(t, ok, problems)
+	calls, err := os.ReadFile(file)
+	require.NoError(t, err)
+	return string(calls)
 }
 
 // Each message in the table of docs/aks.md is one that a script prints.

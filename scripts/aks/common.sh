@@ -9,6 +9,7 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/aks.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
 readonly tag=made-by=tandem-aks-up # of the resource group: aks-down deletes no group without it
+readonly app_tag=github-app # of the resource group: id of the app registration that github.sh created; names are not unique
 readonly namespace=tandem gateway_namespace=tandem-gateway
 readonly settings='AKS_GROUP AKS_LOCATION AKS_CLUSTER AKS_REGISTRY AKS_SKU AKS_TIER AKS_VERSION AKS_NODE_SIZE AKS_NODES_MIN
 	AKS_NODES_MAX AKS_ZONES AKS_ADMIN MESH IMAGES RELEASE RELEASE_IMAGES GITHUB_ENVIRONMENT GITHUB_SUBJECT'
@@ -69,8 +70,7 @@ one_of() { # one_of NAME VALUE...
 	fail "$key=${!key} is not one of: $*"
 }
 
-# check_az: az is there, recent enough, and logged in. Sets subscription, its name, and the name of the app registration with
-# which GitHub deploys: a tenant may have several subscriptions with a group of this name.
+# check_az: az is there, recent enough, and logged in. Sets subscription and its name.
 check_az() {
 	local version minor account
 	type -P az >/dev/null || fail "az is not on PATH; install azure-cli: https://aka.ms/azure-cli"
@@ -83,7 +83,6 @@ check_az() {
 	account=$(az account show --query '[id, name]' --output tsv 2>/dev/null) || fail "az is not logged in; run az login"
 	subscription=${account%%[[:space:]]*}
 	subscription_name=${account#*[[:space:]]}
-	app_name=tandem-github-$AKS_GROUP-${subscription%%-*}
 }
 
 confirm() { # confirm QUESTION

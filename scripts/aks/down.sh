@@ -41,99 +41,119 @@ for argument in "$@"; do
 done
 
 main() {
-	local group_id=
+	local kept=
 	load_settings
 	check_az
 	find_group
-	find_app
-	if [[ -z $group_id && -z $app ]]; then
-		say "there is no resource group $AKS_GROUP, so there is nothing to delete"
-	else
-		find_assignments
-		if ! ((dry_run)); then
-			describe
-			confirm "Delete this from the subscription $subscription_name ($subscription)?"
-		fi
-		delete
+	if [[ -z $group_id ]]; then
+		say "there is no resource group $AKS_GROUP in the subscription $subscription_name, so there is nothing to delete"
+		return
 	fi
+	find_assignments
+	if ! ((dry_run)); then
+		describe
+		confirm "Delete this from the subscription $subscription_name ($subscription)?"
+	fi
+	delete
 	forget_context
+	if [[ -n $kept ]]; then
+		say "az could not delete everything outside of the group, see above; run this when the cause is removed:"
+		printf '%s\n' "$kept" >&2
+		exit 1
+	fi
 }
 
-# find_group sets group_id, which is empty if there is no group.
+# find_group sets group_id, which is empty if there is no group, and app to the id of the app registration for GitHub, if there
+# is one. Azure ignores the case of the group's name, as az group show does, which would fail if there is none.
 find_group() {
-	local found
-	# az group show would fail if there is none.
-	found=$(look az group list --query "[?name=='$AKS_GROUP'].[id, tags.\"${tag%%=*}\"]" --output tsv)
-	if [[ -z $found ]]; then return; fi
-	read -r group_id made_by <<<"$found"
+	local exists found made_by
+	group_id=
+	exists=$(look az group exists --name "$AKS_GROUP")
+	if [[ $exists != true ]]; then return; fi
+	found=$(look az group show --name "$AKS_GROUP" --query "[[id, tags.\"${tag%%=*}\", tags.\"$app_tag\"]]" --output tsv)
+	read -r group_id made_by app <<<"$found"
 	[[ $made_by == "${tag#*=}" ]] ||
 		fail "the resource group $AKS_GROUP has no tag $tag, so it is not from aks-up; delete it yourself if you mean it: az group delete --name $AKS_GROUP"
-}
-
-# find_app sets app to the id of the app registration, if there is one. Who may not read the directory has made none.
-find_app() {
-	app=$(az ad app list --filter "displayName eq '$app_name'" --query '[].appId' --output tsv 2>/dev/null) || app=
+	if [[ $app == None ]]; then app=; fi # as az prints null
+	if [[ -z $app ]]; then return; fi
+	# Who may not read the directory tries to delete it.
+	if found=$(az ad app list --filter "appId eq '$app'" --query '[].appId' --output tsv 2>/dev/null); then app=$found; fi
 }
 
 # find_assignments sets assignments to the ids of the role assignments that the identities of the group have outside of it.
 # Azure deletes those inside with the group, and keeps the others, without a name for their principal.
 find_assignments() {
-	local principals='' principal app_principal found id scope cluster
+	local principals principal app_principal found id scope cluster group
 	assignments=
-	if [[ -n $group_id ]]; then
-		cluster=$(look az aks list --resource-group "$AKS_GROUP" \
-			--query '[].[identity.principalId, identityProfile.kubeletidentity.objectId][]' --output tsv)
-		principals=$(look az identity list --resource-group "$AKS_GROUP" --query '[].principalId' --output tsv)
-		principals="$cluster $principals"
-	fi
+	cluster=$(look az aks list --resource-group "$AKS_GROUP" \
+		--query '[].[identity.principalId, identityProfile.kubeletidentity.objectId][]' --output tsv)
+	principals=$(look az identity list --resource-group "$AKS_GROUP" --query '[].principalId' --output tsv)
+	principals="$cluster $principals"
 	if [[ -n $app ]]; then
-		app_principal=$(look az ad sp list --filter "appId eq '$app'" --query '[].id' --output tsv)
+		app_principal=$(az ad sp list --filter "appId eq '$app'" --query '[].id' --output tsv 2>/dev/null) || app_principal=
 		principals="$principals $app_principal"
 	fi
 	principals=" ${principals//[[:space:]]/ } "
+	group=$(tr '[:upper:]' '[:lower:]' <<<"$group_id")
 	found=$(look az role assignment list --all --fill-principal-name false --query '[].[principalId, id, scope]' --output tsv)
 	while read -r principal id scope; do
 		if [[ -z $principal || $principals != *" $principal "* ]]; then continue; fi
-		if [[ -n $group_id ]] && grep -qiE "^$group_id(/|$)" <<<"$scope"; then continue; fi
-		assignments="$assignments $id"
+		scope=$(tr '[:upper:]' '[:lower:]' <<<"$scope")
+		case $scope/ in
+			"$group"/*) ;;
+			*) assignments="$assignments $id" ;;
+		esac
 	done <<<"$found"
 }
 
 describe() {
 	local id
 	echo "To be deleted:"
-	if [[ -n $group_id ]]; then
-		echo "  resource group $AKS_GROUP with:"
-		look az resource list --resource-group "$AKS_GROUP" --query '[].[type, name]' --output tsv | sed 's/^/    /'
-		if ((purge)); then echo "  the logs for good"; fi
-	fi
+	echo "  resource group $AKS_GROUP with:"
+	look az resource list --resource-group "$AKS_GROUP" --query '[].[type, name]' --output tsv | sed 's/^/    /'
+	if ((purge)); then echo "  the logs for good"; fi
 	for id in $assignments; do echo "  role assignment $id"; done
-	if [[ -n $app ]]; then echo "  app registration $app_name ($app), with which GitHub deploys"; fi
+	if [[ -n $app ]]; then echo "  app registration $app, with which GitHub deploys"; fi
 }
 
+# delete names the confirmed subscription: another terminal may have run az account set while the question stood. The ids of
+# role assignments contain theirs.
 delete() {
 	local id workspaces workspace
+	local group=(--subscription "$subscription" --resource-group "$AKS_GROUP")
 	for id in $assignments; do
 		step "role assignment outside of the group"
-		run az role assignment delete --ids "$id"
+		delete_outside az role assignment delete --ids "$id"
 	done
 	if [[ -n $app ]]; then
 		step "app registration for GitHub, with its federated credentials"
-		run az ad app delete --id "$app"
+		delete_outside az ad app delete --id "$app"
 	fi
-	if [[ -z $group_id ]]; then return; fi
 	if ((purge)); then
 		step "logs, for good"
-		workspaces=$(look az monitor log-analytics workspace list --resource-group "$AKS_GROUP" --query '[].name' --output tsv)
+		workspaces=$(look az monitor log-analytics workspace list "${group[@]}" --query '[].name' --output tsv) # never empty
 		for workspace in $workspaces; do
-			run az monitor log-analytics workspace delete --resource-group "$AKS_GROUP" --workspace-name "$workspace" --force true --yes
+			run az monitor log-analytics workspace delete "${group[@]}" --workspace-name "$workspace" --force true --yes # never empty
 		done
 	fi
 	step "resource group $AKS_GROUP, which takes 5 to 15 minutes"
-	run az group delete --name "$AKS_GROUP" --yes
+	run az group delete "${group[@]}" --yes # never empty
 }
 
-# forget_context removes the context of kubectl, with its cluster and user, as az aks get-credentials named them.
+# delete_outside az ARGUMENT...: deletes what is outside of the group. If that fails, it adds the command to kept, and the group,
+# which costs money, is deleted all the same. A later run could not find the rest again.
+delete_outside() {
+	local command
+	command=$(quote "$@")
+	if ((dry_run)); then
+		echo "$command"
+	elif ! AZURE_CORE_OUTPUT=none AZURE_CORE_ONLY_SHOW_ERRORS=yes "$@"; then
+		kept=${kept:+$kept$'\n'}$command
+	fi
+}
+
+# forget_context removes the context of kubectl, with its cluster and user, as az aks get-credentials named them. Only with the
+# group: another subscription may have a group and a cluster of these names.
 forget_context() {
 	local contexts cluster user
 	type -P kubectl >/dev/null || return 0
@@ -142,7 +162,7 @@ forget_context() {
 	cluster=$(kubectl config view --output "jsonpath={.contexts[?(@.name==\"$AKS_CLUSTER\")].context.cluster}")
 	user=$(kubectl config view --output "jsonpath={.contexts[?(@.name==\"$AKS_CLUSTER\")].context.user}")
 	# A context of another cluster may have the same name.
-	if [[ $user != "clusterUser_${AKS_GROUP}_$AKS_CLUSTER" ]]; then return; fi
+	if ! grep -qixF "clusterUser_${AKS_GROUP}_$AKS_CLUSTER" <<<"$user"; then return; fi
 	step "kubectl's context $AKS_CLUSTER"
 	run kubectl config delete-context "$AKS_CLUSTER"
 	run kubectl config delete-cluster "$cluster"

@@ -12,8 +12,8 @@ usage: scripts/aks/github.sh [--dry-run] OWNER/REPOSITORY
 Lets the workflow deploy-aks.yaml of the repository deploy to the cluster of
 make aks-up, without a secret: an app registration in Entra, which accepts the
 tokens that GitHub issues to jobs of the environment, with the roles that
-up.sh --deploy-only needs. It prints what to set in GitHub. Safe to repeat;
-make aks-down deletes it.
+up.sh --deploy-only needs. The tag github-app of the resource group records its
+id. It prints what to set in GitHub. Safe to repeat; make aks-down deletes it.
 
 Settings, with defaults, besides those of up.sh:
   GITHUB_ENVIRONMENT  aks  environment of the workflow
@@ -43,9 +43,10 @@ if [[ -z $repository ]]; then
 fi
 
 main() {
-	local tenant
+	local tenant app_name
 	load_settings
 	check_az
+	app_name=tandem-github-$AKS_GROUP-${subscription%%-*} # a tenant may have several subscriptions with a group of this name
 	tenant=$(look az account show --query tenantId --output tsv)
 	step "what make aks-up created"
 	registry_name
@@ -72,15 +73,19 @@ find_subject() {
 	GITHUB_SUBJECT=$SUBJECT_PREFIX:environment:$GITHUB_ENVIRONMENT
 }
 
+# make_app sets APP_ID and PRINCIPAL_ID. Where it creates something, the id is what az prints then: a list of Entra may not contain
+# it yet.
 make_app() {
 	local found='' credential="github-$GITHUB_ENVIRONMENT" parameters
 	step "app registration $app_name"
-	if ! ((dry_run)); then found=$(look az ad app list --filter "displayName eq '$app_name'" --query '[].appId' --output tsv); fi
-	if [[ -z $found ]]; then run az ad app create --display-name "$app_name" --sign-in-audience AzureADMyOrg; fi
-	ask APP_ID az ad app list --filter "displayName eq '$app_name'" --query '[0].appId' --output tsv
-	if ! ((dry_run)); then found=$(look az ad sp list --filter "appId eq '$APP_ID'" --query '[].id' --output tsv); fi
-	if [[ -z $found ]]; then run az ad sp create --id "$APP_ID"; fi
-	ask PRINCIPAL_ID az ad sp show --id "$APP_ID" --query id --output tsv
+	if ! ((dry_run)); then
+		APP_ID=$(look az group show --name "$AKS_GROUP" --query "tags.\"$app_tag\"" --output tsv)
+		if [[ -n $APP_ID ]]; then found=$(look az ad app list --filter "appId eq '$APP_ID'" --query '[].appId' --output tsv); fi
+	fi
+	if [[ -z $found ]]; then create_app; fi
+	PRINCIPAL_ID=
+	if ! ((dry_run)); then PRINCIPAL_ID=$(look az ad sp list --filter "appId eq '$APP_ID'" --query '[].id' --output tsv); fi
+	if [[ -z $PRINCIPAL_ID ]]; then ask PRINCIPAL_ID az ad sp create --id "$APP_ID" --query id --output tsv; fi
 	step "federated credential for the environment $GITHUB_ENVIRONMENT of $repository"
 	parameters="{\"name\": \"$credential\", \"issuer\": \"https://token.actions.githubusercontent.com\", \"subject\": \"$GITHUB_SUBJECT\", \"audiences\": [\"api://AzureADTokenExchange\"]}"
 	if ! ((dry_run)); then
@@ -92,6 +97,16 @@ make_app() {
 		say "the subject was $found"
 		run az ad app federated-credential update --id "$APP_ID" --federated-credential-id "$credential" --parameters "$parameters"
 	fi
+}
+
+# create_app: any user of the tenant may have registered an app of this name, and az ad app create would return theirs.
+create_app() {
+	local others=''
+	if ! ((dry_run)); then others=$(look az ad app list --filter "displayName eq '$app_name'" --query '[].appId' --output tsv); fi
+	[[ -z $others ]] ||
+		fail "an app registration $app_name exists that the tag $app_tag of the resource group does not name; if it is yours, delete it and repeat: az ad app delete --id ${others%%[[:space:]]*}"
+	ask APP_ID az ad app create --display-name "$app_name" --sign-in-audience AzureADMyOrg --query appId --output tsv
+	run az group update --name "$AKS_GROUP" --set "tags.$app_tag=$APP_ID" --force-string
 }
 
 give_roles() {

@@ -83,8 +83,10 @@ RECIPE
 	if ((deploy_only)); then
 		check_tools
 		find_registry
-		make_images
+		# Before the images, which take longer than the five minutes for which Entra accepts the job's token of GitHub: az keeps its
+		# own tokens for the cluster from here on (Azure/login#372).
 		get_credentials
+		make_images
 		deploy_or_roll_back
 		return
 	fi
@@ -410,13 +412,24 @@ make_identity() {
 
 # make_rules: the deployment's name contains a checksum of the rules, so that they are deployed again when they change.
 make_rules() {
-	local sum deployment
+	local sum deployment=() parameters=() state
 	step "alert rules"
 	sum=$(cksum <deploy/azure/rules.json)
-	deployment=tandem-rules-${sum%% *}
-	if exists az deployment group show --resource-group "$AKS_GROUP" --name "$deployment"; then return; fi
-	run az deployment group create --resource-group "$AKS_GROUP" --name "$deployment" --template-file deploy/azure/rules.json \
-		--parameters "workspaceId=$METRICS_ID" "clusterId=$CLUSTER_ID" "clusterName=$AKS_CLUSTER"
+	deployment=(--resource-group "$AKS_GROUP" --name "tandem-rules-${sum%% *}")
+	if exists az deployment group show "${deployment[@]}"; then # never empty
+		state=$(look az deployment group show "${deployment[@]}" --query properties.provisioningState --output tsv) # never empty
+		case $state in
+			Succeeded) return ;;
+			Failed | Canceled) say "their last deployment is $state; repeating it" ;;
+			*)
+				say "their deployment is $state; waiting"
+				run az deployment group wait "${deployment[@]}" --created --interval 5 # never empty
+				return
+				;;
+		esac
+	fi
+	parameters=("workspaceId=$METRICS_ID" "clusterId=$CLUSTER_ID" "clusterName=$AKS_CLUSTER")
+	run az deployment group create "${deployment[@]}" --template-file deploy/azure/rules.json --parameters "${parameters[@]}" # never empty
 }
 
 get_credentials() {
@@ -505,7 +518,8 @@ writable() {
 # deploy_or_roll_back returns to the revisions before the deployment if it fails or calls fail. kubectl rollout undo, not the
 # digests of before: a revision also has its settings, as ConfigMaps are named by their contents. Policies stay new.
 deploy_or_roll_back() {
-	revisions_before=$(revisions) # not local: the trap reads it after this function has ended
+	# Not local: the trap reads it after this function has ended.
+	revisions_before=$(revisions) || fail "the revisions of the Deployments cannot be read, see above, so nothing was deployed: it could not be rolled back"
 	trap 'roll_back "$revisions_before"; rm -rf "$work"' EXIT
 	deploy
 	check_calls
@@ -517,19 +531,28 @@ revisions() {
 		'jsonpath={range .items[*]}{.metadata.name} {.metadata.annotations.deployment\.kubernetes\.io/revision}{"\n"}{end}'
 }
 
-roll_back() { # roll_back REVISIONS: a line for each Deployment, its name and revision
-	local current deployment revision
+# roll_back REVISIONS: a line for each Deployment, its name and revision. In a trap, too, the first command that fails ends the
+# script, so each is checked: what can be rolled back is.
+roll_back() {
+	local current deployment revision undone='' failed=''
 	if [[ -z $1 ]]; then
 		say "nothing was deployed before, so there is nothing to roll back to"
 		return
 	fi
-	current=$(revisions)
+	current=$(revisions) || say "the revisions cannot be read, see above; rolling back every Deployment"
 	while read -r deployment revision; do
 		if grep -qxF "$deployment $revision" <<<"$current"; then continue; fi
 		say "rolling $deployment back to revision $revision"
-		in_cluster rollout undo "deployment/$deployment" "--to-revision=$revision" </dev/null
-		in_cluster rollout status "deployment/$deployment" --timeout=600s </dev/null
+		if in_cluster rollout undo "deployment/$deployment" "--to-revision=$revision" </dev/null; then
+			undone="$undone $deployment"
+		else
+			failed="$failed $deployment"
+		fi
 	done <<<"$1"
+	for deployment in $undone; do
+		in_cluster rollout status "deployment/$deployment" --timeout=600s || failed="$failed $deployment"
+	done
+	if [[ -n $failed ]]; then say "not rolled back, see above:$failed"; fi
 }
 
 # check_calls: a probe from a pod, and a call over each transport from here, through the gateway.

@@ -1,6 +1,7 @@
 package azure
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,7 +16,7 @@ import (
 func TestDeployOnly_Deploys(t *testing.T) {
 	t.Parallel()
 	r := afterFresh(t)
-	defer done(t, time.Now(), "a deployment to the cluster that exists", "no change in Azure; no namespace and no custom resource is applied")
+	defer done(t, time.Now(), "a deployment to the cluster that exists", "no change in Azure; signs in at the cluster before the builds; no namespace and no custom resource is applied")
 	got := r.script("up.sh", nil, "--deploy-only")
 	got.require(t)
 	assert.Empty(t, summary(r.Changes()))
@@ -28,6 +29,13 @@ func TestDeployOnly_Deploys(t *testing.T) {
 		assert.NotContains(t, applied, "\nkind: "+kind+"\n")
 	}
 	assert.Equal(t, strings.Count(fresh.applied, "@sha256:"), strings.Count(applied, "@sha256:"))
+	// az signs in at the cluster before it looks for images: to build them takes longer than GitHub's token is valid.
+	first := func(path string) int {
+		return slices.IndexFunc(r.Requests(), func(q arm.Request) bool { return strings.HasSuffix(strings.ToLower(q.Path), path) })
+	}
+	credentials := first("/listclusterusercredential")
+	require.GreaterOrEqual(t, credentials, 0)
+	assert.Greater(t, first("/oauth2/exchange"), credentials)
 }
 
 // When a rollout or a call fails, the Deployments that changed return to their revision of before, and the run fails.
@@ -44,10 +52,29 @@ func TestDeployOnly_RollsBack(t *testing.T) {
 			got := r.script("up.sh", []string{"FAIL=" + pattern}, "--deploy-only")
 			require.Error(t, got.err)
 			commands := r.recorded("commands")
-			assert.Contains(t, commands, "rollout undo deployment/service-a --to-revision=1\n", got.stderr)
+			assert.Contains(t, commands, "rollout undo deployment/service-a --to-revision=1 ", got.stderr)
 			assert.NotContains(t, commands, "rollout undo deployment/service-b")
 		})
 	}
+}
+
+// A Deployment that cannot be rolled back is named, and the others are rolled back all the same. Without the revisions of before,
+// nothing is deployed.
+func TestDeployOnly_RollBackGoesOn(t *testing.T) {
+	t.Parallel()
+	r := afterFresh(t)
+	defer done(t, time.Now(), "a deployment that fails, as does its rollback", "service-b returns to revision 1, and service-a is named; without revisions nothing is deployed")
+	got := r.script("up.sh", []string{"FAIL=*get deployments --output*"}, "--deploy-only")
+	require.Error(t, got.err)
+	assert.Contains(t, lastLine(got.stderr), "nothing was deployed")
+	assert.Empty(t, r.recorded("applied.yaml"))
+
+	got = r.script("up.sh", []string{"BOTH=1", "FAIL=*deploy*/service-a*"}, "--deploy-only")
+	require.Error(t, got.err)
+	commands := r.recorded("commands")
+	assert.Contains(t, commands, "rollout undo deployment/service-b --to-revision=1 ", got.stderr)
+	assert.Contains(t, commands, "rollout status deployment/service-b --timeout=600s ", got.stderr)
+	assert.Contains(t, lastLine(got.stderr), "not rolled back, see above: service-a")
 }
 
 // Where nothing exists, --deploy-only and github.sh say what to run first.

@@ -20,6 +20,7 @@ const (
 	workspaces  = `/workspaces/[^/]+$`
 	clusters    = `/managedclusters/tandem$`
 	assignment  = `/roleassignments/`
+	deployments = `/deployments/[^/]+$`
 	permissions = `/permissions$`
 )
 
@@ -160,6 +161,18 @@ func TestUp_FailedClusterReconciled(t *testing.T) {
 	r.Forget(clusters)
 	require.Error(t, r.script("up.sh", nil, "--yes").err)
 	require.Equal(t, "Failed", at(r.Resources()[clusterPath], "properties", "provisioningState"))
+	r.script("up.sh", nil, "--yes").require(t)
+	assert.Equal(t, states(fresh.resources), states(r.Resources()))
+}
+
+// A deployment of the alert rules that failed is repeated by the next run.
+func TestUp_FailedRulesRepeated(t *testing.T) {
+	t.Parallel()
+	r := afterFresh(t)
+	defer done(t, time.Now(), "the alert rules, after a deployment that ended Failed", "the next run deploys them again")
+	r.Forget(deployments)
+	r.Inject(arm.Fault{Method: http.MethodPut, Path: deployments, Times: 1, Code: "DeploymentFailed", Message: "At least one resource deployment operation failed."})
+	require.Error(t, r.script("up.sh", nil, "--yes").err)
 	r.script("up.sh", nil, "--yes").require(t)
 	assert.Equal(t, states(fresh.resources), states(r.Resources()))
 }

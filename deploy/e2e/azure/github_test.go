@@ -40,6 +40,9 @@ func TestGitHub_LeastRoles(t *testing.T) {
 		"/registries/" + registryName(t) + " acdd72a7-3385-48ef-bd42-f606fba81ae7",               // Reader
 	}, rolesOf(principal, r.Resources()))
 
+	app := at(body(t, r.Changes(), "POST", "/servicePrincipals"), "appId")
+	assert.Equal(t, map[string]any{"made-by": "tandem-aks-up", "github-app": app}, r.Resources()[groupPath]["tags"])
+
 	before := len(r.Changes())
 	r.script("github.sh", nil, "owner/repository").require(t)
 	assert.Len(t, r.Changes(), before, "repeated:\n%s", summary(r.Changes()))
@@ -49,6 +52,22 @@ func TestGitHub_LeastRoles(t *testing.T) {
 
 	r.script("down.sh", nil, "--yes").require(t)
 	assert.Empty(t, slices.Collect(maps.Keys(r.Resources())))
+}
+
+// An app of the same name, which any user of the tenant may have registered, gets no roles, and down.sh does not delete it.
+func TestGitHub_RefusesForeignApp(t *testing.T) {
+	t.Parallel()
+	r := afterFresh(t)
+	defer done(t, time.Now(), "nothing; down", "an app that the group's tag does not name is refused, with the remedy, and stays")
+	const app = "/v1.0/applications/99999999-9999-4999-8999-999999999999"
+	r.Add(app, map[string]any{"appId": "88888888-8888-4888-8888-888888888888", "displayName": "tandem-github-tandem-11111111"})
+	got := r.script("github.sh", nil, "owner/repository")
+	require.Error(t, got.err)
+	assert.Contains(t, lastLine(got.stderr), "az ad app delete --id 88888888-8888-4888-8888-888888888888")
+	assert.Empty(t, r.Changes())
+
+	r.script("down.sh", nil, "--yes").require(t)
+	assert.Equal(t, []string{app}, slices.Collect(maps.Keys(r.Resources())))
 }
 
 // rolesOf returns the end of the scope and the role of each assignment of a principal.
