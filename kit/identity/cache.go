@@ -65,8 +65,8 @@ type loaded[T any] struct {
 	renewAt, usableUntil time.Time
 }
 
-// get returns a usable value. If there is none, it waits for a load,
-// until ctx ends or maxWait has passed.
+// get returns a usable value. If there is none, it waits for a load until ctx ends or
+// maxWait has passed.
 func (c *cache[T]) get(ctx context.Context) (T, error) {
 	c.mu.Lock()
 	now := time.Now()

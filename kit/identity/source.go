@@ -88,9 +88,10 @@ type Workload struct {
 // Complete reports whether the pod has a workload identity.
 func (w Workload) Complete() bool { return w.ClientID != "" && w.TenantID != "" && w.TokenFile != "" }
 
-// Validate returns an error if the pod's token would be sent to Entra unencrypted.
+// Validate returns an error if AuthorityHost is not an https URL: the pod's token is sent
+// to it.
 func (w Workload) Validate() error {
-	if w.AuthorityHost.Scheme != "https" || w.AuthorityHost.Hostname() == "" {
+	if w.AuthorityHost.Scheme != "https" || w.AuthorityHost.Hostname() == "" || w.AuthorityHost.User != nil {
 		return config.Invalid("AZURE_AUTHORITY_HOST", w.AuthorityHost.Redacted(), "want https://HOST/")
 	}
 	return nil
