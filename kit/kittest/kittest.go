@@ -8,6 +8,7 @@
 //	dns.go      a DNS server for net.DefaultResolver
 //	tls.go      a certificate authority and a TLS server
 //	issuer.go   an OpenID Connect issuer, whose tokens say who calls
+//	grpc.go     a gRPC call whose deadline only the server knows
 //	metrics.go  scrape and lint metrics
 //	hostile.go  clients that try to exhaust or crash a server
 //	race_*.go   whether the race detector is on
