@@ -29,7 +29,6 @@ func (i *interceptors) unary(ctx context.Context, method string, req, reply any,
 	deadline := retry.Deadline(ctx, i.timeout)
 	record := call.RecordOf(ctx)
 	if opts, err = i.authorize(ctx, deadline, opts); err != nil {
-		i.calls.Add(i.host, "grpc", call.ClassOf(err))
 		return err
 	}
 	var server peer.Peer

@@ -21,7 +21,6 @@ import (
 func (i *interceptors) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	opts, err := i.authorize(ctx, time.Now().Add(i.timeout), opts)
 	if err != nil {
-		i.calls.Add(i.host, "grpc", call.ClassOf(err))
 		return nil, err
 	}
 	a := &attempt{stream: true}

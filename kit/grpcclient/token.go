@@ -11,7 +11,8 @@ import (
 	"example.com/tandem/kit/call"
 )
 
-// authorize adds the token that says who calls to the options of a call.
+// authorize adds the token that says who calls to the options of a call. A call without a
+// token is counted here, because it goes no further.
 func (i *interceptors) authorize(ctx context.Context, deadline time.Time, opts []grpc.CallOption) ([]grpc.CallOption, error) {
 	if i.token == nil {
 		return opts, nil
@@ -24,7 +25,9 @@ func (i *interceptors) authorize(ctx context.Context, deadline time.Time, opts [
 		if ctx.Err() != nil {
 			code = status.FromContextError(ctx.Err()).Code()
 		}
-		return opts, &call.Error{Class: call.ClassOf(err), Err: status.Error(code, err.Error())}
+		class := call.ClassOf(err)
+		i.calls.Add(i.host, "grpc", class)
+		return opts, &call.Error{Class: class, Err: status.Error(code, err.Error())}
 	}
 	return append(opts, grpc.PerRPCCredentials(bearer(authorization))), nil
 }

@@ -2,8 +2,6 @@ package identity
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +14,8 @@ import (
 
 	"github.com/coreos/go-oidc/v3/oidc"
 	"github.com/go-jose/go-jose/v4"
+
+	"example.com/tandem/kit/config"
 )
 
 const (
@@ -141,16 +141,9 @@ func getKeys(ctx context.Context, client *http.Client, url string) (set jose.JSO
 // client returns a client for one load.
 func (i Issuer) client() (*http.Client, error) {
 	transport := &issuerTransport{base: http.DefaultTransport.(*http.Transport).Clone()}
-	if i.CAFile != "" {
-		pem, err := os.ReadFile(i.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("read the CA file: %w", err)
-		}
-		pool := x509.NewCertPool()
-		if !pool.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("CA file %s: no certificate found", i.CAFile)
-		}
-		transport.base.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}
+	var err error
+	if transport.base.TLSClientConfig, err = (config.ClientTLS{CAFile: i.CAFile}).Config(); err != nil {
+		return nil, err
 	}
 	if i.TokenFile != "" {
 		token, err := os.ReadFile(i.TokenFile)

@@ -144,13 +144,10 @@ func (w Workload) exchange(ctx context.Context, scope string) (token, error) {
 	return token{got.AccessToken, got.Expiry}, nil
 }
 
-// Authorization returns the value of the header authorization for a call, or "" for a nil
-// Source. If it has to get a token first, it waits for a second at most. The *call.Error
-// of class Token has no reason, because callers may pass errors on; the log has the reason.
+// Authorization returns the value of the header authorization for a call. If it has to get a
+// token first, it waits for a second at most. The *call.Error of class Token has no reason,
+// because callers may pass errors on; the log has the reason.
 func (s *Source) Authorization(ctx context.Context) (string, error) {
-	if s == nil {
-		return "", nil
-	}
 	token, err := s.cache.get(ctx)
 	switch {
 	case err == nil:
