@@ -29,9 +29,7 @@ func startGuardedB(t *testing.T) (*kittest.Issuer, string) {
 // tokenFile writes a token of the issuer to a file.
 func tokenFile(t *testing.T, issuer *kittest.Issuer, audience, subject string) (path string) {
 	t.Helper()
-	path = filepath.Join(t.TempDir(), "token")
-	token := issuer.Token(t, map[string]any{"aud": audience, "sub": subject})
-	require.NoError(t, os.WriteFile(path, []byte(token), 0o600))
+	path, _ = issuer.TokenFile(t, map[string]any{"aud": audience, "sub": subject})
 	return path
 }
 

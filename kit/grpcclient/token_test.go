@@ -3,7 +3,6 @@ package grpcclient_test
 import (
 	"context"
 	"io"
-	"os"
 	"path/filepath"
 	"testing"
 
@@ -24,9 +23,7 @@ import (
 // Calls and streams send the token, over plaintext too.
 func TestToken_SentWithEachCall(t *testing.T) {
 	t.Parallel()
-	token := kittest.NewIssuer(t).Token(t, nil)
-	file := filepath.Join(t.TempDir(), "token")
-	require.NoError(t, os.WriteFile(file, []byte(token), 0o600))
+	file, token := kittest.NewIssuer(t).TokenFile(t, nil)
 	sent := func(ctx context.Context) string { return metadata.ValueFromIncomingContext(ctx, "authorization")[0] }
 	target := local(t, echo.Echo{
 		Say:   func(ctx context.Context, _ string) (string, error) { return sent(ctx), nil },

@@ -3,13 +3,11 @@ package httpclient_test
 import (
 	"io"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 
 	"example.com/tandem/kit/call"
 	"example.com/tandem/kit/httpclient"
@@ -20,9 +18,7 @@ import (
 // Every attempt sends the token. It is not sent on to where a response redirects.
 func TestToken_SentToTheServiceOnly(t *testing.T) {
 	t.Parallel()
-	token := kittest.NewIssuer(t).Token(t, nil)
-	file := filepath.Join(t.TempDir(), "token")
-	require.NoError(t, os.WriteFile(file, []byte(token), 0o600))
+	file, token := kittest.NewIssuer(t).TokenFile(t, nil)
 	elsewhere, others := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) { ok(w, r) })
 	url, requests := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
 		assert.Equal(t, "Bearer "+token, r.Header.Get("Authorization"))

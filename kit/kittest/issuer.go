@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -84,6 +85,14 @@ func (i *Issuer) Token(t testing.TB, claims map[string]any) string {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.SignWith(t, i.key.Algorithm, i.key, claims)
+}
+
+// TokenFile writes a token to a file, as kubelet does.
+func (i *Issuer) TokenFile(t testing.TB, claims map[string]any) (path, token string) {
+	t.Helper()
+	path, token = filepath.Join(t.TempDir(), "token"), i.Token(t, claims)
+	require.NoError(t, os.WriteFile(path, []byte(token), 0o600))
+	return path, token
 }
 
 // SignWith is Token with another algorithm and key.
