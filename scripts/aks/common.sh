@@ -122,16 +122,26 @@ ask() {
 # look az ARGUMENT...: prints what az reads.
 look() { "$@" 2>"$work/errors" || az_failed "$@"; }
 
-# exists az ARGUMENT...: whether az finds the resource. In a dry run nothing exists.
-exists() {
-	local status=0
-	if ((dry_run)); then return 1; fi
-	"$@" --output none 2>"$work/errors" || status=$?
-	case $status in
-		0) ;;
-		3) return 1 ;; # az: missing resource
-		*) az_failed "$@" ;;
-	esac
+# look_up VARIABLE az ARGUMENT...: sets VARIABLE to what az prints of a resource, or to nothing if az does not find it. A dry run
+# finds nothing.
+look_up() {
+	local variable=$1 value='' status=0
+	shift
+	if ! ((dry_run)); then
+		value=$("$@" --output tsv 2>"$work/errors") || status=$?
+		case $status in
+			0) ;;
+			3) value='' ;; # az: missing resource
+			*) az_failed "$@" ;;
+		esac
+	fi
+	printf -v "$variable" %s "$value"
+}
+
+exists() { # exists az ARGUMENT...: whether az finds the resource
+	local id
+	look_up id "$@" --query id
+	[[ -n $id ]]
 }
 
 # assign PRINCIPAL TYPE ROLE SCOPE: gives the role, unless the principal has it there.

@@ -306,8 +306,8 @@ make_workspaces() {
 make_cluster() {
 	local cluster=(--resource-group "$AKS_GROUP" --name "$AKS_CLUSTER") state mode
 	step "cluster $AKS_CLUSTER, which takes 5 to 15 minutes to create"
-	if exists az aks show "${cluster[@]}"; then # never empty
-		state=$(look az aks show "${cluster[@]}" --query '[[provisioningState, serviceMeshProfile.mode]]' --output tsv) # never empty
+	look_up state az aks show "${cluster[@]}" --query '[[provisioningState, serviceMeshProfile.mode]]' # never empty
+	if [[ -n $state ]]; then
 		mode=none
 		if [[ $state == *Istio ]]; then mode=istio; fi
 		[[ $MESH == "$mode" ]] || fail "the cluster exists with MESH=$mode; set that, or run make aks-down first"
@@ -416,18 +416,17 @@ make_rules() {
 	step "alert rules"
 	sum=$(cksum <deploy/azure/rules.json)
 	deployment=(--resource-group "$AKS_GROUP" --name "tandem-rules-${sum%% *}")
-	if exists az deployment group show "${deployment[@]}"; then # never empty
-		state=$(look az deployment group show "${deployment[@]}" --query properties.provisioningState --output tsv) # never empty
-		case $state in
-			Succeeded) return ;;
-			Failed | Canceled) say "their last deployment is $state; repeating it" ;;
-			*)
-				say "their deployment is $state; waiting"
-				run az deployment group wait "${deployment[@]}" --created --interval 5 # never empty
-				return
-				;;
-		esac
-	fi
+	look_up state az deployment group show "${deployment[@]}" --query properties.provisioningState # never empty
+	case $state in
+		'') ;;
+		Succeeded) return ;;
+		Failed | Canceled) say "their last deployment is $state; repeating it" ;;
+		*)
+			say "their deployment is $state; waiting"
+			run az deployment group wait "${deployment[@]}" --created --interval 5 # never empty
+			return
+			;;
+	esac
 	parameters=("workspaceId=$METRICS_ID" "clusterId=$CLUSTER_ID" "clusterName=$AKS_CLUSTER")
 	run az deployment group create "${deployment[@]}" --template-file deploy/azure/rules.json --parameters "${parameters[@]}" # never empty
 }
