@@ -19,8 +19,7 @@ type resource struct {
 
 func (r *resource) properties() object { return child(r.body, "properties") }
 
-// name returns the last part of the path.
-func (r *resource) name() string { return r.id[strings.LastIndex(r.id, "/")+1:] }
+func (r *resource) name() string { return lastPart(r.id) }
 
 // child returns the object at a key, which it creates if there is none.
 func child(of object, key string) object {
@@ -164,7 +163,7 @@ func (s *Server) refuse(c *call, kind string) (response, bool) {
 			"The subscription is not registered to use namespace '%s'. See https://aka.ms/rps-not-found for how to register subscriptions.", provider), true
 	}
 	if group := groupOf.FindString(c.path); group != "" && group != c.path && s.resources[group] == nil {
-		return failure(http.StatusNotFound, "ResourceGroupNotFound", "Resource group '%s' could not be found.", group[strings.LastIndex(group, "/")+1:]), true
+		return failure(http.StatusNotFound, "ResourceGroupNotFound", "Resource group '%s' could not be found.", lastPart(group)), true
 	}
 	scope, _, _ := cutLast(c.path, assignmentPath)
 	scope, _, _ = strings.Cut(scope, "/namespaces/") // of a cluster: Azure does not know which there are
@@ -259,7 +258,7 @@ func (s *Server) get(c *call) response {
 	kind, single := typeOf(c.path)
 	switch {
 	case kind == groupType:
-		return failure(http.StatusNotFound, "ResourceGroupNotFound", "Resource group '%s' could not be found.", c.sent[strings.LastIndex(c.sent, "/")+1:])
+		return failure(http.StatusNotFound, "ResourceGroupNotFound", "Resource group '%s' could not be found.", lastPart(c.sent))
 	case single:
 		return notFound(c.sent)
 	case kind == "":
