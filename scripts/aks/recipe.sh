@@ -17,7 +17,7 @@ HELP
 
 compose() {
 	local recipe
-	# Not with the settings of whoever runs this.
+	# Without the user's settings.
 	recipe=$(env -i PATH="$PATH" AKS_ENV=aks.env.example scripts/aks/up.sh --dry-run)
 	sed "/^$begin/q" $document
 	# shellcheck disable=SC2016 # marks of code
