@@ -46,13 +46,13 @@ func TestPolicies_ServicePortBlocksCalls(t *testing.T) {
 			wrong := right.DeepCopy()
 			replaced := 0
 			for i, port := range end.ports(wrong) {
-				if *port.Port == intstr.FromString("http") {
+				if *port.Port == intstr.FromInt32(httpPort) || *port.Port == intstr.FromString("http") {
 					number := intstr.FromInt32(servicePort)
 					end.ports(wrong)[i].Port = &number
 					replaced++
 				}
 			}
-			require.Equal(t, 1, replaced, "rules for the pods' port http in the policy")
+			require.Equal(t, 1, replaced, "rules for the pods' port of HTTP in the policy")
 			undo := func(ctx context.Context) error {
 				current, err := policies.Get(ctx, end.service, metav1.GetOptions{})
 				if err != nil {

@@ -62,14 +62,6 @@ func TestFromFile_ReadsToken(t *testing.T) {
 	}
 }
 
-// A nil source sends nothing.
-func TestSource_NilSendsNothing(t *testing.T) {
-	var s *identity.Source
-	header, err := s.Authorization(t.Context())
-	require.NoError(t, err)
-	assert.Empty(t, header)
-}
-
 // entra is the token endpoint of Entra on loopback.
 type entra struct {
 	url       url.URL
