@@ -12,13 +12,23 @@ test: bin/kustomize # deploy/e2e/safeguards renders the manifests
 # The tests that make e2e-istio runs: those of the mesh and the gateway, and those whose claims sidecars might break.
 IN_MESH := ^(TestMesh|TestGateway|TestHTTP|TestGRPC_Headless|TestScaling|TestReliability_(ServiceA|ServiceB|BothServices)Updated|TestReliability_(PodDeleted|ContainerKilled))
 
-.PHONY: e2e e2e-istio chaos aks-test
+# The tests that make e2e-aks runs: those that need neither overlays/kind nor a node that is a container.
+IN_AKS := ^Test(GRPC_|HTTP_|Names_|Namespace_|Policies_|Ports_|Probe_|Readiness_|Scaling_|Zones_|Reliability_(BothServicesUpdated|PodDeleted|ServiceBScaledToZero))
+
+.PHONY: e2e e2e-istio e2e-aks chaos aks-test
 
 e2e: bin/kustomize ## run the tests on the cluster to which make deploy deployed (RUN=TestName for some of them, SKIP=TestName for the others)
 	cd deploy/e2e && GOWORK=off $(GO) test -count=1 -v -timeout 60m $(if $(RUN),-run '$(RUN)') $(if $(SKIP),-skip '$(SKIP)') .
 
 e2e-istio: ## run the tests of the mesh and the gateway, after make istio-up and make deploy OVERLAY=kind-istio
 	@TANDEM_E2E_MESH=1 $(MAKE) --no-print-directory e2e RUN='$(or $(RUN),$(IN_MESH))'
+
+# The tests scale and break pods by fault injection: autoscalers would interfere, and overlays/aks has it off.
+e2e-aks: ## run the tests on the cluster of make aks-up (TANDEM_E2E_CONTEXT=tandem TANDEM_E2E_URL=http://ADDRESS); make aks-deploy undoes their changes
+	@test -n "$$TANDEM_E2E_URL" || { echo "set TANDEM_E2E_CONTEXT and TANDEM_E2E_URL: they change and break what runs there" >&2; exit 2; }
+	kubectl --context "$$TANDEM_E2E_CONTEXT" --namespace tandem delete horizontalpodautoscalers --all
+	kubectl --context "$$TANDEM_E2E_CONTEXT" --namespace tandem set env deployments --all FAULTS=on
+	@$(MAKE) --no-print-directory e2e RUN='$(or $(RUN),$(IN_AKS))'
 
 chaos: ## run the rows of docs/reliability.md: over an hour, or FORM=short for 20 minutes; DOC=docs/reliability.md writes its table
 	@$(GO) run ./deploy/e2e/chaos $(if $(RUN),-run '$(RUN)') $(if $(filter short,$(FORM)),-short) $(if $(DOC),-doc '$(DOC)')

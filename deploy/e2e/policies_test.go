@@ -20,6 +20,10 @@ func TestPolicies_BlockOtherPods(t *testing.T) {
 		"the headless Service": serviceURLs(full)["grpc"],
 	}
 	other := c.createNamespace(t)
+	const open = "open" // a pod that everybody may call
+	c.startCaller(t, other, open, open)
+	reachable, err := c.CoreV1().Pods(other).Get(t.Context(), open, metav1.GetOptions{})
+	require.NoError(t, err)
 	for _, outside := range []struct{ name, namespace, label string }{
 		{"in the same namespace", namespace, "outside"},
 		{"in another namespace", other, "outside"},
@@ -31,7 +35,7 @@ func TestPolicies_BlockOtherPods(t *testing.T) {
 			c.startCaller(t, outside.namespace, pod, outside.label)
 			if outside.namespace != namespace {
 				// The pod itself can make calls: no policy limits its egress.
-				c.requireReachable(t, other, pod, "http://"+serviceA+full+"/livez")
+				c.requireReachable(t, other, pod, httpURL(reachable.Status.PodIP, httpPort, "/livez"))
 			}
 			c.requireBlocked(t, outside.namespace, pod, targets)
 		})

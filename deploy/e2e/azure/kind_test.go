@@ -73,8 +73,21 @@ func TestKind_Serves(t *testing.T) {
 	before := len(r.Changes())
 	r.script("up.sh", nil, "--yes").require(t)
 	assert.Len(t, r.Changes(), before, "repeated")
+	t.Run("claims", func(t *testing.T) { c.testClaims(t, address) })
 	r.script("down.sh", nil, "--yes").require(t)
 	assert.Empty(t, r.Resources())
+}
+
+// testClaims runs the claims of deploy/e2e that fit the overlay, through the gateway.
+func (c *kindCluster) testClaims(t *testing.T, address string) {
+	cmd := exec.CommandContext(t.Context(), "make", "-C", installed.root, "e2e-aks")
+	// Without the settings of the make that runs this test, such as RUN.
+	cmd.Env = append(os.Environ(), "TANDEM_E2E_CONTEXT="+c.context, "TANDEM_E2E_URL=http://"+address, "RUN=", "MAKEFLAGS=")
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s", out)
+	require.NoError(t, err)
+	assert.NotContains(t, string(out), "--- SKIP")
+	assert.Contains(t, string(out), "--- PASS")
 }
 
 // findKind skips the test unless TANDEM_AZURE_KIND is set, and if there is no cluster with
