@@ -170,7 +170,10 @@ func TestClassOf_RealFailures(t *testing.T) {
 			name: "canceled while waiting for the response",
 			call: func() error {
 				ctx, cancel := context.WithCancel(t.Context())
-				return get(ctx, peer(t, func(*net.TCPConn) { cancel(); <-ctx.Done() }))
+				return get(ctx, peer(t, func(conn *net.TCPConn) {
+					cancel()
+					_, _ = conn.Read(make([]byte, 1)) // until the client has closed the connection, so that it sees no EOF first
+				}))
 			},
 			want: call.Canceled,
 		},
