@@ -36,7 +36,7 @@ func (c Config) Validate() error {
 	u := c.ServiceBHTTPURL
 	_, badPort := strconv.ParseUint(cmp.Or(u.Port(), "80"), 10, 16)
 	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || badPort != nil {
-		errs = append(errs, config.Invalid("SERVICE_B_HTTP_URL", u.Redacted(), "want http://HOST[:PORT] or https://HOST[:PORT]"))
+		errs = append(errs, config.InvalidURL("SERVICE_B_HTTP_URL", u.String(), "want http://HOST[:PORT] or https://HOST[:PORT]"))
 	}
 	if c.ServiceBTokenFile != "" && c.ServiceBTokenScope != "" {
 		errs = append(errs, config.Invalid("SERVICE_B_TOKEN_SCOPE", c.ServiceBTokenScope, "want either this or SERVICE_B_TOKEN_FILE"))

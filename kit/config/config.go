@@ -18,6 +18,7 @@ import (
 	"net/netip"
 	"net/url"
 	"reflect"
+	"regexp"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -148,6 +149,15 @@ func Invalid(key, value, want string) error {
 	return &Error{fmt.Sprintf("%s=%q: %s", key, value, want)}
 }
 
+// userinfo is what may be a user name and a password, in a text that may not be a valid URL.
+// A password may contain @.
+var userinfo = regexp.MustCompile(`(?s)^([\w+.-]+://)?.*@`)
+
+// InvalidURL is Invalid for a URL: the error does not have its user name and password.
+func InvalidURL(key, value, want string) error {
+	return Invalid(key, userinfo.ReplaceAllString(value, "${1}xxxxx@"), want)
+}
+
 // Load reads a T from the environment and its defaults, and calls its Validate method
 // if it has one. The error joins one Error for each invalid value.
 func Load[T any](environ map[string]string) (T, error) {
@@ -188,7 +198,11 @@ func explain(err error, fields []field, environ map[string]string) (rest map[str
 		}
 		for _, f := range fields {
 			if f.name == parse.Name {
-				out = append(out, Invalid(f.key, cmp.Or(environ[f.key], f.defaultValue), wanted(f.typ, parse.Err)))
+				invalid := Invalid
+				if f.typ == reflect.TypeFor[url.URL]() {
+					invalid = InvalidURL
+				}
+				out = append(out, invalid(f.key, cmp.Or(environ[f.key], f.defaultValue), wanted(f.typ, parse.Err)))
 				delete(rest, f.key)
 			}
 		}

@@ -152,6 +152,23 @@ func TestLoad_URLErrorSaysWhatIsValid(t *testing.T) {
 	require.EqualError(t, err, `SERVICE_B_HTTP_URL="http://b:port": want a URL such as http://HOST:PORT`)
 }
 
+// An error does not show the user name and password of a URL, even if it does not parse.
+func TestInvalidURL_HidesPassword(t *testing.T) {
+	for value, want := range map[string]string{
+		"http://user:secret@b:port":      "http://xxxxx@b:port",
+		"http://user:se@cret/@b:port/?q": "http://xxxxx@b:port/?q",
+		"user:secret@b:80":               "xxxxx@b:80",
+		"http://user:sec%zzret@b":        "http://xxxxx@b",
+		"http://b:port":                  "http://b:port",
+	} {
+		_, err := config.Load[caller](map[string]string{"SERVICE_B_HTTP_URL": value})
+		if err == nil { // it parses, and the service's own check reports it
+			err = config.InvalidURL("SERVICE_B_HTTP_URL", value, "want a URL such as http://HOST:PORT")
+		}
+		require.EqualError(t, err, fmt.Sprintf("SERVICE_B_HTTP_URL=%q: want a URL such as http://HOST:PORT", want))
+	}
+}
+
 func TestLoad_UnsupportedStructIsNoConfigError(t *testing.T) {
 	_, err := config.Load[struct {
 		Odd fmt.Stringer `env:"ODD" envDefault:"x"`
