@@ -67,12 +67,13 @@ func (c clients) byTransport() map[string]backend.Backend {
 	return map[string]backend.Backend{"http": c.http, "grpc": c.grpc}
 }
 
-// addChecks adds service-b over each transport, and the tokens, to /health.
+// addChecks adds service-b over each transport, and the tokens, to /health. service-a is not
+// ready without a token for service-b: its first calls would fail.
 func (c clients) addChecks(state *health.Health, cfg Config, tel *telemetry.Telemetry) {
 	state.Check("service-b over http", backend.HealthCheck(c.http))
 	state.Check("service-b over grpc", backend.HealthCheck(c.grpc))
 	if c.token != nil {
-		state.CheckOutput("token for service-b", c.token.HealthCheck)
+		state.Require("token for service-b", c.token.HealthCheck)
 	}
 	if cfg.IdentityCheckScope != "" {
 		state.CheckOutput("workload identity", identity.FromEntra(cfg.Workload, cfg.IdentityCheckScope, tel).HealthCheck)

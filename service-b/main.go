@@ -50,6 +50,9 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 	faults.Set(cfg.Fault)
 	data := domain.New(me, cfg.Message)
 	callers := cfg.callers(tel)
+	if callers != nil {
+		state.Require("issuer's keys", callers.HealthCheck)
+	}
 
 	httpSrv := httpserver.New(httpserver.Options{
 		AddrVar: "HTTP_ADDR", Addr: cfg.HTTPAddr, Telemetry: tel, Health: state, Faults: faults,

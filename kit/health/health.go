@@ -13,6 +13,7 @@ package health
 import (
 	"context"
 	"encoding/json"
+	"log/slog"
 	"net/http"
 	"sync"
 	"time"
@@ -31,12 +32,14 @@ type Health struct {
 	// and nodes. Set it before serving.
 	Details bool
 
-	me     instance.Instance
-	rpc    *grpchealth.Server
-	checks []*check
+	me       instance.Instance
+	rpc      *grpchealth.Server
+	checks   []*check
+	required []*check // of checks
 
 	mu       sync.Mutex
 	started  bool
+	missing  string // the required check that the start waits for
 	draining bool
 	notReady bool // by the fault switch
 }
@@ -48,7 +51,7 @@ func New(me instance.Instance) *Health {
 	return h
 }
 
-// Ready marks the instance as started: its servers listen.
+// Ready marks the instance as started: its servers listen, and what it requires is there.
 func (h *Health) Ready() { h.set(func() { h.started = true }) }
 
 // Drain marks the instance as draining: it will soon refuse connections. This state
@@ -147,6 +150,8 @@ func (h *Health) notReadyReason() string {
 	switch {
 	case h.draining:
 		return "draining"
+	case !h.started && h.missing != "":
+		return "starting: waiting for " + h.missing
 	case !h.started:
 		return "starting"
 	case h.notReady:
@@ -181,6 +186,39 @@ func (h *Health) Check(name string, run func(context.Context) error) {
 // CheckOutput is Check with an output that Details shows if there is no error.
 func (h *Health) CheckOutput(name string, run func(context.Context) (output string, err error)) {
 	h.checks = append(h.checks, &check{name: name, run: run})
+}
+
+// Require is CheckOutput for something without which every call fails, such as a key or a
+// token. The instance is not ready until the check has passed once, so that a rollout with
+// a wrong setting stops at its first pod. Later failures are warnings only. Do not require
+// another service: while it is down, its callers could not start.
+func (h *Health) Require(name string, run func(context.Context) (output string, err error)) {
+	h.CheckOutput(name, run)
+	h.required = append(h.required, h.checks[len(h.checks)-1])
+}
+
+// AwaitRequired runs each required check until it has passed once. It logs why a check
+// fails, whenever the reason changes. Its error is the cause with which ctx ended.
+func (h *Health) AwaitRequired(ctx context.Context, log *slog.Logger) error {
+	for _, c := range h.required {
+		h.set(func() { h.missing = c.name })
+		for last := (result{}); ; {
+			r := c.result()
+			if r.Status == "pass" {
+				break
+			}
+			if r.Output != last.Output {
+				log.Warn("not ready yet", "missing", c.name, "reason", r.Output)
+			}
+			last = r
+			select {
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			case <-time.After(checkInterval):
+			}
+		}
+	}
+	return context.Cause(ctx)
 }
 
 // runChecks runs all checks at the same time and returns their results by name.

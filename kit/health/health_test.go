@@ -1,12 +1,15 @@
 package health_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -210,6 +213,44 @@ func TestServeHealth_HidesDetailsByDefault(t *testing.T) {
 	for _, hidden := range []string{"instance", me.Pod, me.Zone, "10.0.0.7"} {
 		assert.NotContains(t, body, hidden)
 	}
+}
+
+// AwaitRequired returns when each required check has passed once. Until then /readyz and the
+// log say what is missing. A failure later is a warning.
+func TestRequire_PassesOnceBeforeReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		h := health.New(me)
+		h.Details = true
+		wait := func(d time.Duration) { time.Sleep(d); synctest.Wait() }
+		var failure atomic.Pointer[error]
+		fail := func(err error) { failure.Store(&err) }
+		down := errors.New("status 503")
+		fail(down)
+		h.Require("keys", func(context.Context) (string, error) { return "2 keys", *failure.Load() })
+		h.Require("token", func(context.Context) (string, error) { return "", nil })
+		awaited := make(chan error, 1)
+		go func() { awaited <- h.AwaitRequired(t.Context(), slog.New(slog.NewTextHandler(&log, nil))) }()
+		wait(time.Minute)
+		assert.Equal(t, "starting: waiting for keys\n", get(h.ServeReadyz).Body.String())
+		code, rep := getHealth(t, h)
+		assert.Equal(t, 503, code)
+		assert.Equal(t, "warn", rep.Checks["keys"][0].Status)
+		assert.Equal(t, 1, strings.Count(log.String(), `level=WARN msg="not ready yet" missing=keys reason="status 503"`), log.String())
+		fail(errors.New("no such host"))
+		wait(2 * time.Second)
+		assert.Contains(t, log.String(), "no such host")
+
+		fail(nil)
+		require.NoError(t, <-awaited)
+		h.Ready()
+		fail(down)
+		wait(time.Minute)
+		code, rep = getHealth(t, h)
+		assert.Equal(t, 200, code)
+		assert.Equal(t, "warn", rep.Status)
+		assert.Equal(t, 200, get(h.ServeReadyz).Code)
+	})
 }
 
 func TestCheck_ResultIsCachedForASecond(t *testing.T) {

@@ -138,8 +138,9 @@ type Options struct {
 	Unknown []config.Unknown
 }
 
-// Run opens all ports, serves until ctx ends or a server fails, drains, and
-// returns. The error joins the errors of all servers, including those about
+// Run opens all ports, waits until what Health requires is there, serves until ctx ends
+// or a server fails, drains, and returns. The ports are open while it waits, so that
+// probes show the reason. The error joins the errors of all servers, including those about
 // requests that were cut off. Run returns a configuration error without opening a
 // port if the drain does not fit the grace period.
 func Run(ctx context.Context, o Options, servers ...Server) error {
@@ -163,14 +164,20 @@ func Run(ctx context.Context, o Options, servers ...Server) error {
 			}
 		})
 	}
-	o.Health.Ready()
-	o.Log.Info("ready")
+	starting, endStart := context.WithCancel(ctx)
+	serving.Go(func() {
+		if o.Health.AwaitRequired(starting, o.Log) == nil {
+			o.Health.Ready()
+			o.Log.Info("ready")
+		}
+	})
 
 	var failure error
 	select {
 	case <-ctx.Done():
 	case failure = <-failed:
 	}
+	endStart()
 
 	o.Log.Info("draining", "delay", o.Drain.DrainDelay.String(), "timeout", o.Drain.DrainTimeout.String())
 	o.Health.Drain()
