@@ -1,13 +1,10 @@
 #!/usr/bin/env bash
 # See --help.
-#
-# bash 3.2, which macOS has, ignores a failure inside $(…) unless it is the last command there. So each $(…) here has one
-# command, and its output is assigned on a line of its own, whose failure ends the script. A failure inside <(…) is
-# always ignored: do not use it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+name=kind
+. scripts/cluster.sh
 
-cluster=${KIND_CLUSTER:-tandem}
 readonly part_of=app.kubernetes.io/part-of=tandem
 
 help() {
@@ -33,15 +30,6 @@ Environment, with defaults:
   SERVICE                 a name that scripts/services.sh prints, for logs
 HELP
 }
-
-say() { echo "kind: $*" >&2; }
-fail() {
-	say "$*"
-	exit 1
-}
-
-# kubectl's current context may be another cluster.
-kubectl() { command kubectl --context "kind-$cluster" "$@"; }
 
 exists() {
 	local clusters
@@ -200,9 +188,7 @@ down() {
 case ${1-} in
 	up | deploy | status | logs | down)
 		(($# == 1)) || fail "$1 takes no arguments; see --help"
-		for tool in docker kind kubectl; do
-			type -P $tool >/dev/null || fail "$tool is not on PATH"
-		done
+		need_tools docker kind kubectl
 		"$1"
 		;;
 	-h | --help) help ;;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sourced by the other scripts of this folder, which set name: their settings, their output, and their calls of az. As in
-# ../kind.sh, each $(…) has one command and is assigned on a line of its own.
+# ../cluster.sh, each $(…) has one command and is assigned on a line of its own.
 # shellcheck disable=SC2016,SC2034,SC2154 # they use its variables; dollars are those of the recipe
 
 dry_run=0 yes=0
