@@ -65,7 +65,8 @@ follow() {
 		while read -r namespace pod container; do
 			if [[ -z $container || $followed == *" $container "* ]]; then continue; fi
 			followed+="$container "
-			kubectl --namespace "$namespace" logs "$pod" --prefix --tail "$lines" --follow </dev/null &
+			# exec: the trap must end kubectl itself, and not a shell that waits for it.
+			(exec kubectl --context "kind-$cluster" --namespace "$namespace" logs "$pod" --prefix --tail "$lines" --follow </dev/null) &
 		done <<<"$pods"
 		lines=-1 # all: the container has just started
 		sleep 2

@@ -21,7 +21,7 @@ echo "$*" >>"$CALLS"
 case "$*" in
 *" get pods "*) cat "$PODS" ;;
 *" logs "*)
-	pod=${5}
+	pod=$6
 	echo "[pod/$pod] {\"msg\":\"http\",\"trace_id\":\"4bf92f3577b34da6a3ce929d0e0e4736\"}"
 	echo "[pod/$pod] {\"msg\":\"other\",\"trace_id\":\"00000000000000000000000000000001\"}"
 	: >"$PODS.$pod"
@@ -68,6 +68,7 @@ func startLogs(t *testing.T, pods string, environ ...string) *logsRun {
 		"PATH=" + folder + ":" + os.Getenv("PATH"), "PODS=" + r.pods, "CALLS=" + r.made, "KIND_CLUSTER=tandem", "SERVICE=", "TRACE=",
 	}, environ...)...)
 	r.cmd.Stdout, r.cmd.Stderr = r.output, r.output
+	r.cmd.WaitDelay = 10 * time.Second
 	require.NoError(t, r.cmd.Start())
 	return r
 }
@@ -84,11 +85,11 @@ func (r *logsRun) await(t *testing.T, text string) {
 	require.Eventually(t, func() bool { return strings.Contains(r.output.String(), text) }, 20*time.Second, 20*time.Millisecond, "%q is not in the output", text)
 }
 
-// stop ends the script, as Ctrl-C does, and the logs that it follows.
+// stop ends the script, and requires that nothing which it started goes on.
 func (r *logsRun) stop(t *testing.T) (output, calls string) {
 	t.Helper()
 	require.NoError(t, r.cmd.Process.Signal(syscall.SIGTERM))
-	_ = r.cmd.Wait() // its status is that of the signal
+	require.NotErrorIs(t, r.cmd.Wait(), exec.ErrWaitDelay, "a log is still followed, or marked")
 	made, err := os.ReadFile(r.made)
 	require.NoError(t, err)
 	return r.output.String(), string(made)

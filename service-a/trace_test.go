@@ -78,9 +78,9 @@ func getTraced(t *testing.T, ctx context.Context, url, flags string) (traceID st
 	return traceID, resp
 }
 
-// A call through both services is one trace, over both transports and both protocols of
-// the exporter. Each attempt is a span, which the retries number, and a span of service-b
-// is the child of the attempt that reached it.
+// A call through both services is one trace, over both transports. Each attempt is a span,
+// and that of a retry has its number. A span of service-b is the child of the attempt that
+// reached it.
 func TestPair_CallIsOneTrace(t *testing.T) {
 	received, a, bs := startTraced(t, 1, "grpc")
 	for transport, want := range map[string]string{"http": `

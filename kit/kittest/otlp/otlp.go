@@ -4,6 +4,7 @@
 package otlp
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -115,7 +116,7 @@ func (r *Receiver) Spans() []Span {
 // Trace returns the spans of one trace, in the order in which they started.
 func (r *Receiver) Trace(id string) []Span {
 	spans := slices.DeleteFunc(r.Spans(), func(s Span) bool { return s.TraceID != id })
-	slices.SortStableFunc(spans, func(a, b Span) int { return int(int64(a.Start) - int64(b.Start)) }) //nolint:gosec // times of this century
+	slices.SortStableFunc(spans, func(a, b Span) int { return cmp.Compare(a.Start, b.Start) })
 	return spans
 }
 
