@@ -9,14 +9,13 @@ readonly part_of=app.kubernetes.io/part-of=tandem
 
 help() {
 	cat <<'HELP'
-usage: scripts/kind.sh up|deploy|status|logs|down
+usage: scripts/kind.sh up|deploy|status|down
 
   up      create a cluster of three nodes, or start one that exists
   deploy  build and load the images, apply OVERLAY, and wait for the rollouts.
           Nothing is deleted: objects of another overlay stay until you delete
           them or the cluster
   status  show nodes, pods and Services
-  logs    follow the logs of all pods, or of the pods of SERVICE
   down    delete the cluster
 
 Environment, with defaults:
@@ -27,7 +26,6 @@ Environment, with defaults:
   METRICS_SERVER          manifest of metrics-server, a file or URL, for up to
                           apply; kubectl top and autoscaling need it
   OVERLAY         kind    a folder of deploy/overlays, for deploy
-  SERVICE                 a name that scripts/services.sh prints, for logs
 HELP
 }
 
@@ -37,7 +35,6 @@ exists() {
 	grep -qxF "$cluster" <<<"$clusters"
 }
 need_cluster() { exists || fail "there is no cluster $cluster; make kind-up creates it"; }
-part_of_namespaces() { kubectl get namespaces --selector "$part_of" --output 'jsonpath={.items[*].metadata.name}'; }
 
 up() {
 	local port=${KIND_PORT:-8080} image=() stopped
@@ -162,21 +159,6 @@ status() {
 	print_addresses
 }
 
-logs() {
-	local namespaces namespace services selector=$part_of${SERVICE:+,app.kubernetes.io/name=$SERVICE}
-	services=$(scripts/services.sh)
-	if [[ -n ${SERVICE-} ]]; then
-		grep -qxF "$SERVICE" <<<"$services" || fail "there is no service $SERVICE; scripts/services.sh lists them"
-	fi
-	need_cluster
-	namespaces=$(part_of_namespaces)
-	trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
-	for namespace in $namespaces; do
-		kubectl --namespace "$namespace" logs --selector "$selector" --prefix --tail 20 --follow --max-log-requests 50 &
-	done
-	wait
-}
-
 down() {
 	if exists; then
 		kind delete cluster --name "$cluster"
@@ -186,7 +168,7 @@ down() {
 }
 
 case ${1-} in
-	up | deploy | status | logs | down)
+	up | deploy | status | down)
 		(($# == 1)) || fail "$1 takes no arguments; see --help"
 		need_tools docker kind kubectl
 		"$1"

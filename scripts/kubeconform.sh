@@ -12,11 +12,11 @@ readonly conflicts=(
 )
 # Combinations of more than two components.
 readonly combinations=(
-	"faults azure-monitor autoscaling entra workload-identity linkerd load-balancer load-balancer/internal cross-namespace"
+	"faults azure-monitor tracing autoscaling entra workload-identity linkerd load-balancer load-balancer/internal cross-namespace"
 	"gateway gateway/tls"
 	"istio gateway gateway/tls gateway/grpc gateway/grpc/istio"
 	"azure-monitor autoscaling workload-identity gateway gateway/tls gateway/aks cross-namespace"
-	"faults azure-monitor autoscaling entra workload-identity istio gateway gateway/tls cross-namespace istio/cross-namespace"
+	"faults azure-monitor tracing autoscaling entra workload-identity istio gateway gateway/tls cross-namespace istio/cross-namespace"
 )
 
 case ${1-} in

@@ -35,6 +35,7 @@ type Server struct {
 	AdminAddr string     `env:"ADMIN_ADDR" envDefault:":8081" help:"where metrics are served; in no Service"`
 	DebugAddr string     `env:"DEBUG_ADDR" envDefault:"127.0.0.1:8082" help:"where the fault switch and pprof listen if one of them is on; loopback only"`
 	LogLevel  slog.Level `env:"LOG_LEVEL" envDefault:"info" help:"debug, info, warn or error"`
+	LogFormat LogFormat  `env:"LOG_FORMAT" envDefault:"auto" help:"json, text, or auto: text at a terminal, with colors unless NO_COLOR is set, and JSON elsewhere"`
 	Drain
 	MaxConnectionAge time.Duration `env:"MAX_CONNECTION_AGE" envDefault:"30s" help:"close connections at this age, after their requests, so that new pods get a share; 0 is never"`
 	MaxInFlight      int           `env:"MAX_IN_FLIGHT" envDefault:"512" help:"requests served at once; more wait briefly, then are refused"`
@@ -90,6 +91,19 @@ func (s *OnOff) UnmarshalText(text []byte) error {
 		return errors.New("want on or off")
 	}
 	return nil
+}
+
+// LogFormat is auto, json or text. Package lifecycle reads it.
+type LogFormat string
+
+// UnmarshalText accepts the three formats.
+func (f *LogFormat) UnmarshalText(text []byte) error {
+	switch *f = LogFormat(text); *f {
+	case "auto", "json", "text":
+		return nil
+	default:
+		return errors.New("want auto, json or text")
+	}
 }
 
 // Addr checks an address to listen on: host:port or :port.

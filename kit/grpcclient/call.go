@@ -36,7 +36,7 @@ func (i *interceptors) unary(ctx context.Context, method string, req, reply any,
 	attempts, avoid := 0, ""
 	retry.Do(ctx, deadline, idempotent(method), i.budget, func(ctx context.Context, _ bool) retry.Result {
 		attempts++
-		a := &attempt{avoid: avoid}
+		a := &attempt{n: attempts, avoid: avoid}
 		server = peer.Peer{} // gRPC does not reset it if the attempt reaches no server
 		err = invoke(withAttempt(ctx, a), method, req, reply, cc, opts...)
 		err = fromProxy(err, server.Addr != nil)

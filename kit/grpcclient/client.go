@@ -109,8 +109,8 @@ func New(target string, o Options) (*grpc.ClientConn, error) {
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingEvery, Timeout: pingTimeout, PermitWithoutStream: true}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(o.MaxResponse)),
-		grpc.WithChainUnaryInterceptor(perCall.unary, metrics.UnaryClientInterceptor()),
-		grpc.WithChainStreamInterceptor(perCall.stream, metrics.StreamClientInterceptor()),
+		grpc.WithChainUnaryInterceptor(perCall.unary, metrics.UnaryClientInterceptor(middleware.WithExemplarFromContext(telemetry.Exemplar))),
+		grpc.WithChainStreamInterceptor(perCall.stream, metrics.StreamClientInterceptor(middleware.WithExemplarFromContext(telemetry.Exemplar))),
 	)...)
 	if err != nil {
 		return nil, fmt.Errorf("target %q: %w", target, err)

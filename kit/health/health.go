@@ -18,10 +18,12 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/propagation"
 	grpchealth "google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
 
 	"example.com/tandem/kit/instance"
+	"example.com/tandem/kit/telemetry"
 )
 
 // Health is the state of one instance of a service. It is safe for concurrent use,
@@ -250,8 +252,9 @@ func (c *check) result() result {
 		return c.last
 	}
 	// The request's context is not used: if its caller disconnects, the result is still
-	// needed by the next one.
-	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
+	// needed by the next one. Continue makes a trace that is not sampled: like the request
+	// to /health itself, the calls of its checks are no spans.
+	ctx, cancel := context.WithTimeout(telemetry.Continue(context.Background(), propagation.MapCarrier{}), checkTimeout)
 	defer cancel()
 	output, err := c.run(ctx)
 	c.last = result{Status: "pass", Output: output}

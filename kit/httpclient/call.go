@@ -50,7 +50,7 @@ func (t *transport) RoundTrip(req *http.Request) (resp *http.Response, err error
 		}
 		start := time.Now()
 		a = attempt{n: a.n + 1, avoid: a.addr, mayRetry: mayRetry}
-		resp, err = target.send(ctx, req, &a) //nolint:bodyclose // send reads and closes it
+		resp, err = target.attempt(ctx, req, &a) //nolint:bodyclose // send reads and closes it
 		t.observe(req, resp, start)
 		return resultOf(req, resp, err, a.alone)
 	})
@@ -101,7 +101,7 @@ func (t *transport) observe(req *http.Request, resp *http.Response, start time.T
 	if resp != nil {
 		code = resp.StatusCode
 	}
-	t.seconds.WithLabelValues(req.Method, req.URL.Hostname(), strconv.Itoa(code)).Observe(time.Since(start).Seconds())
+	telemetry.Observe(req.Context(), t.seconds.WithLabelValues(req.Method, req.URL.Hostname(), strconv.Itoa(code)), time.Since(start).Seconds())
 }
 
 // CloseIdleConnections is called by the method of http.Client.

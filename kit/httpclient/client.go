@@ -16,7 +16,7 @@
 //	call.go        RoundTrip: fills in call.Record: the server's address, the attempts
 //
 // Skip on a first reading: target.go, which holds the limits and creates what is
-// kept of each host, and conn.go, which decides which connections are reused.
+// kept of each host, conn.go, which decides which connections are reused, and trace.go.
 package httpclient
 
 import (

@@ -84,7 +84,7 @@ func logAndMeasure(log *slog.Logger, metrics prometheus.Registerer, mustClose fu
 				took := time.Since(start)
 				route := routeOf(r)
 				trace.SpanFromContext(r.Context()).SetName(methodOf(r) + " " + route)
-				seconds.WithLabelValues(methodOf(r), route, strconv.Itoa(status)).Observe(took.Seconds())
+				telemetry.Observe(r.Context(), seconds.WithLabelValues(methodOf(r), route, strconv.Itoa(status)), took.Seconds())
 				attrs := []slog.Attr{
 					slog.String("method", telemetry.Truncate(r.Method)),
 					slog.String("path", telemetry.Truncate(r.URL.Path)),

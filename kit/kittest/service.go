@@ -14,8 +14,9 @@ import (
 // Service is a service that runs inside the test's process.
 type Service struct {
 	Log *Buffer
-	// URL is that of HTTP_ADDR, without a path.
-	URL  string
+	// URL is that of HTTP_ADDR, without a path, and AdminURL that of ADMIN_ADDR.
+	URL, AdminURL string
+
 	stop context.CancelFunc
 	done chan struct{}
 	err  error
@@ -39,7 +40,7 @@ type RunFunc = func(ctx context.Context, args []string, environ map[string]strin
 func Launch(t testing.TB, run RunFunc, environ map[string]string) *Service {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &Service{Log: &Buffer{}, URL: "http://" + environ["HTTP_ADDR"], stop: cancel, done: make(chan struct{})}
+	s := &Service{Log: &Buffer{}, URL: "http://" + environ["HTTP_ADDR"], AdminURL: "http://" + environ["ADMIN_ADDR"], stop: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
 		s.err = run(ctx, nil, environ, s.Log)
