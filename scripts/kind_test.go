@@ -44,10 +44,10 @@ func runWithFakes(t *testing.T, name, verb, fail string) (output, calls string, 
 		"scripts/images.sh": fake, "scripts/crds.sh": fake, "bin/kustomize": fake,
 		"path/docker": fake, "path/istioctl": fake, "path/kind": fake, "path/kubectl": fake,
 	}
-	for _, real := range []string{name, "cluster.sh", "rollout.sh"} {
-		text, err := os.ReadFile(real)
+	for _, file := range []string{name, "cluster.sh", "rollout.sh"} {
+		text, err := os.ReadFile(file)
 		require.NoError(t, err)
-		files["scripts/"+real] = string(text)
+		files["scripts/"+file] = string(text)
 	}
 	for path, text := range files {
 		path = filepath.Join(root, path)
