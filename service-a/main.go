@@ -16,6 +16,8 @@ import (
 	"example.com/tandem/kit/limiter"
 	"example.com/tandem/kit/telemetry"
 	"example.com/tandem/service-a/internal/api"
+	"example.com/tandem/service-a/internal/live"
+	"example.com/tandem/service-a/internal/page"
 )
 
 const (
@@ -45,7 +47,8 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 		return err
 	}
 	defer func() { err = errors.Join(err, serviceB.close()) }()
-	backends := serviceB.byTransport()
+	collector := live.New(serviceB.ways())
+	backends := collector.Backends()
 
 	state := health.New(me)
 	serviceB.addChecks(state, cfg, tel)
@@ -57,10 +60,12 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 		AddrVar: "HTTP_ADDR", Addr: cfg.HTTPAddr, Telemetry: tel, Health: state, Faults: faults,
 		MaxConnectionAge: cfg.MaxConnectionAge, Limiter: limiter.New(cfg.MaxInFlight, tel.Metrics),
 	})
-	httpSrv.Probes.Get("/", api.Page(me)) // also the probe of load balancers
+	httpSrv.Probes.Get("/", page.Index()) // also the probe of load balancers
+	httpSrv.Probes.Get("/static/*", page.Static())
 	httpSrv.API.Get("/api/data", api.Data(me, backends))
 	httpSrv.API.Get("/api/spread", api.Spread(me, backends))
 	httpSrv.Streams.Get("/api/stream", api.Stream(serviceB.grpc))
+	httpSrv.Streams.Get("/api/live", api.Live(collector, api.Hello{ServedBy: me, TraceURL: cfg.TraceURL}))
 
 	admin := []lifecycle.Server{httpserver.NewAdmin("ADMIN_ADDR", cfg.AdminAddr, tel)}
 	if cfg.Debug() {

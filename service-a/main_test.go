@@ -18,21 +18,6 @@ import (
 	"example.com/tandem/kit/lifecycle"
 )
 
-// The page links to the API. It is served even if service-b has no address.
-func TestPage_LinksToTheAPI(t *testing.T) {
-	t.Parallel()
-	a := startA(t, hostOf(t), "NODE_NAME=<node>")
-	code, header, body := kittest.Get(t, a.URL+"/")
-	assert.Equal(t, http.StatusOK, code)
-	assert.Equal(t, "text/html; charset=utf-8", header.Get("Content-Type"))
-	assert.Contains(t, header.Get("Content-Security-Policy"), "default-src 'none'")
-	assert.Contains(t, body, "a-1 · &lt;node&gt; · version")
-	assert.NotContains(t, body, "{{")
-	for _, link := range []string{"/api/data?via=http", "/api/data?via=grpc", "/api/spread?via=grpc&amp;n=300", "/api/stream", "/health"} {
-		assert.Contains(t, body, `href="`+link+`"`)
-	}
-}
-
 // An invalid request gets a problem with status 4xx.
 func TestAPI_RejectsInvalidRequests(t *testing.T) {
 	t.Parallel()
