@@ -65,7 +65,7 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 	httpSrv.API.Get("/api/data", api.Data(me, backends))
 	httpSrv.API.Get("/api/spread", api.Spread(me, backends))
 	httpSrv.Streams.Get("/api/stream", api.Stream(serviceB.grpc))
-	httpSrv.Streams.Get("/api/live", api.Live(collector, api.Hello{ServedBy: me, TraceURL: cfg.TraceURL}))
+	httpSrv.Streams.Get("/api/live", api.Live(collector, api.Hello{ServedBy: me, TraceURL: cfg.TraceURL}, tel))
 
 	admin := []lifecycle.Server{httpserver.NewAdmin("ADMIN_ADDR", cfg.AdminAddr, tel)}
 	if cfg.Debug() {

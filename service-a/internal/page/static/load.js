@@ -1,41 +1,39 @@
-// The load that this page makes: a rate, or a burst. It stops while the page is hidden, because nobody watches.
+// The load that this page asks service-a for: a rate, or a burst. It ends with the page's connection.
 
-const TICK_MS = 500;
-const MAX_PENDING = 4; // requests of a rate. A slow service-b gets fewer calls instead of a queue
+const BURST_MS = 30000; // service-a ends a burst after 10 s
 
 export class Load {
   constructor() {
     this.via = "http";
     this.rate = 0;
-    this.pending = 0;
-    this.owed = 0;
-    setInterval(() => this.tick(), TICK_MS);
+    this.reconnect = () => {};
+    this.waiting = null;
   }
 
-  tick() {
-    if (document.hidden || this.rate === 0) {
-      this.owed = 0;
-      return;
-    }
-    // A rate of 5 is 2 calls and 3 calls in turn.
-    this.owed = Math.min(this.owed + (this.rate * TICK_MS) / 1000, this.rate);
-    const n = Math.floor(this.owed);
-    if (n < 1 || this.pending >= MAX_PENDING) return;
-    this.owed -= n;
-    this.pending++;
-    // A failure shows in the picture, or as a lost connection.
-    spread(this.via, n).catch(() => {}).finally(() => this.pending--);
+  // set changes the way or the rate.
+  set(change) {
+    const before = this.rate;
+    Object.assign(this, change);
+    if (before > 0 || this.rate > 0) this.reconnect(this.via, this.rate);
   }
 
-  // burst makes n calls, and returns the response of api/spread.
+  // burst makes n calls, and returns their outcome.
   burst(n) {
-    return spread(this.via, n);
+    return new Promise((resolve, reject) => {
+      const late = setTimeout(() => reject(new Error("service-a did not tell the outcome")), BURST_MS);
+      this.waiting = (outcome) => {
+        clearTimeout(late);
+        resolve(outcome);
+      };
+      this.reconnect(this.via, this.rate, n);
+    });
   }
-}
 
-async function spread(via, n) {
-  const response = await fetch(`api/spread?via=${encodeURIComponent(via)}&n=${n}`, { signal: AbortSignal.timeout(30000) });
-  return result(response);
+  // told takes the outcome of a burst from the connection.
+  told(outcome) {
+    this.waiting?.(outcome);
+    this.waiting = null;
+  }
 }
 
 // setFault makes a pod slow, failing or not ready; null heals it.

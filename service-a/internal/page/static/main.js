@@ -26,7 +26,7 @@ let latest = null;
 let caller = "";
 let tableAt = 0;
 
-connect({ hello, snapshot, state });
+load.reconnect = connect({ hello, snapshot, burst: (outcome) => load.told(outcome), state });
 controls();
 
 function hello(h) {
@@ -104,7 +104,7 @@ function controls() {
   for (const r of RATES) {
     const input = option(byId("rate-choice"), "rate", String(r), r === 0 ? "off" : String(r), r === load.rate);
     input.addEventListener("change", () => {
-      load.rate = r;
+      load.set({ rate: r });
       say(r === 0 ? "The page makes no calls." : `The page makes ${r} calls per second.`);
     });
   }
@@ -138,7 +138,7 @@ function drawWays(ways) {
     const input = option(root, "via", via, wayShort(via), via === load.via, glyph(via));
     input.setAttribute("aria-label", wayLabel(via));
     input.addEventListener("change", () => {
-      load.via = via;
+      load.set({ via });
       say(`Calls go over ${wayLabel(via)}.`);
       if (latest) draw();
     });
