@@ -25,7 +25,7 @@ function first(rules, ...args) {
 }
 
 const present = (m) => m.pods.filter((p) => p.state !== "gone");
-const ready = (m) => m.pods.filter((p) => p.state === "ready");
+const ready = (m) => m.pods.filter((p) => p.state === "ready" && !p.fault?.notReady);
 const names = (pods) => (pods.length > 3 ? count(pods.length, "pod") : list(pods.map((p) => shortPod(p.name))));
 const percent = (share) => Math.round(share * 100) + " %";
 const calls = (w) => count(w.calls, `${w.via === "http" ? "HTTP" : "gRPC"} call`);
@@ -51,7 +51,8 @@ function gone(m) {
 }
 
 function notReady(m) {
-  const out = m.pods.filter((p) => p.state === "notReady");
+  // The name of a pod that is not ready may have lost its address.
+  const out = m.pods.filter((p) => p.state === "notReady" || p.fault?.notReady);
   const rest = ready(m);
   if (out.length === 0) return null;
   if (rest.length === 0) return { id: "none-ready", text: `No pod is ready: ${names(out)} ${out.length === 1 ? "says" : "say"} so. A headless name has no address now, and calls fail.` };
