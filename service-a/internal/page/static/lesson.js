@@ -42,7 +42,9 @@ function noAddress(m) {
 function gone(m) {
   const total = sum(m.ways.map((w) => w.calls));
   const errors = sum(m.ways.map((w) => w.errors));
-  if (ready(m).length > 0 || total === 0 || errors < total) return null;
+  if (total === 0 || errors < total) return null;
+  // An address from which nobody has responded says nothing about a pod.
+  if (ready(m).some((p) => p.pod)) return total < FEW ? null : { id: "all-fail", alone: true, text: `No call succeeds: all ${count(total, "call")} failed (${errorsText(byClass(m))}). service-a limits its retries, so that it does not make an outage worse.` };
   return {
     id: "gone",
     alone: true,
