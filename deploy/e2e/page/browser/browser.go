@@ -12,6 +12,7 @@ import (
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 )
 
 // ErrNone says that this machine has no Chromium.
@@ -123,3 +124,10 @@ func Click(tab context.Context, selector string) error {
 func Screenshot(tab context.Context) ([]byte, error) {
 	return chromedp.Run(tab, chromedp.CaptureScreenshot())
 }
+
+// Press presses a key, such as Tab.
+func Press(tab context.Context, key string) error {
+	return chromedp.Do(tab, chromedp.KeyEvent(keys[key]))
+}
+
+var keys = map[string]string{"Tab": kb.Tab, "Enter": kb.Enter}

@@ -103,7 +103,8 @@ func makeCalls(tab context.Context) error {
 		// Without faults no call has two attempts.
 		func() error {
 			_ = browser.Await(tab, `document.querySelector('#calls .retried')`, 10*time.Second)
-			return click(tab, `#calls li:has(.retried) button, #calls button`)
+			_, err := browser.Eval[any](tab, `(document.querySelector('#calls li:has(.retried) button') ?? document.querySelector('#calls button')).click(); null`)
+			return err
 		},
 		func() error { return await(tab, `document.querySelector('#story .verdict')`) },
 	}

@@ -153,8 +153,16 @@ function legsOf(via, stops, wait) {
 
 const ease = (t) => t * t * (3 - 2 * t);
 
-function pointOf([x1, y1, x2, y2, x3, y3, x4, y4], t) {
-  const u = 1 - t;
-  const [a, b, c, d] = [u * u * u, 3 * u * u * t, 3 * u * t * t, t * t * t];
-  return [a * x1 + b * x2 + c * x3 + d * x4, a * y1 + b * y2 + c * y3 + d * y4];
+// pointOf returns the point at a share t of the way along curves, see Picture.curve.
+function pointOf(c, t) {
+  const lengths = [];
+  for (let i = 0; i + 7 < c.length; i += 6) lengths.push(Math.hypot(c[i + 6] - c[i], c[i + 7] - c[i + 1]));
+  let left = t * lengths.reduce((a, b) => a + b, 0);
+  let i = 0;
+  while (i < lengths.length - 1 && left > lengths[i]) left -= lengths[i++];
+  const [x1, y1, x2, y2, x3, y3, x4, y4] = c.slice(6 * i);
+  const v = lengths[i] > 0 ? Math.min(left / lengths[i], 1) : 1;
+  const u = 1 - v;
+  const [p, q, r, s] = [u * u * u, 3 * u * u * v, 3 * u * v * v, v * v * v];
+  return [p * x1 + q * x2 + r * x3 + s * x4, p * y1 + q * y2 + r * y3 + s * y4];
 }

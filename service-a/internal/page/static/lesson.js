@@ -25,7 +25,7 @@ function first(rules, ...args) {
 }
 
 const present = (m) => m.pods.filter((p) => p.state !== "gone");
-const ready = (m) => m.pods.filter((p) => p.state === "ready");
+const ready = (m) => m.pods.filter((p) => p.state === "ready" && !p.fault?.notReady);
 const names = (pods) => (pods.length > 3 ? count(pods.length, "pod") : list(pods.map((p) => shortPod(p.name))));
 const percent = (share) => Math.round(share * 100) + " %";
 const calls = (w) => count(w.calls, `${w.via === "http" ? "HTTP" : "gRPC"} call`);
@@ -42,7 +42,9 @@ function noAddress(m) {
 function gone(m) {
   const total = sum(m.ways.map((w) => w.calls));
   const errors = sum(m.ways.map((w) => w.errors));
-  if (ready(m).length > 0 || total === 0 || errors < total) return null;
+  if (total === 0 || errors < total) return null;
+  // An address from which nobody has responded says nothing about a pod.
+  if (ready(m).some((p) => p.pod)) return total < FEW ? null : { id: "all-fail", alone: true, text: `No call succeeds: all ${count(total, "call")} failed (${errorsText(byClass(m))}). service-a limits its retries, so that it does not make an outage worse.` };
   return {
     id: "gone",
     alone: true,
@@ -51,7 +53,8 @@ function gone(m) {
 }
 
 function notReady(m) {
-  const out = m.pods.filter((p) => p.state === "notReady");
+  // The name of a pod that is not ready may have lost its address.
+  const out = m.pods.filter((p) => p.state === "notReady" || p.fault?.notReady);
   const rest = ready(m);
   if (out.length === 0) return null;
   if (rest.length === 0) return { id: "none-ready", text: `No pod is ready: ${names(out)} ${out.length === 1 ? "says" : "say"} so. A headless name has no address now, and calls fail.` };

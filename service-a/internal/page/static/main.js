@@ -178,10 +178,9 @@ async function burst(n) {
 async function press(pod, f) {
   try {
     await setFault(pod, f.fault);
-    say(`${shortPod(pod)} is made ${f.does}.`);
-    text(byId("outcome"), `${shortPod(pod)} is made ${f.does}.`);
+    text(byId("outcome"), `${shortPod(pod)} ${f.done}.`);
   } catch (err) {
-    text(byId("outcome"), `${shortPod(pod)} cannot be made ${f.does}: ${err.message}`);
-    say(byId("outcome").textContent);
+    text(byId("outcome"), `The fault of ${shortPod(pod)} did not change: ${err.message}`);
   }
+  say(byId("outcome").textContent);
 }

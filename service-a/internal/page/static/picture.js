@@ -3,7 +3,7 @@
 
 import { attr, byId, el, glyph, keyed, svg, text } from "./dom.js";
 import { zones } from "./model.js";
-import { count, errorsText, faultText, isDelay, ms, rate, shortPod, wayLabel, wayShort } from "./words.js";
+import { count, errorsText, faultText, isDelay, ms, rate, shortPod, wayShort } from "./words.js";
 
 const ROWS = 6;   // up to so many pods are rows with all figures and buttons
 const TILES = 24; // up to so many are tiles with their main figures; more are small
@@ -12,10 +12,10 @@ const LEAVE_MS = 600;
 const STATES = { ready: "ready", notReady: "not ready", gone: "gone" };
 
 export const FAULTS = [
-  { id: "slow", label: "Slow", fault: { latency: "300ms" }, on: (f) => isDelay(f?.latency), does: "slow" },
-  { id: "failing", label: "Failing", fault: { errorRate: 0.5 }, on: (f) => f?.errorRate > 0, does: "failing" },
-  { id: "notReady", label: "Not ready", fault: { notReady: true }, on: (f) => Boolean(f?.notReady), does: "not ready" },
-  { id: "heal", label: "Heal", fault: null, on: () => false, does: "healthy" },
+  { id: "slow", label: "Slow", fault: { latency: "300ms" }, on: (f) => isDelay(f?.latency), done: "is slow now" },
+  { id: "failing", label: "Failing", fault: { errorRate: 0.5 }, on: (f) => f?.errorRate > 0, done: "fails now" },
+  { id: "notReady", label: "Not ready", fault: { notReady: true }, on: (f) => Boolean(f?.notReady), done: "is not ready now" },
+  { id: "heal", label: "Heal", fault: null, on: () => false, done: "is healed" },
 ];
 
 // faultButtons returns the buttons of one pod's fault switch. press(pod, fault) is called with the pod's name.
@@ -100,7 +100,7 @@ export class Picture {
     attr(tile, "data-state", pod.state);
     attr(tile, "data-key", pod.key);
     attr(tile, "title", [pod.name, pod.ip, STATES[pod.state] ?? pod.state, count(pod.calls, "call")].filter(Boolean).join(" · "));
-    text(strong, pod.pod ? shortPod(pod.pod) : pod.ip);
+    text(strong, pod.pod ? (this.size === "dense" ? shortPod(pod.pod).replace("…", "") : shortPod(pod.pod)) : pod.ip);
     text(state, pod.pod ? STATES[pod.state] ?? pod.state : "no call yet");
     text(fault, faultText(pod.fault));
     tile.classList.toggle("faulty", Boolean(fault.textContent));
@@ -141,11 +141,14 @@ export class Picture {
       node.groupKey = "group " + node.querySelector(".pod")?.dataset.key;
       this.places.set(node.groupKey, box(node));
     }
-    this.gutter = box(byId("zones")).left + 6;
+    const area = box(byId("zones"));
+    this.gutter = area.left + 8;
+    this.top = area.top;
     this.draw();
   }
 
-  // curve returns the control points from one place to another, or null if one of them is not there.
+  // curve returns the points of the cubic curves from one place to another, each of which begins where the one before it
+  // ends; or null if a place is not there.
   curve(from, to) {
     const a = this.places.get(from);
     const b = this.places.get(to);
@@ -162,9 +165,10 @@ export class Picture {
       const bend = (y2 - y1) * 0.5;
       return [x1, y1, x1, y1 + bend, x2, y2 - bend, x2, y2];
     }
-    // Down the gutter at the left of the pods, and then to the pod.
+    // To the gutter at the left of the pods, down, and then to the pod.
     const [x2, y2] = [b.left, middle(b)[1]];
-    return [x1, y1, this.gutter, y1 + Math.min(90, (y2 - y1) * 0.6), this.gutter - 4, y2, x2, y2];
+    const [g, top, low] = [this.gutter, Math.min(this.top + 8, y2 - 12), y2 - 12];
+    return [x1, y1, x1, y1 + 22, g, top - 26, g, top, g, top, g, low, g, low, g, y2, g, y2, x2, y2];
   }
 
   // draw updates the lines: their width is the share of the calls.
@@ -190,7 +194,7 @@ export class Picture {
     }
     keyed(this.lines, lines.filter((l) => this.curve(l.from, l.to)), (l) => l.from + ">" + l.to, () => svg("path"), (path, l) => {
       const c = this.curve(l.from, l.to).map((v) => Math.round(v * 10) / 10);
-      attr(path, "d", `M${c[0]} ${c[1]}C${c.slice(2).join(" ")}`);
+      attr(path, "d", `M${c[0]} ${c[1]}C${c.slice(2).join(" ")}`); // SVG takes several curves after one C
       attr(path, "class", ["line", l.via, l.share > 0 ? "busy" : "", l.chosen ? "chosen" : ""].filter(Boolean).join(" "));
       path.style.strokeWidth = l.share > 0 ? (1.5 + 5 * l.share).toFixed(1) + "px" : "";
     });
@@ -207,16 +211,17 @@ const hostOf = (address) => address.replace(/:\d+$/, "").replace(/^\[|\]$/g, "")
 
 function makeName(w) {
   return el("div", { class: "box name " + w.via, "data-via": w.via },
-    el("strong", {}, glyph(w.via), wayLabel(w.via)), el("code"), el("span", { class: "addresses" }), el("span", { class: "by" }));
+    el("strong", {}, glyph(w.via), el("span", {}, wayShort(w.via))), el("code"), el("span", { class: "addresses" }), el("span", { class: "rest" }), el("span", { class: "by" }));
 }
 
 function updateName(node, w, via) {
-  const [, target, addresses, by] = node.children;
+  const [, target, addresses, rest, by] = node.children;
   const n = w.addresses.length;
   text(target, w.target);
   attr(node, "title", w.target);
-  text(addresses, n === 0 ? "no address" : count(n, "address").replace("addresss", "addresses") + (n <= 3 ? ": " + w.addresses.map(hostOf).join(", ") : ""));
-  text(by, w.balancedBy === "client" ? "service-a picks a pod for each call" : w.balancedBy === "network" ? "the network picks a pod for each connection" : "");
+  text(addresses, n === 0 ? "no address" : n === 1 ? "1 address" : `${n} addresses`);
+  text(rest, n <= 3 ? w.addresses.map(hostOf).join(", ") : "");
+  text(by, w.balancedBy === "client" ? "service-a picks a pod per call" : w.balancedBy === "network" ? "the network picks a pod per connection" : "");
   node.classList.toggle("chosen", w.via === via);
   node.classList.toggle("missing", n === 0);
 }

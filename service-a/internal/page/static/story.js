@@ -3,14 +3,20 @@
 import { attr, byId, el, glyph, keyed, text } from "./dom.js";
 import { CLASSES, count, ms, shortPod, wayLabel, wayShort } from "./words.js";
 
-const KEPT = 200;  // calls
-const SHOWN = 10;  // rows
+const KEPT = 200;   // calls
+const SHOWN = 10;   // rows
+const NOTABLE = 4;  // rows kept for calls that failed or were retried, which would otherwise pass unseen
+const NOTABLE_MS = 30000;
 const EVERY_MS = 1000;
+
+const notable = (c) => c.class !== "ok" || c.call?.attempts > 1;
 
 export class Story {
   constructor(say) {
     this.say = say;
     this.calls = [];
+    this.notable = [];
+    this.order = 0;
     this.traceUrl = "";
     this.list = byId("calls");
     this.shownAt = 0;
@@ -21,17 +27,23 @@ export class Story {
   // add keeps the calls of a snapshot, and shows the latest from time to time. The list stands still while it is used.
   add(calls, caller) {
     this.caller = caller;
-    this.calls.push(...calls);
-    if (this.calls.length > KEPT) this.calls.splice(0, this.calls.length - KEPT);
     const now = performance.now();
-    if (now - this.shownAt < EVERY_MS || this.held || this.list.contains(document.activeElement)) return;
+    const sorted = [...calls].sort((a, b) => a.id - b.id); // a snapshot begins with the failures
+    // service-a's clock may differ, and after its restart its ids begin again.
+    for (const c of sorted) Object.assign(c, { seen: now, order: this.order++ });
+    keep(this.calls, sorted, KEPT);
+    keep(this.notable, sorted.filter(notable), NOTABLE);
+    const held = this.held || this.list.contains(document.activeElement);
+    text(byId("calls-hint"), held && this.calls.length > 0 ? "The list stands still while you use it." : "Choose a call to see how it went.");
+    if (now - this.shownAt < EVERY_MS || held) return;
     this.shownAt = now;
     this.draw();
   }
 
   draw() {
-    const rows = this.calls.slice(-SHOWN).reverse();
-    attr(byId("calls-hint"), "hidden", this.calls.length > 0 || null);
+    const kept = this.notable.filter((c) => performance.now() - c.seen < NOTABLE_MS);
+    const others = this.calls.filter((c) => !kept.includes(c)).slice(kept.length - SHOWN);
+    const rows = [...kept, ...others].sort((a, b) => b.order - a.order);
     // Rows are reused by place, not by call.
     keyed(this.list, rows.map((call, i) => ({ call, i })), (r) => r.i, () => this.makeRow(), (node, r) => this.updateRow(node, r.call));
   }
@@ -57,20 +69,26 @@ export class Story {
     const n = c.call?.attempts ?? 1;
     text(end, (c.class === "ok" ? "ok" : "✕ " + c.class) + (n > 1 ? `, ${n} attempts` : ""));
     attr(end, "class", "end " + (c.class === "ok" ? (n > 1 ? "retried" : "ok") : "bad"));
-    attr(button, "aria-current", c.id === this.told ? "true" : null);
+    attr(button, "aria-current", c.order === this.told ? "true" : null);
   }
 
   // tell shows the story of a call.
   tell(c) {
     if (!c) return;
-    this.told = c.id;
-    for (const row of this.list.children) attr(row.firstChild, "aria-current", row.call?.id === c.id ? "true" : null);
+    this.told = c.order;
+    for (const row of this.list.children) attr(row.firstChild, "aria-current", row.call?.order === c.order ? "true" : null);
     byId("story").replaceChildren(...tree(c, this.caller, this.traceUrl));
     this.say(`Story of a call over ${wayLabel(c.via)}: ${c.class === "ok" ? "succeeded" : "failed, class " + c.class} after ${ms(c.call?.durationMs)}.`);
     // On a phone the story is below the list.
     const box = byId("story").parentElement.getBoundingClientRect();
     if (box.top > innerHeight * 0.9 || box.bottom < 0) byId("story").parentElement.scrollIntoView({ behavior: "auto", block: "nearest" });
   }
+}
+
+// keep appends more to list, and drops the oldest beyond n.
+function keep(list, more, n) {
+  list.push(...more);
+  if (list.length > n) list.splice(0, list.length - n);
 }
 
 function tree(c, caller, traceUrl) {

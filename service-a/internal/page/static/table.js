@@ -28,9 +28,12 @@ export class Table {
 
   updateRow(node, { pod, via, figures, first }, faults) {
     const cells = node.children;
-    text(cells[0], pod ? pod.name : "no pod");
-    text(cells[1], pod ? [pod.zone, pod.node].filter(Boolean).join(", ") || "–" : "–");
-    text(cells[2], pod ? [STATES[pod.state] ?? pod.state, faultText(pod.fault)].filter(Boolean).join(", ") : "–");
+    // Further rows of a pod repeat its name for screen readers only.
+    const about = pod ? [pod.name, [pod.zone, pod.node].filter(Boolean).join(", ") || "–", [STATES[pod.state] ?? pod.state, faultText(pod.fault)].filter(Boolean).join(", ")] : ["no pod", "–", "–"];
+    about.forEach((words, i) => {
+      text(cells[i].firstChild, words);
+      attr(cells[i].firstChild, "class", first ? null : "unseen");
+    });
     text(cells[3], via ? wayShort(via) : "–");
     text(cells[4], figures ? figures.count.toLocaleString("en") : "0");
     text(cells[5], figures?.rate !== undefined ? rate(figures.rate) : "–");
@@ -50,6 +53,7 @@ export class Table {
 }
 
 function makeRow() {
-  const cell = (tag, attrs) => el(tag, attrs);
-  return el("tr", {}, cell("th", { scope: "row" }), cell("td"), cell("td"), cell("td"), cell("td", { class: "num" }), cell("td", { class: "num" }), cell("td", { class: "num" }), cell("td", { class: "num" }), cell("td"), cell("td", { class: "acts" }));
+  const row = el("tr", {}, el("th", { scope: "row" }, el("span")), el("td", {}, el("span")), el("td", {}, el("span")), el("td"));
+  for (const kind of ["num", "num", "num", "num", "", "acts"]) row.append(el("td", { class: kind }));
+  return row;
 }
