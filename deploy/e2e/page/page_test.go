@@ -1,11 +1,11 @@
 package page
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -46,19 +46,11 @@ func TestPage_BurstShowsServersCounts(t *testing.T) {
 		t.Run(via, func(t *testing.T) {
 			tab := newTab(t)
 			open(t, tab, p.url)
-			eval[any](t, tab, `{
-				window.responses = [];
-				const original = window.fetch;
-				window.fetch = async (...args) => {
-					const response = await original(...args);
-					response.clone().json().then((body) => responses.push(body));
-					return response;
-				};
-			} null`)
+			watchStreams(t, tab)
 			choose(t, tab, "via", via)
 			click(t, tab, "#burst-send")
-			await(t, tab, `window.responses.length > 0`)
-			pods := eval[map[string]int](t, tab, `responses[0].pods`)
+			await(t, tab, `outcomes.length > 0`)
+			pods := eval[map[string]int](t, tab, `outcomes[0].pods`)
 			total := 0
 			for pod, n := range pods {
 				total += n
@@ -86,7 +78,7 @@ func TestPage_SaysWherePinned(t *testing.T) {
 	click(t, tab, "#burst-send")
 	await(t, tab, `document.getElementById('lesson').textContent ===
 		'All 200 gRPC calls went to one pod, because a ClusterIP picks a pod per connection and gRPC keeps one connection.'`)
-	assert.Equal(t, 1, eval[int](t, tab, `document.querySelectorAll('.figures .grpc-service').length`))
+	assert.Equal(t, 1, eval[int](t, tab, `document.querySelectorAll('.figures .grpc-service').length`), eval[string](t, tab, `document.getElementById('zones').innerText + document.getElementById('rows').innerText`))
 }
 
 // A button makes a pod slow, failing or not ready, the page shows that, and heals it.
@@ -159,24 +151,37 @@ func TestPage_ReconnectsAndShowsOutage(t *testing.T) {
 	await(t, tab, `[...document.querySelectorAll('#rows tr')].some((row) => /refused|unavailable/.test(row.cells[8].textContent))`)
 }
 
-// A hidden tab makes no calls.
+// A hidden tab has no connection to service-a, and so makes no calls.
 func TestPage_HiddenMakesNoCalls(t *testing.T) {
 	p := startPair(t)
 	tab := newTab(t)
 	open(t, tab, p.url)
+	watchStreams(t, tab)
 	choose(t, tab, "rate", "100")
 	await(t, tab, `document.querySelectorAll('#calls button').length > 0`)
-	requests := func() int {
-		return eval[int](t, tab, `performance.getEntriesByType('resource').filter((r) => r.name.includes('api/spread')).length`)
-	}
-	eval[any](t, tab, `Object.defineProperty(document, 'hidden', { value: true, configurable: true }); null`)
-	// The request that was in flight ends; four ticks of the load pass.
-	eval[any](t, tab, `new Promise((done) => setTimeout(done, 1000))`)
-	before := requests()
-	eval[any](t, tab, `new Promise((done) => setTimeout(done, 2000))`)
-	assert.Equal(t, before, requests())
-	eval[any](t, tab, `delete document.hidden; null`)
-	require.Eventually(t, func() bool { return requests() > before }, timeout, 50*time.Millisecond)
+	assert.Equal(t, 1, eval[int](t, tab, `streams.filter((s) => s.readyState === EventSource.OPEN).length`))
+	eval[any](t, tab, `Object.defineProperty(document, 'hidden', { value: true, configurable: true }); document.dispatchEvent(new Event('visibilitychange')); null`)
+	eval[any](t, tab, `new Promise((done) => setTimeout(done, 3000))`) // longer than the page waits to reconnect
+	assert.Equal(t, 0, eval[int](t, tab, `streams.filter((s) => s.readyState !== EventSource.CLOSED).length`))
+	eval[any](t, tab, `delete document.hidden; document.dispatchEvent(new Event('visibilitychange')); null`)
+	await(t, tab, `streams.at(-1).readyState === EventSource.OPEN && streams.at(-1).url.includes('rate=100')`)
+}
+
+// watchStreams makes the page keep the connections that it opens in streams, and the
+// outcomes of its bursts in outcomes.
+func watchStreams(t *testing.T, tab context.Context) {
+	t.Helper()
+	eval[any](t, tab, `{
+		window.streams = [];
+		window.outcomes = [];
+		window.EventSource = class extends window.EventSource {
+			constructor(...args) {
+				super(...args);
+				streams.push(this);
+				this.addEventListener('burst', (event) => outcomes.push(JSON.parse(event.data)));
+			}
+		};
+	} null`)
 }
 
 // axe-core finds no violation, in light and dark, on a desktop and on a phone.

@@ -3,7 +3,8 @@
 //
 // While nobody watches, a call costs one atomic load more. The first viewer opens a
 // window of the last 30 seconds (window.go), and one goroutine makes a snapshot of it
-// twice a second (snapshot.go), which all viewers share. The last viewer closes it.
+// twice a second (snapshot.go), which all viewers share. It closes soon after the last
+// viewer has left.
 //
 // Memory is bounded: a window has at most maxPods pods, and the series of each has one
 // bucket for each second.
@@ -25,6 +26,9 @@ import (
 const (
 	// snapshotEvery is the time from one snapshot to the next.
 	snapshotEvery = 500 * time.Millisecond
+	// linger is how long a window stays open without viewers: a page that asks for another
+	// load connects again, and still wants the pods that it knew.
+	linger = 5 * time.Second
 	// MaxViewers is how many viewers a Collector serves at once.
 	MaxViewers = 100
 )
@@ -51,7 +55,8 @@ type Collector struct {
 
 	mu      sync.Mutex
 	viewers map[*Viewer]struct{}
-	stop    func() // ends run
+	close   func()      // closes the window; nil if none is open
+	closing *time.Timer // calls close; nil while somebody watches
 }
 
 // New returns a Collector of the calls over ways.
@@ -101,7 +106,11 @@ func (c *Collector) Join() (v *Viewer, leave func(), err error) {
 	}
 	snapshots := make(chan []byte, 1)
 	v = &Viewer{snapshots, snapshots}
-	if len(c.viewers) == 0 {
+	if c.closing != nil {
+		c.closing.Stop()
+		c.closing = nil
+	}
+	if c.close == nil {
 		c.start()
 	}
 	c.viewers[v] = struct{}{}
@@ -113,7 +122,16 @@ func (c *Collector) leave(v *Viewer) {
 	defer c.mu.Unlock()
 	delete(c.viewers, v)
 	if len(c.viewers) == 0 {
-		c.stop()
+		c.closing = time.AfterFunc(linger, c.closeUnwatched)
+	}
+}
+
+func (c *Collector) closeUnwatched() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.viewers) == 0 && c.close != nil {
+		c.close()
+		c.close = nil
 	}
 }
 
@@ -122,7 +140,7 @@ func (c *Collector) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	w := newWindow(time.Now())
 	c.open.Store(w)
-	c.stop = func() {
+	c.close = func() {
 		c.open.CompareAndSwap(w, nil)
 		cancel()
 	}
