@@ -19,6 +19,7 @@ func TestPage_LoadsOnEveryScreen(t *testing.T) {
 	p := startPair(t)
 	tab := newTab(t)
 	open(t, tab, p.url)
+	choose(t, tab, "via", "grpc")
 	choose(t, tab, "rate", "20")
 	await(t, tab, `document.querySelectorAll('.pod[data-state="ready"] .figures b').length >= 3`)
 	for _, screen := range []browser.Screen{browser.Small, browser.Phone, browser.Desktop, browser.Projector} {
