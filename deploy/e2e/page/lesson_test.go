@@ -28,8 +28,9 @@ func way(via, balancedBy string, addresses int) object {
 
 // The sentences beside the picture follow from its figures.
 func TestLesson_FollowsFromFigures(t *testing.T) {
+	fake := serveSnapshots(t, 3) // before the tab: the tab must close first
 	tab := newTab(t)
-	open(t, tab, serveSnapshots(t, 3).url)
+	open(t, tab, fake.url)
 	http, grpc, service := way("http", "network", 1), way("grpc", "client", 3), way("grpc-service", "network", 1)
 	over := func(via string, f object) object { return object{via: f} }
 	three := func(via string, a, b, c int) []object {
