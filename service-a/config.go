@@ -26,7 +26,8 @@ type Config struct {
 	ServiceBCertFile   string       `env:"SERVICE_B_CERT_FILE" help:"file of the client certificate (PEM) for service-b"`
 	ServiceBKeyFile    string       `env:"SERVICE_B_KEY_FILE" help:"file of the key (PEM) of the client certificate"`
 
-	TraceURL string `env:"TRACE_URL" help:"URL of a trace in a trace UI, with {traceId} in it: the page then links to the trace of each call; by default none"`
+	ServiceBPodsURL url.URL `env:"SERVICE_B_PODS_URL" envDefault:"http://service-b-pods:8080" help:"with FAULTS=on, where the page sets faults: a name that resolves to every pod of service-b, also those that are not ready, and the pods' port"`
+	TraceURL        string  `env:"TRACE_URL" help:"URL of a trace in a trace UI, with {traceId} in it: the page then links to the trace of each call; by default none"`
 
 	ServiceBTokenFile  string `env:"SERVICE_B_TOKEN_FILE" help:"file of the token that says to service-b who calls, such as a projected ServiceAccount token; by default none is sent"`
 	ServiceBTokenScope string `env:"SERVICE_B_TOKEN_SCOPE" help:"instead of the file: scope of service-b at Entra, such as api://service-b/.default; needs workload identity"`
@@ -41,6 +42,12 @@ func (c Config) Validate() error {
 	_, badPort := strconv.ParseUint(cmp.Or(u.Port(), "80"), 10, 16)
 	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || badPort != nil {
 		errs = append(errs, config.Invalid("SERVICE_B_HTTP_URL", u.Redacted(), "want http://HOST[:PORT] or https://HOST[:PORT]"))
+	}
+	if addr := c.ServiceBGRPCServiceAddr; addr != "" && (strings.HasPrefix(addr, ":") || config.Addr("", addr) != nil) {
+		errs = append(errs, config.Invalid("SERVICE_B_GRPC_SERVICE_ADDR", addr, "want HOST:PORT, such as service-b:9090"))
+	}
+	if u := c.ServiceBPodsURL; u.Scheme != "http" || u.Hostname() == "" || u.User != nil || strings.Trim(u.Path, "/") != "" {
+		errs = append(errs, config.Invalid("SERVICE_B_PODS_URL", u.Redacted(), "want http://HOST[:PORT]"))
 	}
 	if c.ServiceBTokenFile != "" && c.ServiceBTokenScope != "" {
 		errs = append(errs, config.Invalid("SERVICE_B_TOKEN_SCOPE", c.ServiceBTokenScope, "want either this or SERVICE_B_TOKEN_FILE"))

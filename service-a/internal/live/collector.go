@@ -20,11 +20,14 @@ import (
 	"example.com/tandem/kit/call"
 	datav1 "example.com/tandem/proto/data/v1"
 	"example.com/tandem/service-a/internal/backend"
+	"example.com/tandem/service-a/internal/faults"
 )
 
 const (
 	// snapshotEvery is the time from one snapshot to the next.
 	snapshotEvery = 500 * time.Millisecond
+	// faultsEvery is the time from one question for the pods' faults to the next.
+	faultsEvery = 2 * time.Second
 	// MaxViewers is how many viewers a Collector serves at once.
 	MaxViewers = 100
 )
@@ -46,17 +49,19 @@ type Way struct {
 
 // Collector collects calls while somebody watches. Create it with New.
 type Collector struct {
-	ways []Way
-	open atomic.Pointer[window] // nil while nobody watches
+	ways   []Way
+	faults *faults.Pods           // nil if faults are off
+	open   atomic.Pointer[window] // nil while nobody watches
 
 	mu      sync.Mutex
 	viewers map[*Viewer]struct{}
 	stop    func() // ends run
 }
 
-// New returns a Collector of the calls over ways.
-func New(ways []Way) *Collector {
-	return &Collector{ways: ways, viewers: map[*Viewer]struct{}{}}
+// New returns a Collector of the calls over ways. If pods is not nil, snapshots have the
+// faults of the pods.
+func New(ways []Way, pods *faults.Pods) *Collector {
+	return &Collector{ways: ways, faults: pods, viewers: map[*Viewer]struct{}{}}
 }
 
 // Backends returns the ways by the values of ?via=. Calls over them are collected.
@@ -127,6 +132,9 @@ func (c *Collector) start() {
 		cancel()
 	}
 	go c.run(ctx, w)
+	if c.faults != nil {
+		go c.askFaults(ctx, w)
+	}
 }
 
 // run sends a snapshot of w to all viewers, twice a second, until ctx ends.
@@ -140,6 +148,28 @@ func (c *Collector) run(ctx context.Context, w *window) {
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// askFaults asks the pods for their faults until ctx ends: anybody may have set them.
+func (c *Collector) askFaults(ctx context.Context, w *window) {
+	ticker := time.NewTicker(faultsEvery)
+	defer ticker.Stop()
+	for {
+		pods, _ := c.faults.List(ctx) // those that do not respond are not in it
+		w.hear(time.Now(), pods...)
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// Heard shows a fault that a pod has just been given, before the pod is asked again.
+func (c *Collector) Heard(pod faults.Status) {
+	if w := c.open.Load(); w != nil {
+		w.hear(time.Now(), pod)
 	}
 }
 

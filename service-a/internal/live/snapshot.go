@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"example.com/tandem/kit/call"
+	"example.com/tandem/kit/fault"
 	"example.com/tandem/service-a/internal/backend"
 )
 
@@ -49,10 +50,27 @@ type podState struct {
 	Zone    string                 `json:"zone"`
 	IP      string                 `json:"ip"`
 	Version string                 `json:"version"`
-	State   string                 `json:"state"` // ready, notReady or gone
-	Fault   json.RawMessage        `json:"fault"`
+	State   state                  `json:"state"`
+	Fault   *faultState            `json:"fault"` // null if none is set
 	Seen    int64                  `json:"seen"`
 	Via     map[string]seriesState `json:"via"`
+}
+
+// state says whether a pod gets calls.
+type state string
+
+const (
+	ready    state = "ready"
+	notReady state = "notReady" // it exists, but clients send it no calls
+	gone     state = "gone"     // no name has its address any more
+)
+
+// faultState is a fault as the fault switch shows it.
+type faultState struct {
+	Latency   string  `json:"latency"`
+	CPU       string  `json:"cpu"`
+	ErrorRate float64 `json:"errorRate"`
+	NotReady  bool    `json:"notReady"`
 }
 
 // seriesState is what is known of the calls to a pod over one way.
@@ -118,35 +136,22 @@ func (w *window) podStates(now time.Time, ways []WayState) []podState {
 	states := make([]podState, 0, len(w.pods))
 	for _, name := range slices.Sorted(maps.Keys(w.pods)) {
 		p := w.pods[name]
-		state := "gone"
-		for _, ip := range w.ips(p) {
-			if notReady, ok := listed[ip]; ok {
-				p.listed = now
-				state = "ready"
-				if notReady {
-					state = "notReady"
-				}
-			}
-		}
-		idle := now.Sub(p.seen) > goneAfter
-		if state == "gone" && !complete && !idle {
-			state = "ready" // no name says which pods there are, and it responds
-		}
+		state := w.stateOf(p, now, listed, complete)
 		calls, n := w.seriesStates(now, p.series)
-		if n == 0 && idle && now.Sub(p.listed) > goneAfter {
+		if n == 0 && state == gone && now.Sub(p.listed) > goneAfter && !p.responds(now) {
 			w.drop(name)
 			continue
 		}
 		states = append(states, podState{
 			Pod: name, Node: p.about.GetNode(), Zone: p.about.GetZone(), IP: cmp.Or(p.at, p.about.GetIp()), Version: p.about.GetVersion(),
-			State: state, Seen: p.seen.UnixMilli(), Via: calls,
+			State: state, Fault: p.faultState(now), Seen: unixMilli(p.seen), Via: calls,
 		})
 	}
 	for _, ip := range slices.Sorted(maps.Keys(listed)) {
 		if w.podAt[ip] == "" && len(states) < maxPods {
-			state := "ready"
+			state := ready
 			if listed[ip] {
-				state = "notReady"
+				state = notReady
 			}
 			states = append(states, podState{IP: ip, State: state, Via: map[string]seriesState{}})
 		}
@@ -154,11 +159,40 @@ func (w *window) podStates(now time.Time, ways []WayState) []podState {
 	return states
 }
 
+// stateOf returns the state of a pod, from the IPs that names list, and from what the pod
+// itself says.
+func (w *window) stateOf(p *pod, now time.Time, listed map[string]bool, complete bool) state {
+	for _, ip := range w.ips(p) {
+		if unready, ok := listed[ip]; ok {
+			p.listed = now
+			if unready || p.tells(now) && p.fault.NotReady {
+				return notReady
+			}
+			return ready
+		}
+	}
+	switch {
+	case complete && p.tells(now), p.tells(now) && p.fault.NotReady:
+		return notReady // it drains, starts, or has been told not to be ready
+	case !complete && p.responds(now):
+		return ready // no name says which pods there are
+	}
+	return gone
+}
+
+// faultState returns the fault of p, or nil if none is known.
+func (p *pod) faultState(now time.Time) *faultState {
+	if f := p.fault; p.tells(now) && f != (fault.Fault{}) {
+		return &faultState{f.Latency.String(), f.CPU.String(), f.ErrorRate, f.NotReady}
+	}
+	return nil
+}
+
 // listedIPs returns the IPs of pods that names resolve to, and whether each is not ready.
 // It is complete if some name has resolved to the pods themselves, and not only to a
 // virtual IP: then a pod that no name lists is gone.
-func (w *window) listedIPs(ways []WayState) (notReady map[string]bool, complete bool) {
-	notReady = map[string]bool{}
+func (w *window) listedIPs(ways []WayState) (unready map[string]bool, complete bool) {
+	unready = map[string]bool{}
 	for _, way := range ways {
 		for _, e := range way.endpoints {
 			ip, _, _ := net.SplitHostPort(e.Addr)
@@ -166,12 +200,12 @@ func (w *window) listedIPs(ways []WayState) (notReady map[string]bool, complete 
 				w.lists[way.Via] = true
 			}
 			if w.lists[way.Via] {
-				notReady[ip] = notReady[ip] || e.NotReady
+				unready[ip] = unready[ip] || e.NotReady
 			}
 		}
 		complete = complete || w.lists[way.Via]
 	}
-	return notReady, complete
+	return unready, complete
 }
 
 // seriesStates returns what is known of the calls to a pod, and how many there are.
@@ -233,5 +267,8 @@ func truncate(text string) string {
 	}
 	return strings.ToValidUTF8(text[:maxDetail], "") + "…"
 }
+
+// unixMilli returns 0 for the zero time.
+func unixMilli(t time.Time) int64 { return max(t.UnixMilli(), 0) }
 
 func round(x float64) float64 { return math.Round(x*1000) / 1000 }

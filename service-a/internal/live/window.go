@@ -1,6 +1,7 @@
 package live
 
 import (
+	"bytes"
 	"math"
 	"net"
 	"slices"
@@ -8,8 +9,10 @@ import (
 	"time"
 
 	"example.com/tandem/kit/call"
+	"example.com/tandem/kit/fault"
 	datav1 "example.com/tandem/proto/data/v1"
 	"example.com/tandem/service-a/internal/backend"
+	"example.com/tandem/service-a/internal/faults"
 )
 
 const (
@@ -43,9 +46,11 @@ type window struct {
 // pod is an instance of service-b.
 type pod struct {
 	about  *datav1.Instance
-	at     string // the IP at which a client that balances reached it; at home it differs from its own
-	seen   time.Time
+	at     string    // the IP at which a client that balances reached it; at home it differs from its own
+	seen   time.Time // when it last responded to a call
+	heard  time.Time // when it last told its fault
 	listed time.Time // when its address was last resolved
+	fault  fault.Fault
 	series map[string]*series
 }
 
@@ -66,7 +71,8 @@ func (w *window) record(now time.Time, via string, about *datav1.Instance, info 
 	name := about.GetPod()
 	s := w.unserved
 	if name != "" {
-		p := w.meet(now, about)
+		p := w.meet(about)
+		p.seen = now
 		if info.BalancedBy == call.BalancedByClient {
 			w.locate(p, peer)
 		}
@@ -81,9 +87,36 @@ func (w *window) record(now time.Time, via string, about *datav1.Instance, info 
 	w.calls.add(entry{at: now, via: via, pod: name, class: class, err: err, info: info})
 }
 
+// hear records the faults that pods told.
+func (w *window) hear(now time.Time, statuses ...faults.Status) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, s := range statuses {
+		f, err := fault.Parse(bytes.NewReader(s.Fault))
+		if err != nil {
+			continue // a newer service-b has faults that this version does not know
+		}
+		i := s.Instance
+		if w.pods[i.Pod] == nil && len(w.pods) >= maxPods {
+			continue // it must not replace one that calls reach
+		}
+		p := w.meet(&datav1.Instance{Service: i.Service, Version: i.Version, Pod: i.Pod, Node: i.Node, Zone: i.Zone, Namespace: i.Namespace, Ip: i.IP})
+		w.locate(p, s.IP)
+		p.heard, p.fault = now, f
+	}
+}
+
+// responds reports whether p responded to a call lately, or told its fault.
+func (p *pod) responds(now time.Time) bool {
+	return now.Sub(p.seen) <= goneAfter || p.tells(now)
+}
+
+// tells reports whether p's fault is up to date.
+func (p *pod) tells(now time.Time) bool { return now.Sub(p.heard) <= 3*faultsEvery }
+
 // meet returns the pod that sent a response. If the window is full, it replaces the pod
 // that has been silent for the longest time.
-func (w *window) meet(now time.Time, about *datav1.Instance) *pod {
+func (w *window) meet(about *datav1.Instance) *pod {
 	p, ok := w.pods[about.GetPod()]
 	if !ok {
 		if len(w.pods) >= maxPods {
@@ -92,7 +125,7 @@ func (w *window) meet(now time.Time, about *datav1.Instance) *pod {
 		p = &pod{series: map[string]*series{}}
 		w.pods[about.GetPod()] = p
 	}
-	p.about, p.seen = about, now
+	p.about = about
 	if ip := about.GetIp(); ip != "" {
 		w.podAt[ip] = about.GetPod()
 	}
@@ -116,7 +149,7 @@ func (w *window) ips(p *pod) []string {
 func (w *window) dropOldest() {
 	var oldest string
 	for name, p := range w.pods {
-		if oldest == "" || p.seen.Before(w.pods[oldest].seen) {
+		if oldest == "" || p.seen.Before(w.pods[oldest].seen) { // a pod that no call has reached comes first
 			oldest = name
 		}
 	}

@@ -43,7 +43,7 @@ func Index() http.HandlerFunc {
 
 // Static handles GET /static/*.
 func Static() http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) { serve(w, r, path.Clean(r.URL.Path)[1:]) }
+	return func(w http.ResponseWriter, r *http.Request) { serve(w, r, r.URL.Path[1:]) }
 }
 
 // serve responds with a file. Browsers ask each time whether it has changed: its name stays
