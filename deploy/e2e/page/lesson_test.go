@@ -98,7 +98,7 @@ func TestLesson_FollowsFromFigures(t *testing.T) {
 			ways: []object{grpc},
 			pods: []object{pod(1, "ready", object{"errorRate": 0.5}, over("grpc", figures(2, 1, nil))), pod(2, "ready", nil, over("grpc", figures(99, 1, nil))), pod(3, "ready", nil, over("grpc", figures(99, 1, nil)))},
 			want: []string{
-				"b-1 fails 50 % of its requests, so service-a ejected it from gRPC: one call every 10 s tests it, and no call failed.",
+				"b-1 fails 50 % of its requests, so service-a ejected it: it gets almost no gRPC calls, except one every 10 s that tests it. No call failed.",
 				"The 200 gRPC calls went to 3 pods (1 to 50 % each): the name has an address for each pod, and service-a picks one for each call, but avoids a pod that is new, slow or failing.",
 			},
 		},

@@ -54,7 +54,7 @@ func runTests(m *testing.M) int {
 	}
 	defer os.RemoveAll(binaries) //nolint:errcheck // what remains is in the system's temporary folder
 	var cancel context.CancelFunc
-	chromium, cancel, err = browser.Start(context.Background(), path)
+	chromium, cancel, err = browser.Start(context.Background(), path) //nolint:fatcontext // the parent of all tabs
 	if err = errors.Join(err, buildServices()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
