@@ -92,7 +92,7 @@ func snapshotOf(pods, tick int) object {
 		pod := states[(tick*7+i)%pods]
 		calls = append(calls, object{
 			"id": tick*24 + i, "at": now, "via": []string{"http", "grpc"}[i%2], "pod": pod["pod"], "class": "ok",
-			"call": object{"target": "service-b", "addresses": addresses[:16], "attempts": 1, "durationMs": 1.5, "tries": []object{}},
+			"call": object{"target": "service-b", "addresses": addresses[:min(pods, 16)], "attempts": 1, "durationMs": 1.5, "tries": []object{}},
 		})
 	}
 	return object{

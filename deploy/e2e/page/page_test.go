@@ -79,7 +79,7 @@ func TestPage_SaysWherePinned(t *testing.T) {
 	click(t, tab, "#burst-send")
 	await(t, tab, `document.getElementById('lesson').textContent ===
 		'All 200 gRPC calls went to one pod, because a ClusterIP picks a pod per connection and gRPC keeps one connection.'`)
-	assert.Equal(t, 1, eval[int](t, tab, `document.querySelectorAll('.figures .grpc-service').length`), eval[string](t, tab, `document.getElementById('zones').innerText + document.getElementById('rows').innerText`))
+	assert.Equal(t, 1, eval[int](t, tab, `document.querySelectorAll('.figures li.grpc-service').length`))
 }
 
 // A button makes a pod slow, failing or not ready, the page shows that, and heals it.
@@ -231,8 +231,8 @@ func TestPage_WorksByKeyboard(t *testing.T) {
 
 // A hundred pods are a dense grid, and neither snapshots nor calls pile up in the page.
 func TestPage_HundredPodsStayBounded(t *testing.T) {
+	fake := serveSnapshots(t, 100) // before the tab: the tab must close first
 	tab := newTab(t)
-	fake := serveSnapshots(t, 100)
 	open(t, tab, fake.url)
 	await(t, tab, `document.querySelectorAll('.pod').length === 100`)
 	assert.Equal(t, "dense", eval[string](t, tab, `document.getElementById('picture').dataset.size`))

@@ -54,7 +54,7 @@ func runTests(m *testing.M) int {
 	}
 	defer os.RemoveAll(binaries) //nolint:errcheck // what remains is in the system's temporary folder
 	var cancel context.CancelFunc
-	chromium, cancel, err = browser.Start(context.Background(), path)
+	chromium, cancel, err = browser.Start(context.Background(), path) //nolint:fatcontext // the parent of all tabs
 	if err = errors.Join(err, buildServices()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -207,7 +207,7 @@ func startPair(t *testing.T) *pair {
 		"TEST_DNS=" + serveDNS(t, "service-b.test.", addrs), "POD_NAME=service-a-1", "FAULTS=on", "DRAIN_DELAY=0s",
 		"HTTP_ADDR=" + addr, "ADMIN_ADDR=127.0.0.1:" + freePort(t), "DEBUG_ADDR=127.0.0.1:" + freePort(t),
 		"SERVICE_B_HTTP_URL=http://" + clusterIP(t, addrs, httpPort), "SERVICE_B_GRPC_TARGET=dns:///service-b.test:" + grpcPort,
-		"SERVICE_B_GRPC_SERVICE_ADDR=" + clusterIP(t, addrs, grpcPort), "TRACE_URL=https://traces.test/trace/{traceId}",
+		"SERVICE_B_GRPC_SERVICE_ADDR=" + clusterIP(t, addrs, grpcPort), "SERVICE_B_PODS_URL=http://service-b.test:" + httpPort, "TRACE_URL=https://traces.test/trace/{traceId}",
 	}
 	p.startA(t)
 	return p
@@ -228,7 +228,7 @@ func start(t *testing.T, name string, environ ...string) *process {
 	t.Helper()
 	var log bytes.Buffer
 	cmd := exec.Command(filepath.Join(binaries, name))
-	cmd.Env, cmd.Stdout, cmd.Stderr = environ, &log, &log
+	cmd.Env, cmd.Stdout, cmd.Stderr = append([]string{"LOG_LEVEL=warn"}, environ...), &log, &log
 	require.NoError(t, cmd.Start())
 	p := &process{cmd: cmd}
 	t.Cleanup(func() {

@@ -43,7 +43,7 @@ func takeAll(ctx context.Context, url, out string) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(out, 0o755); err != nil {
+	if err := os.MkdirAll(out, 0o755); err != nil { //nolint:gosec // a folder of documents
 		return err
 	}
 	tab, cancel, err := browser.Start(ctx, path)
@@ -85,7 +85,7 @@ func take(tab context.Context, screen browser.Screen, theme, show, file string) 
 		return fmt.Errorf("%s: %w", file, err)
 	}
 	fmt.Printf("%s: %d KB\n", file, len(png)/1024)
-	return os.WriteFile(file, png, 0o644)
+	return os.WriteFile(file, png, 0o644) //nolint:gosec // a document
 }
 
 // makeCalls makes one pod fail, where faults are on, and calls over each transport. It opens

@@ -76,7 +76,7 @@ function failing(m) {
   }
   const ejected = m.ways.find((w) => w.balancedBy === "client" && w.addresses.length > 1 && w.calls >= FEW && shareOf(w, pod) < 0.4 / ready(m).length);
   if (ejected) {
-    return { id: "ejected", text: `${name} fails ${share} of its requests, so service-a ejected it from ${wayLabel(ejected.via)}: one call every 10 s tests it, and no call failed.` };
+    return { id: "ejected", text: `${name} fails ${share} of its requests, so service-a ejected it: it gets almost no ${wayLabel(ejected.via)} calls, except one every 10 s that tests it. No call failed.` };
   }
   return { id: "retried", text: `${name} fails ${share} of its requests, and yet all ${count(total, "call")} succeeded: service-a retries what failed, on another pod if it can choose.` };
 }

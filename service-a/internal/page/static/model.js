@@ -7,7 +7,8 @@ export const errorCount = (errors) => sum(Object.values(errors ?? {}));
 // model adds to a snapshot what several parts need: a key and totals for each pod, and the figures by way.
 export function model(snapshot) {
   const pods = (snapshot.pods ?? []).map((p) => {
-    const via = p.via ?? {};
+    // In the order of the ways, which a JSON object does not keep.
+    const via = Object.fromEntries((snapshot.ways ?? []).filter((w) => p.via?.[w.via]).map((w) => [w.via, p.via[w.via]]));
     const calls = sum(Object.values(via).map((f) => f.count));
     return {
       ...p,
