@@ -144,6 +144,10 @@ type dataBody struct {
 		Addresses                                    []string
 		Attempts                                     int
 		DurationMS                                   float64
+		Tries                                        []struct {
+			Peer, Class, Reason string
+			DurationMS          float64
+		}
 	}
 	Data struct {
 		Key, Message string

@@ -18,21 +18,6 @@ import (
 	"example.com/tandem/kit/lifecycle"
 )
 
-// The page links to the API. It is served even if service-b has no address.
-func TestPage_LinksToTheAPI(t *testing.T) {
-	t.Parallel()
-	a := startA(t, hostOf(t), "NODE_NAME=<node>")
-	code, header, body := kittest.Get(t, a.URL+"/")
-	assert.Equal(t, http.StatusOK, code)
-	assert.Equal(t, "text/html; charset=utf-8", header.Get("Content-Type"))
-	assert.Contains(t, header.Get("Content-Security-Policy"), "default-src 'none'")
-	assert.Contains(t, body, "a-1 · &lt;node&gt; · version")
-	assert.NotContains(t, body, "{{")
-	for _, link := range []string{"/api/data?via=http", "/api/data?via=grpc", "/api/spread?via=grpc&amp;n=300", "/api/stream", "/health"} {
-		assert.Contains(t, body, `href="`+link+`"`)
-	}
-}
-
 // An invalid request gets a problem with status 4xx.
 func TestAPI_RejectsInvalidRequests(t *testing.T) {
 	t.Parallel()
@@ -44,6 +29,7 @@ func TestAPI_RejectsInvalidRequests(t *testing.T) {
 		detail             string
 	}{
 		"unknown via":           {path: "/api/data?via=other", status: 400, detail: "want http or grpc"},
+		"way without a setting": {path: "/api/data?via=grpc-service", status: 400, detail: "want http or grpc"},
 		"empty via":             {path: "/api/data?via=", status: 400, detail: "want http or grpc"},
 		"empty key":             {path: "/api/data?key=", status: 400, detail: "1 to 64"},
 		"long key":              {path: "/api/data?key=" + strings.Repeat("k", 65), status: 400, detail: "65 characters"},
@@ -167,6 +153,13 @@ func TestStart_FailsOnInvalidConfiguration(t *testing.T) {
 		"SERVICE_B_TOKEN_SCOPE=api://b/.default": `SERVICE_B_TOKEN_SCOPE="api://b/.default": want AZURE_CLIENT_ID, `,
 		"AZURE_AUTHORITY_HOST=http://entra/":     `AZURE_AUTHORITY_HOST="http://entra/": want https://HOST/`,
 		"SERVICE_B_GRPC_TARGET=dns:///service-b": `SERVICE_B_GRPC_TARGET="dns:///service-b": `,
+		"SERVICE_B_GRPC_SERVICE_ADDR=b":          `SERVICE_B_GRPC_SERVICE_ADDR="b": want HOST:PORT`,
+		"SERVICE_B_GRPC_SERVICE_ADDR=:9090":      `SERVICE_B_GRPC_SERVICE_ADDR=":9090": want HOST:PORT`,
+		"SERVICE_B_GRPC_SERVICE_ADDR=b:0x1":      `SERVICE_B_GRPC_SERVICE_ADDR="b:0x1": want HOST:PORT`,
+		"SERVICE_B_PODS_URL=https://b":           `SERVICE_B_PODS_URL="https://b": want http://HOST[:PORT]`,
+		"SERVICE_B_PODS_URL=http://b/faults":     `SERVICE_B_PODS_URL="http://b/faults": want http://HOST[:PORT]`,
+		"TRACE_URL=https://traces/":              `TRACE_URL="https://traces/": want http://HOST/… or https://HOST/… with {traceId} in it`,
+		"TRACE_URL=javascript:x{traceId}":        `TRACE_URL="javascript:x{traceId}": want http://HOST/`,
 	} {
 		k, v, _ := strings.Cut(variable, "=")
 		err := run(t.Context(), nil, map[string]string{"HTTP_ADDR": "127.0.0.1:0", "ADMIN_ADDR": "127.0.0.1:0", k: v}, &bytes.Buffer{})

@@ -59,6 +59,9 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 		MaxConnectionAge: cfg.MaxConnectionAge, Limiter: limit, Callers: callers,
 	})
 	httpSrv.API.Get("/api/data", httpapi.GetData(data))
+	if faults != nil {
+		httpSrv.Control.Handle(fault.Path, faults.Remote(me)) // service-a's page sets faults
+	}
 
 	grpcSrv := grpcserver.New(grpcserver.Options{
 		AddrVar: "GRPC_ADDR", Addr: cfg.GRPCAddr, Telemetry: tel, Health: state, Faults: faults,

@@ -41,7 +41,7 @@ type Server struct {
 	MaxInFlight      int           `env:"MAX_IN_FLIGHT" envDefault:"512" help:"requests served at once; more wait briefly, then are refused"`
 	MemoryLimit      uint64        `env:"MEMORY_LIMIT" envDefault:"0" help:"the container's memory limit in bytes; 90 % of it is Go's soft limit, unless GOMEMLIMIT is set; 0 is none"`
 	HealthDetails    OnOff         `env:"HEALTH_DETAILS" envDefault:"off" help:"on shows pod, node and addresses in /health"`
-	Faults           OnOff         `env:"FAULTS" envDefault:"off" help:"on serves the fault switch, /faults, at DEBUG_ADDR"`
+	Faults           OnOff         `env:"FAULTS" envDefault:"off" help:"on serves the fault switch, /faults, at DEBUG_ADDR, and where the service says so to callers: for demos and tests only"`
 	Fault            fault.Fault   `env:"FAULT" help:"the fault to start with, as JSON; needs FAULTS=on"`
 	Pprof            OnOff         `env:"PPROF" envDefault:"off" help:"on serves /debug/pprof at DEBUG_ADDR"`
 }

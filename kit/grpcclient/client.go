@@ -71,6 +71,8 @@ type Options struct {
 	// class call.Token. Health watches send none.
 	Token     *identity.Source
 	Telemetry *telemetry.Telemetry
+	// View, if not nil, shows the endpoints of the client from then on.
+	View *View
 }
 
 // New makes a client for a target such as dns:///service-b-headless:9090. It
@@ -121,6 +123,9 @@ func New(target string, o Options) (*grpc.ClientConn, error) {
 		var port string
 		if perCall.host, port, err = hostPort(resolver.Target{URL: *u}); err == nil {
 			state.name = lookup.New(perCall.host, port, nil)
+			if o.View != nil {
+				o.View.conn, o.View.state = conn, state
+			}
 			return conn, nil
 		}
 	}

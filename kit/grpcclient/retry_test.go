@@ -194,7 +194,17 @@ func TestRetry_SilentPodTakesHalfTheTime(t *testing.T) {
 		calls++
 		return r.Attempts > 1
 	}, "a call reaches the silent pod")
-	assert.Equal(t, call.Record{Addresses: r.Addresses, BalancedBy: call.BalancedByClient, Peer: join(hosts[0], port), Attempts: 2}, r.Record)
+	assert.Equal(t, call.BalancedByClient, r.BalancedBy)
+	assert.Equal(t, join(hosts[0], port), r.Peer)
+	assert.Equal(t, 2, r.Attempts)
+	tries := r.Tries()
+	require.Len(t, tries, 2)
+	assert.Equal(t, join(hosts[1], port), tries[0].Peer)
+	assert.Equal(t, call.Timeout, tries[0].Class)
+	assert.Contains(t, tries[0].Reason, "DeadlineExceeded")
+	assert.Equal(t, join(hosts[0], port), tries[1].Peer)
+	assert.Equal(t, call.OK, tries[1].Class)
+	assert.Empty(t, tries[1].Reason)
 	assert.InDelta(t, time.Second, <-took, float64(200*time.Millisecond), "the attempt at the silent pod is canceled after half of the time")
 
 	text := kittest.Scrape(t, tel)

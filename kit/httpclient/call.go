@@ -52,15 +52,12 @@ func (t *transport) RoundTrip(req *http.Request) (resp *http.Response, err error
 		a = attempt{n: a.n + 1, avoid: a.addr, mayRetry: mayRetry}
 		resp, err = target.attempt(ctx, req, &a) //nolint:bodyclose // send reads and closes it
 		t.observe(req, resp, start)
+		record.Tried(a.peer, time.Since(start), classOf(resp, err), reasonOf(resp, err))
 		return resultOf(req, resp, err, a.alone)
 	})
 
-	outcome := call.ClassOf(err)
-	if err == nil {
-		outcome = call.ClassOfStatus(resp.StatusCode)
-	}
-	t.calls.Add(req.URL.Hostname(), "http", outcome)
-	record.Attempts, record.Peer = a.n, a.peer
+	t.calls.Add(req.URL.Hostname(), "http", classOf(resp, err))
+	record.Peer = a.peer
 	record.Addresses, _ = target.name.Known()
 	record.BalancedBy = call.BalancerOf(record.Addresses)
 	return resp, err

@@ -23,6 +23,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -49,6 +50,16 @@ type Options struct {
 	// Redirects are not followed. A call without a token fails with class call.Token.
 	Token     *identity.Source
 	Telemetry *telemetry.Telemetry
+}
+
+// Endpoints returns the addresses that a client made by New knows now behind the host of
+// a URL. It waits for nothing: if no address is known yet, it starts to look the name up.
+func Endpoints(c *http.Client, u *url.URL) []call.Endpoint {
+	var endpoints []call.Endpoint
+	for _, addr := range c.Transport.(*transport).target(u).name.Current() {
+		endpoints = append(endpoints, call.Endpoint{Addr: addr})
+	}
+	return endpoints
 }
 
 // New makes a client. It reads a response whole before a call returns, so that a

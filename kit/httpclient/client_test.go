@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -216,6 +217,16 @@ func TestRecord_AddressesPeerAttempts(t *testing.T) {
 	assert.Empty(t, r.Peer)
 }
 
+// Endpoints waits for nothing, and finds the addresses without a call.
+func TestEndpoints_NeedNoCall(t *testing.T) {
+	names.Set("endpoints.test", "127.0.0.1", "127.0.0.2")
+	client := newClient(t, httpclient.Options{})
+	u, err := url.Parse("http://endpoints.test:8080")
+	require.NoError(t, err)
+	want := []call.Endpoint{{Addr: "127.0.0.1:8080"}, {Addr: "127.0.0.2:8080"}}
+	kittest.Eventually(t, func() bool { return assert.ObjectsAreEqual(want, httpclient.Endpoints(client, u)) }, "the name is looked up")
+}
+
 // The Record's Peer is that of the last attempt: empty if it reached no server, even
 // though an earlier attempt did.
 func TestRecord_PeerOfLastAttempt(t *testing.T) {
@@ -234,6 +245,14 @@ func TestRecord_PeerOfLastAttempt(t *testing.T) {
 	assert.Equal(t, call.Refused, r.class, "%v", r.err)
 	assert.Equal(t, 3, r.Attempts)
 	assert.Empty(t, r.Peer)
+	tries := r.Tries()
+	require.Len(t, tries, 3)
+	assert.Equal(t, l.Addr().String(), tries[0].Peer)
+	assert.Equal(t, call.Unavailable, tries[0].Class)
+	assert.Equal(t, "status 503", tries[0].Reason)
+	assert.Empty(t, tries[2].Peer)
+	assert.Equal(t, call.Refused, tries[2].Class)
+	assert.Contains(t, tries[2].Reason, "connection refused")
 }
 
 // Calls are counted by outcome; attempts are timed by status.
