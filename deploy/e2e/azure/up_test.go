@@ -232,7 +232,8 @@ func TestUp_DryRunIsTheRecipe(t *testing.T) {
 	t.Parallel()
 	runFresh(t)
 	r := newRig(t, arm.Options{})
-	defer done(t, time.Now(), "everything, by the commands that --dry-run printed", "the same changes in Azure, and the same commands of kubectl, as the fresh run")
+	r.withoutServer() // so that it also shows that the server changes nothing
+	defer done(t, time.Now(), "everything, by the commands that --dry-run printed", "the same changes in Azure, and the same manifests, as the fresh run")
 	recipe := r.script("up.sh", nil, "--dry-run")
 	recipe.require(t)
 	assert.Empty(t, r.Requests(), "a dry run asks Azure nothing")
