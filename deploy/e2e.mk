@@ -24,4 +24,4 @@ chaos: ## run the rows of docs/reliability.md: over an hour, or FORM=short for 2
 	@$(GO) run ./deploy/e2e/chaos $(if $(RUN),-run '$(RUN)') $(if $(filter short,$(FORM)),-short) $(if $(DOC),-doc '$(DOC)')
 
 aks-test: bin/kustomize bin/kubelogin bin/registry ## test scripts/aks with the real az and an Azure in memory (RUN=TestName for some; TANDEM_AZURE_INSTALL=1 installs az)
-	@cd deploy/e2e && GOWORK=off $(GO) test -count=1 -v -timeout 60m $(if $(RUN),-run '$(RUN)') ./azure
+	@cd deploy/e2e && GOWORK=off $(GO) test -count=1 -v -timeout 60m -parallel 4 $(if $(RUN),-run '$(RUN)') ./azure

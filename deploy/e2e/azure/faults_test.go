@@ -95,6 +95,10 @@ func TestUp_FaultsNameTheRemedy(t *testing.T) {
 			fault: arm.Fault{Method: http.MethodPut, Path: clusters, Code: "ReconcileVNetError", Message: "The virtual network cannot be changed."},
 			want:  "it goes on where it stopped", changes: 2,
 		},
+		"another mesh": {
+			after: true, settings: []string{"MESH=istio"},
+			want: "the cluster exists with MESH=none",
+		},
 		"foreign group": {
 			prepare: func(r *rig) {
 				r.Add("/subscriptions/"+arm.Subscription+"/resourceGroups/tandem", map[string]any{"location": "eastus2"})

@@ -99,7 +99,7 @@ func TestUp_Fresh(t *testing.T) {
 	t.Parallel()
 	defer done(t, time.Now(), "everything, in an empty subscription", "the bodies that az sent: network, Entra, autoscaler, zones, monitors, roles")
 	runFresh(t)
-	t.Logf("az changed:\n%s", summary(fresh.changes))
+	t.Logf("az changed:\n%s\n%s", summary(fresh.changes), fresh.stderr)
 	group := body(t, fresh.changes, "PUT", "/resourcegroups/tandem")
 	assert.Equal(t, "tandem-aks-up", at(group, "tags", "made-by"))
 
