@@ -3,7 +3,7 @@
 # ../kind.sh, each $(…) has one command and is assigned on a line of its own.
 # shellcheck disable=SC2016,SC2034,SC2154 # they use its variables; dollars are those of the recipe
 
-dry_run=0 yes=0
+dry_run=0 yes=0 subscription=
 started=$SECONDS
 work=$(mktemp -d "${TMPDIR:-/tmp}/aks.XXXXXX")
 trap 'rm -rf "$work"' EXIT
@@ -71,8 +71,8 @@ one_of() { # one_of NAME VALUE...
 	fail "$key=${!key} is not one of: $*"
 }
 
-# check_az: az is there, recent enough, and logged in. Sets subscription and its name. All commands that follow are for this
-# subscription: another terminal may run az account set meanwhile.
+# check_az: az is there, recent enough, and logged in. Sets subscription and its name. All commands of az that follow name
+# it: another terminal may run az account set meanwhile.
 check_az() {
 	local version minor account
 	type -P az >/dev/null || fail "az is not on PATH; install azure-cli: https://aka.ms/azure-cli"
@@ -85,7 +85,27 @@ check_az() {
 	account=$(az account show --query '[id, name]' --output tsv 2>/dev/null) || fail "az is not logged in; run az login"
 	subscription=${account%%[[:space:]]*}
 	subscription_name=${account#*[[:space:]]}
-	export AZURE_DEFAULTS_SUBSCRIPTION=$subscription
+	if ((dry_run)); then pin "$subscription"; fi
+}
+
+az() {
+	case $1 in
+		account | ad) command az "$@" ;; # they are of the login and of the tenant
+		*) command az "$@" ${subscription:+--subscription "$subscription"} ;;
+	esac
+}
+
+# pin ID: prints the same for the commands of a dry run.
+pin() {
+	cat <<PIN
+SUBSCRIPTION=$1
+az() {
+  case \$1 in
+    account | ad) command az "\$@" ;; # they are of the login and of the tenant
+    *) command az "\$@" --subscription "\$SUBSCRIPTION" ;;
+  esac
+}
+PIN
 }
 
 confirm() { # confirm QUESTION
@@ -226,7 +246,7 @@ registry_name() {
 	local sum
 	if [[ -n $AKS_REGISTRY ]]; then return; fi
 	if ((dry_run)); then
-		echo "AKS_REGISTRY=tandem\$(printf %s \"\$AZURE_DEFAULTS_SUBSCRIPTION/$AKS_GROUP\" | cksum | cut -d ' ' -f 1)"
+		echo "AKS_REGISTRY=tandem\$(printf %s \"\$SUBSCRIPTION/$AKS_GROUP\" | cksum | cut -d ' ' -f 1)"
 		AKS_REGISTRY='$AKS_REGISTRY'
 		return
 	fi

@@ -77,9 +77,8 @@ main() {
 # repository: pasted into a shell, the first error would close that shell.
 set -euo pipefail
 [ -x bin/kustomize ] || make bin/kustomize
-export AZURE_DEFAULTS_SUBSCRIPTION
-AZURE_DEFAULTS_SUBSCRIPTION=$(az account show --query id --output tsv)
 RECIPE
+		pin '$(az account show --query id --output tsv)'
 	else
 		check_az
 	fi

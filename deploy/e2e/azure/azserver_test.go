@@ -23,8 +23,9 @@ import (
 // azServer is testdata/azserver.py. The zero value is no server: rigs run az itself.
 type azServer struct {
 	process *exec.Cmd
-	folder  string // of the sockets, whose paths must be short
-	client  string // folder of the client, which is named az
+	stdin   io.Closer // of the process, which ends with it
+	folder  string    // of the sockets, whose paths must be short
+	client  string    // folder of the client, which is named az
 	rigs    atomic.Int32
 }
 
@@ -37,12 +38,16 @@ func startAzServer(az, folder string) (*azServer, error) {
 		return &azServer{client: filepath.Dir(az)}, nil
 	}
 	s := &azServer{folder: folder, client: filepath.Join(folder, "client")}
-	if out, err := exec.Command("go", "build", "-o", filepath.Join(s.client, "az"), "./az").CombinedOutput(); err != nil {
+	out, err := exec.Command("go", "build", "-o", filepath.Join(s.client, "az"), "./az").CombinedOutput()
+	if err != nil {
 		return nil, fmt.Errorf("build the client of azserver.py: %w\n%s", err, out)
 	}
 	s.process = exec.Command(python, filepath.Join("testdata", "azserver.py"), s.socket("all"))
 	s.process.Env = append(os.Environ(), "LANG=C.UTF-8") // as in a rig: Python reads it when it starts
 	s.process.Stderr = os.Stderr
+	if s.stdin, err = s.process.StdinPipe(); err != nil {
+		return nil, err
+	}
 	if err := s.process.Start(); err != nil {
 		return nil, err
 	}
@@ -68,11 +73,10 @@ func (s *azServer) close() error {
 	if s.process == nil {
 		return nil
 	}
-	if err := s.process.Process.Kill(); err != nil {
+	if err := s.stdin.Close(); err != nil {
 		return err
 	}
-	_ = s.process.Wait() // killed
-	return nil
+	return s.process.Wait()
 }
 
 // serve starts the server of one configuration. It returns the settings with which az uses
@@ -81,7 +85,7 @@ func (s *azServer) serve(environment []string) ([]string, func() error, error) {
 	if s.process == nil {
 		return nil, func() error { return nil }, nil
 	}
-	values := map[string]string{"PATH": os.Getenv("PATH"), "LANG": "C.UTF-8"}
+	values := map[string]string{}
 	for _, setting := range environment {
 		name, value, _ := strings.Cut(setting, "=")
 		values[name] = value

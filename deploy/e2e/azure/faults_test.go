@@ -111,7 +111,9 @@ func TestUp_FaultsNameTheRemedy(t *testing.T) {
 			var r *rig
 			if tc.after {
 				r = afterFresh(t)
-				r.Forget(tc.missing)
+				if tc.missing != "" {
+					r.Forget(tc.missing)
+				}
 			} else {
 				r = newRig(t, arm.Options{})
 			}

@@ -158,9 +158,6 @@ func newRig(t *testing.T, options arm.Options) *rig {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, server.Close()) })
 	r := &rig{Server: server, t: t, root: filepath.Join(folder, "src"), records: filepath.Join(folder, "records"), home: filepath.Join(folder, "home")}
-	settings, end, err := installed.server.serve(server.Environment())
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, end()) })
 	require.NoError(t, copyFolder(installed.copy, r.root, "", ""))
 	require.NoError(t, os.Symlink(filepath.Join(installed.root, "bin"), filepath.Join(r.root, "bin")))
 	require.NoError(t, copyFolder(installed.configuration, server.Configuration(), installed.loginURL, server.URL()))
@@ -172,6 +169,9 @@ func newRig(t *testing.T, options arm.Options) *rig {
 		"HOME="+r.home, "KUBECONFIG="+filepath.Join(r.home, "kubeconfig"), "TMPDIR="+folder, "LANG=C.UTF-8",
 		"RECORDS="+r.records, "REAL_KUBECTL="+kubectl, "AZURE_CORE_NO_COLOR=yes",
 	)
+	settings, end, err := installed.server.serve(r.environment)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, end()) })
 	r.environment = append(r.environment, settings...)
 	require.NoError(t, os.MkdirAll(r.home, 0o750))
 	require.NoError(t, os.MkdirAll(r.records, 0o750))

@@ -8,7 +8,9 @@
 #   {"args": [...], "env": {...}, "folder": FOLDER}     one command, with the descriptors of stdin, stdout and stderr
 #
 # A request is its length in four bytes, and JSON. The response is the exit code. If the client closes the connection before, the
-# process that serves it is killed.
+# process that serves it is killed. The servers end when their stdin does.
+import atexit
+import gc
 import importlib
 import json
 import os
@@ -19,6 +21,7 @@ import signal
 import socket
 import struct
 import sys
+import threading
 
 # What the tests' commands import: packages that do not read AZURE_CONFIG_DIR, and those of az. A name that a version of az does not
 # have, or one that is missing here, only costs time.
@@ -57,9 +60,12 @@ def serve(path, run):
     os.set_blocking(waker, False)
     signal.set_wakeup_fd(waker)
     signal.signal(signal.SIGCHLD, lambda *_: None)
+    gc.freeze()  # a collection in a child would copy the memory
     children = {}  # process ids by connection
     while True:
-        ready, _, _ = select.select([listener, wake, *children], [], [])
+        ready, _, _ = select.select([0, listener, wake, *children], [], [])
+        if 0 in ready:  # the other end of stdin is closed
+            os._exit(0)
         for source in ready:
             if source is listener:
                 connection, _ = listener.accept()
@@ -112,10 +118,20 @@ def start(request):
 
 
 def command(request):
+    """Runs az, and ends the process as Python does, except that it does not free the modules: that would copy their memory."""
     os.chdir(request["folder"])
     os.environ.setdefault("AZ_INSTALLER", "PIP")  # as az's start script does
     sys.argv = ["az", *request["args"]]
-    runpy.run_module("azure.cli", run_name="__main__", alter_sys=True)
+    code = 0
+    try:
+        runpy.run_module("azure.cli", run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        code = end.code or 0
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 for library in LIBRARIES.split():
