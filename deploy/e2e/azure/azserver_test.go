@@ -116,7 +116,7 @@ func waitForSocket(path string) error {
 	return fmt.Errorf("azserver.py does not listen at %s after a minute", path)
 }
 
-// run runs the az of the rig in a shell.
+// shell runs a command in bash, in the environment of the rig.
 func (r *rig) shell(command string, settings ...string) result {
 	return r.run(exec.Command("bash", "-c", command), settings)
 }
@@ -136,7 +136,7 @@ func TestAzServer_IsAz(t *testing.T) {
 		"az rest --method get --url /nowhere",  // 1
 		"az group list --query '[].name' | wc", // stdout is a pipe
 		"az group update --name x --set tags.a=b --output none",
-		"echo '{\"tags\": {\"from\": \"a file\"}}' >body.json; az rest --method put --url /subscriptions/" + arm.Subscription + "/resourceGroups/x?api-version=2022-09-01 --body @body.json",
+		`echo '{"location": "eastus2", "tags": {"from": "stdin"}}' | az rest --method put --body @- --url /subscriptions/` + arm.Subscription + "/resourceGroups/x?api-version=2022-09-01",
 		"az group delete --name x <<<n",       // it asks, and stdin is no terminal
 		"AZURE_CORE_OUTPUT=tsv az group list", // a setting
 		"az version --output yaml",
@@ -146,11 +146,12 @@ func TestAzServer_IsAz(t *testing.T) {
 		assert.Equal(t, want.stderr, got.stderr, command)
 		assert.Equal(t, fmt.Sprint(want.err), fmt.Sprint(got.err), command)
 	}
+	assert.Equal(t, "stdin", at(served.Resources()["/subscriptions/"+arm.Subscription+"/resourcegroups/x"], "tags", "from"))
 	assert.Equal(t, summary(plain.Changes()), summary(served.Changes()))
 	assert.Equal(t, bodies(plain.Changes()), bodies(served.Changes()))
 }
 
-// When the client is killed, the command ends before its next request.
+// When the client is killed, the command ends, and the server goes on.
 func TestAzServer_KilledClientEndsAz(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, arm.Options{})
@@ -169,4 +170,14 @@ func TestAzServer_KilledClientEndsAz(t *testing.T) {
 	require.NoError(t, output.SetReadDeadline(time.Now().Add(time.Minute)))
 	_, err = io.ReadAll(output)
 	assert.NoError(t, err)
+
+	// A client that is killed before it has sent all.
+	for _, setting := range r.environment {
+		if socket, found := strings.CutPrefix(setting, "TANDEM_AZ_SERVER="); found {
+			connection, err := net.Dial("unix", socket)
+			require.NoError(t, err)
+			require.NoError(t, connection.Close())
+		}
+	}
+	r.shell("az group show --name tandem").require(t)
 }

@@ -69,7 +69,11 @@ def serve(path, run):
         for source in ready:
             if source is listener:
                 connection, _ = listener.accept()
-                request, descriptors = receive(connection)
+                try:
+                    request, descriptors = receive(connection)
+                except ConnectionError:  # the client was killed
+                    connection.close()
+                    continue
                 pid = os.fork()
                 if pid == 0:
                     for number, descriptor in enumerate(descriptors):
@@ -85,7 +89,7 @@ def serve(path, run):
                 children[connection] = pid
             elif source == wake:
                 os.read(wake, 512)
-            elif source in children and not source.recv(1):
+            elif is_closed(source):
                 os.kill(children[source], signal.SIGKILL)
         for connection, pid in list(children.items()):
             ended, status = os.waitpid(pid, os.WNOHANG)
@@ -96,19 +100,32 @@ def serve(path, run):
 
 def receive(connection):
     header, descriptors, _, _ = socket.recv_fds(connection, 4, 3)
+    if len(header) < 4:
+        raise ConnectionError
     size, = struct.unpack(">I", header)
     body = b""
     while len(body) < size:
-        body += connection.recv(size - len(body))
+        part = connection.recv(size - len(body))
+        if not part:
+            raise ConnectionError
+        body += part
     return json.loads(body), descriptors
+
+
+def is_closed(connection):
+    """Whether a connection that can be read is at its end: after the request, clients send nothing."""
+    try:
+        return not connection.recv(1)
+    except ConnectionError:
+        return True
 
 
 def respond(connection, code):
     with connection:
         try:
             connection.sendall(str(code).encode())
-        except BrokenPipeError:
-            pass  # the client is gone
+        except ConnectionError:  # the client is gone
+            pass
 
 
 def start(request):
