@@ -43,7 +43,7 @@ func run() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	size := binary.BigEndian.AppendUint32(nil, uint32(len(request)))
+	size := binary.BigEndian.AppendUint32(nil, uint32(len(request))) //nolint:gosec // far below 4 GiB
 	streams := syscall.UnixRights(syscall.Stdin, syscall.Stdout, syscall.Stderr)
 	if _, _, err := server.WriteMsgUnix(size, streams, nil); err != nil {
 		return 0, err
