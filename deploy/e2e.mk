@@ -27,4 +27,4 @@ screenshots: ## take the pictures of the page in docs/img, after make kind-up de
 	@$(GO) run ./deploy/e2e/page/screenshots -url '$(or $(PAGE_URL),http://localhost:$(or $(KIND_PORT),8080)/)' -out docs/img
 
 aks-test: bin/kustomize bin/kubelogin bin/registry ## test scripts/aks with the real az and an Azure in memory (RUN=TestName for some; TANDEM_AZURE_INSTALL=1 installs az)
-	@cd deploy/e2e && GOWORK=off $(GO) test -count=1 -v -timeout 60m $(if $(RUN),-run '$(RUN)') ./azure
+	@cd deploy/e2e && GOWORK=off $(GO) test -count=1 -v -timeout 60m -parallel 4 $(if $(RUN),-run '$(RUN)') ./azure
