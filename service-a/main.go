@@ -48,6 +48,7 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 	backends := serviceB.byTransport()
 
 	state := health.New(me)
+	state.Register(tel.Metrics)
 	serviceB.addChecks(state, cfg, tel)
 	state.Details = bool(cfg.HealthDetails)
 	faults := fault.NewSwitch(bool(cfg.Faults), state.SetNotReady)

@@ -90,8 +90,8 @@ func TestMetrics_AreNamedAndBounded(t *testing.T) {
 	require.NoError(t, err)
 	assert.Empty(t, problems)
 	for _, metric := range []string{
-		`calls_total{outcome="dns",peer="` + hostOf(t) + `",transport="http"} 1`,
-		`calls_total{outcome="dns",peer="` + hostOf(t) + `",transport="grpc"} 1`,
+		`client_calls_total{outcome="dns",peer="` + hostOf(t) + `",transport="http"} 1`,
+		`client_calls_total{outcome="dns",peer="` + hostOf(t) + `",transport="grpc"} 1`,
 		`http_client_request_duration_seconds_count{code="0",method="GET",peer="` + hostOf(t) + `"} 1`,
 		`http_server_request_duration_seconds_count{code="503",method="GET",route="/api/data"} 2`,
 		// 1, because a call to a name that does not exist is not retried.
