@@ -5,7 +5,7 @@ TANDEM_E2E_CONTEXT ?= kind-$(or $(KIND_CLUSTER),tandem)
 export TANDEM_E2E_CONTEXT TANDEM_E2E_URL E2E_ARTIFACTS
 
 # These packages of the module need no cluster, so make test runs them.
-TESTED += deploy/e2e/azure/arm deploy/e2e/chaos deploy/e2e/load deploy/e2e/page deploy/e2e/safeguards
+TESTED += deploy/e2e/azure/arm deploy/e2e/chaos deploy/e2e/load deploy/e2e/page deploy/e2e/rules deploy/e2e/safeguards
 
 test: bin/kustomize # deploy/e2e/safeguards renders the manifests
 

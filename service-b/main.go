@@ -44,6 +44,7 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 	defer tel.Flush()
 
 	state := health.New(me)
+	state.Register(tel.Metrics)
 	state.Details = bool(cfg.HealthDetails)
 	limit := limiter.New(cfg.MaxInFlight, tel.Metrics)
 	faults := fault.NewSwitch(bool(cfg.Faults), state.SetNotReady)

@@ -261,14 +261,14 @@ func RecordOf(ctx context.Context) *Record {
 	return &Record{}
 }
 
-// Counter is the metric calls_total{peer,transport,outcome}. Each call counts once,
+// Counter is the metric client_calls_total{peer,transport,outcome}. Each call counts once,
 // whatever its number of attempts; the outcome is a Class.
 type Counter struct{ vec *prometheus.CounterVec }
 
 // NewCounter registers the metric, or returns the one that another client registered.
 func NewCounter(reg prometheus.Registerer) Counter {
 	return Counter{Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "calls_total",
+		Name: "client_calls_total",
 		Help: "Calls to other services, by peer, transport and outcome.",
 	}, []string{"peer", "transport", "outcome"}))}
 }

@@ -282,10 +282,10 @@ func TestNewCounter_IsShared(t *testing.T) {
 	second.Add("service-b", "grpc", call.Timeout)
 
 	require.NoError(t, testutil.GatherAndCompare(reg, strings.NewReader(`
-# HELP calls_total Calls to other services, by peer, transport and outcome.
-# TYPE calls_total counter
-calls_total{outcome="ok",peer="service-b",transport="http"} 2
-calls_total{outcome="timeout",peer="service-b",transport="grpc"} 1
+# HELP client_calls_total Calls to other services, by peer, transport and outcome.
+# TYPE client_calls_total counter
+client_calls_total{outcome="ok",peer="service-b",transport="http"} 2
+client_calls_total{outcome="timeout",peer="service-b",transport="grpc"} 1
 `)))
 	problems, err := testutil.GatherAndLint(reg)
 	require.NoError(t, err)

@@ -98,7 +98,7 @@ func TestRetry_OnlyIdempotentMethods(t *testing.T) {
 				require.ErrorContains(t, r.err, "not now")
 			}
 			assert.Contains(t, kittest.Scrape(t, tel),
-				`calls_total{outcome="`+string(tt.class)+`",peer="127.0.0.1",transport="grpc"} 1`+"\n", "all attempts are one call")
+				`client_calls_total{outcome="`+string(tt.class)+`",peer="127.0.0.1",transport="grpc"} 1`+"\n", "all attempts are one call")
 		})
 	}
 }
@@ -209,7 +209,7 @@ func TestRetry_SilentPodTakesHalfTheTime(t *testing.T) {
 
 	text := kittest.Scrape(t, tel)
 	for _, line := range []string{
-		fmt.Sprintf(`calls_total{outcome="ok",peer="silent.test",transport="grpc"} %d`, calls),
+		fmt.Sprintf(`client_calls_total{outcome="ok",peer="silent.test",transport="grpc"} %d`, calls),
 		fmt.Sprintf(`grpc_client_handled_total{grpc_code="OK",grpc_method="Say",grpc_service="kit.test.Echo",grpc_type="unary"} %d`, calls),
 		`grpc_client_handled_total{grpc_code="DeadlineExceeded",grpc_method="Say",grpc_service="kit.test.Echo",grpc_type="unary"} 1`,
 	} {

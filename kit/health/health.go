@@ -18,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/propagation"
 	grpchealth "google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
@@ -81,6 +82,19 @@ func (h *Health) publish() {
 	default:
 		h.rpc.SetServingStatus("", grpc_health_v1.HealthCheckResponse_NOT_SERVING)
 	}
+}
+
+// Register registers the metric health_ready.
+func (h *Health) Register(metrics prometheus.Registerer) {
+	metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "health_ready",
+		Help: "1 while this instance is ready; 0 while it starts, drains, or is made not ready.",
+	}, func() float64 {
+		if h.notReadyReason() != "" {
+			return 0
+		}
+		return 1
+	}))
 }
 
 // GRPC returns the state as grpc.health.v1, under the empty service name. Clients

@@ -15,6 +15,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -76,10 +78,12 @@ func dial(t *testing.T, h *health.Health) grpc_health_v1.HealthClient {
 	return grpc_health_v1.NewHealthClient(conn)
 }
 
-// /livez, /readyz, /health and gRPC show the same state, through all its changes.
+// /livez, /readyz, /health, gRPC and the metric show the same state, through all its changes.
 func TestHealth_StatesEverywhere(t *testing.T) {
 	h := health.New(me)
 	h.Details = true
+	metrics := prometheus.NewRegistry()
+	h.Register(metrics)
 	client := dial(t, h)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
@@ -155,6 +159,12 @@ func TestHealth_StatesEverywhere(t *testing.T) {
 			got, rep := getHealth(t, h)
 			assert.Equal(t, code, got)
 			assert.Equal(t, report{Status: status, Version: "v1", ServiceID: "service-b", Output: output, Instance: me}, rep)
+
+			gauge := "0"
+			if code == 200 {
+				gauge = "1"
+			}
+			require.NoError(t, testutil.GatherAndCompare(metrics, strings.NewReader("# HELP health_ready 1 while this instance is ready; 0 while it starts, drains, or is made not ready.\n# TYPE health_ready gauge\nhealth_ready "+gauge+"\n")))
 
 			check, err := client.Check(ctx, &grpc_health_v1.HealthCheckRequest{})
 			require.NoError(t, err)

@@ -278,10 +278,10 @@ func TestMetrics_CallsAndAttempts(t *testing.T) {
 
 	text := kittest.Scrape(t, tel)
 	for _, line := range []string{
-		`calls_total{outcome="ok",peer="127.0.0.1",transport="http"} 2`,
-		`calls_total{outcome="denied",peer="127.0.0.1",transport="http"} 1`,
-		`calls_total{outcome="other",peer="127.0.0.1",transport="http"} 1`,
-		`calls_total{outcome="dns",peer="metrics.test",transport="http"} 1`,
+		`client_calls_total{outcome="ok",peer="127.0.0.1",transport="http"} 2`,
+		`client_calls_total{outcome="denied",peer="127.0.0.1",transport="http"} 1`,
+		`client_calls_total{outcome="other",peer="127.0.0.1",transport="http"} 1`,
+		`client_calls_total{outcome="dns",peer="metrics.test",transport="http"} 1`,
 		`http_client_request_duration_seconds_count{code="200",method="GET",peer="127.0.0.1"} 2`,
 		`http_client_request_duration_seconds_count{code="503",method="GET",peer="127.0.0.1"} 1`,
 		`http_client_request_duration_seconds_count{code="500",method="GET",peer="127.0.0.1"} 1`,
@@ -299,7 +299,7 @@ func TestMetrics_SharedByClients(t *testing.T) {
 		require.NoError(t, get(t, newClient(t, httpclient.Options{Telemetry: tel}), url).err)
 	}
 	text := kittest.Scrape(t, tel)
-	assert.Contains(t, text, `calls_total{outcome="ok",peer="127.0.0.1",transport="http"} 2`+"\n")
+	assert.Contains(t, text, `client_calls_total{outcome="ok",peer="127.0.0.1",transport="http"} 2`+"\n")
 	assert.Contains(t, text, `http_client_request_duration_seconds_count{code="200",method="GET",peer="127.0.0.1"} 2`+"\n")
 }
 
