@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -78,7 +77,8 @@ func watch(t *testing.T, a *kittest.Service) *watcher {
 	go w.read(resp.Body, ready)
 	t.Cleanup(func() {
 		cancel()
-		<-w.ended
+		for range w.ended { // canceled, or ended before
+		}
 		_ = resp.Body.Close()
 	})
 	<-ready
@@ -145,9 +145,8 @@ func (b liveBody) state(pod string) string {
 // A snapshot has as many calls for each pod and way as /api/spread counted.
 func TestLive_CountsEqualCalls(t *testing.T) {
 	t.Parallel()
-	name := hostOf(t)
-	a, _, _ := startPair(t, 3, "SERVICE_B_GRPC_SERVICE_ADDR="+name+":"+grpcPort)
-	a = startA(t, name, "SERVICE_B_GRPC_SERVICE_ADDR="+name+":"+grpcPort, "TRACE_URL=https://traces.test/trace/{traceId}")
+	_, _, name := startPair(t, 3)
+	a := startA(t, name, "SERVICE_B_GRPC_SERVICE_ADDR="+name+":"+grpcPort, "TRACE_URL=https://traces.test/trace/{traceId}")
 	getSpread(t, a, "http", 50) // before anybody watches: not counted
 	w := watch(t, a)
 	assert.Equal(t, "a-1", w.hello.ServedBy.Pod)
@@ -449,5 +448,5 @@ func TestFaults_NeedSwitchAtServiceB(t *testing.T) {
 	_, _, name := startPair(t, 1, "FAULTS=off")
 	code, body := changeFault(t, startSetter(t, name), http.MethodPut, "b-1", `{}`)
 	assert.Equal(t, http.StatusBadGateway, code, body)
-	assert.Contains(t, body, fmt.Sprintf("is FAULTS=on at %s?", "service-b"))
+	assert.Contains(t, body, "is FAULTS=on at service-b?")
 }

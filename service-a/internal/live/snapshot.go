@@ -198,8 +198,6 @@ func (w *window) listedIPs(ways []WayState) (unready map[string]bool, complete b
 			ip, _, _ := net.SplitHostPort(e.Addr)
 			if way.BalancedBy == call.BalancedByClient || w.podAt[ip] != "" {
 				w.lists[way.Via] = true
-			}
-			if w.lists[way.Via] {
 				unready[ip] = unready[ip] || e.NotReady
 			}
 		}

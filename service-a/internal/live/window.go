@@ -77,8 +77,8 @@ func (w *window) record(now time.Time, via string, about *datav1.Instance, info 
 			w.locate(p, peer)
 		}
 		s = p.series
-	} else if name = w.podAt[peer]; name != "" {
-		s = w.pods[name].series
+	} else if p := w.pods[w.podAt[peer]]; p != nil {
+		name, s = p.about.GetPod(), p.series
 	}
 	if s[via] == nil {
 		s[via] = &series{}
@@ -125,20 +125,28 @@ func (w *window) meet(about *datav1.Instance) *pod {
 		p = &pod{series: map[string]*series{}}
 		w.pods[about.GetPod()] = p
 	}
-	p.about = about
-	if ip := about.GetIp(); ip != "" {
+	if ip := about.GetIp(); ip != p.about.GetIp() {
+		w.forget(p, p.about.GetIp())
 		w.podAt[ip] = about.GetPod()
 	}
+	p.about = about
 	return p
 }
 
 // locate records that a client that balances reached p at an IP.
 func (w *window) locate(p *pod, ip string) {
-	if p.at != ip && w.podAt[p.at] == p.about.GetPod() {
-		delete(w.podAt, p.at)
+	if p.at != ip {
+		w.forget(p, p.at)
 	}
 	p.at = ip
 	w.podAt[ip] = p.about.GetPod()
+}
+
+// forget records that p is no longer at an IP.
+func (w *window) forget(p *pod, ip string) {
+	if w.podAt[ip] == p.about.GetPod() {
+		delete(w.podAt, ip)
+	}
 }
 
 // ips returns the IPs that are p's, and no other pod's meanwhile.
