@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -42,6 +43,7 @@ type liveBody struct {
 		Via, Pod, Class, Detail string
 		Call                    struct {
 			Attempts int
+			TraceID  string
 			Tries    []struct{ Peer, Class, Reason, Pod string }
 		}
 	}
@@ -59,20 +61,33 @@ type watcher struct {
 	}
 	mu     sync.Mutex
 	latest liveBody
-	raw    map[int64]string // snapshots by their time
-	ended  chan error       // nil if the response ended as HTTP says
+	burst  struct {
+		N    int
+		Via  string
+		Pods map[string]int
+	}
+	raw   map[int64]string // snapshots by their time
+	ended chan error       // nil if the response ended as HTTP says
 }
 
 func watch(t *testing.T, a *kittest.Service) *watcher {
 	t.Helper()
+	w, _ := watchWith(t, a, "", nil)
+	return w
+}
+
+// watchWith also makes load: query is such as ?rate=20. leave ends the connection.
+func watchWith(t *testing.T, a *kittest.Service, query string, header http.Header) (w *watcher, leave func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, a.URL+"/api/live", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, a.URL+"/api/live"+query, nil)
 	require.NoError(t, err)
+	maps.Copy(req.Header, header)
 	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
 	require.NoError(t, err)
 	require.Equal(t, http.StatusOK, resp.StatusCode)
 	require.Equal(t, "text/event-stream", resp.Header.Get("Content-Type"))
-	w := &watcher{raw: map[int64]string{}, ended: make(chan error, 1)}
+	w = &watcher{raw: map[int64]string{}, ended: make(chan error, 1)}
 	ready := make(chan struct{})
 	go w.read(resp.Body, ready)
 	t.Cleanup(func() {
@@ -82,7 +97,7 @@ func watch(t *testing.T, a *kittest.Service) *watcher {
 		_ = resp.Body.Close()
 	})
 	<-ready
-	return w
+	return w, cancel
 }
 
 // read closes ready after the first snapshot.
@@ -106,6 +121,13 @@ func (w *watcher) read(body io.Reader, ready chan struct{}) {
 			continue
 		}
 		w.mu.Lock()
+		if event == "burst" {
+			if err := json.Unmarshal([]byte(data), &w.burst); err != nil {
+				w.ended <- err
+			}
+			w.mu.Unlock()
+			continue
+		}
 		w.latest = liveBody{}
 		if err := json.Unmarshal([]byte(data), &w.latest); err != nil {
 			w.ended <- err
@@ -180,6 +202,60 @@ func TestLive_CountsEqualCalls(t *testing.T) {
 	for _, way := range got.Ways {
 		assert.Len(t, way.Addresses, 3)
 		assert.Equal(t, "client", way.BalancedBy)
+	}
+}
+
+// A connection makes the calls that its page asks for: a burst once, and a rate until it
+// ends.
+func TestLive_MakesLoadOfItsPage(t *testing.T) {
+	t.Parallel()
+	a, bs, _ := startPair(t, 3)
+	count := func(b liveBody) (n int) {
+		for _, p := range b.Pods {
+			n += p.Via["grpc"].Count
+		}
+		return n
+	}
+	w, leave := watchWith(t, a, "?via=grpc&n=60", nil)
+	w.await(t, "the burst is counted", func(b liveBody) bool { return count(b) == 60 && w.burst.N == 60 })
+	assert.Equal(t, "grpc", w.burst.Via)
+	assert.Len(t, w.burst.Pods, len(bs))
+	leave()
+
+	// A browser that connects again by itself sends the id of the last event.
+	w, leave = watchWith(t, a, "?via=grpc&n=60&rate=100", http.Header{"Last-Event-Id": {"1"}})
+	w.await(t, "calls at a rate", func(b liveBody) bool { return count(b) > 80 })
+	assert.Zero(t, w.burst.N, "the burst is not made again")
+	trace := w.latest.Calls[0].Call.TraceID
+	w.await(t, "each call is a trace of its own", func(b liveBody) bool { return len(b.Calls) > 0 && b.Calls[0].Call.TraceID != trace })
+	leave()
+	w = watch(t, a)
+	before := count(w.latest)
+	at := w.latest.At
+	after := w.await(t, "three snapshots", func(b liveBody) bool { return b.At >= at+1500 })
+	assert.LessOrEqual(t, count(after), before+spread, "calls go on")
+}
+
+// spread is how many calls of a connection may be in flight when it ends.
+const spread = 16
+
+func TestLive_RejectsInvalidLoad(t *testing.T) {
+	t.Parallel()
+	a := startA(t, hostOf(t))
+	for query, want := range map[string]string{
+		"?rate=101":           "rate is \"101\": want a whole number, 0 to 100",
+		"?rate=-1":            "want a whole number, 0 to 100",
+		"?rate=":              "want a whole number, 0 to 100",
+		"?n=1001":             "want a whole number, 1 to 1000",
+		"?via=carrier-pigeon": "want http",
+	} {
+		resp, err := http.Get(a.URL + "/api/live" + query)
+		require.NoError(t, err)
+		var problem struct{ Detail string }
+		assert.NoError(t, json.NewDecoder(resp.Body).Decode(&problem))
+		assert.NoError(t, resp.Body.Close())
+		assert.Equal(t, http.StatusBadRequest, resp.StatusCode, query)
+		assert.Contains(t, problem.Detail, want, query)
 	}
 }
 

@@ -67,8 +67,27 @@ func TestCollector_CollectsOnlyWhileWatched(t *testing.T) {
 		require.NoError(t, json.Unmarshal(<-v.Snapshots, &got))
 	}
 	leave()
-	assert.Nil(t, c.open.Load())
+	assert.Eventually(t, func() bool { return c.open.Load() == nil }, 4*linger, time.Millisecond)
 	assert.Zero(t, testing.AllocsPerRun(1000, get))
+}
+
+// A page that connects again finds the window as it was.
+func TestCollector_KeepsWindowForNextViewer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := New([]Way{freeWay()}, nil)
+		_, leave, err := c.Join()
+		require.NoError(t, err)
+		w := c.open.Load()
+		leave()
+		time.Sleep(linger - 1)
+		_, leave, err = c.Join()
+		require.NoError(t, err)
+		time.Sleep(2 * linger)
+		assert.Same(t, w, c.open.Load(), "it is not closed while somebody watches")
+		leave()
+		time.Sleep(linger + 1)
+		assert.Nil(t, c.open.Load())
+	})
 }
 
 // A viewer that does not read holds up nobody, and finds the latest snapshot only.
