@@ -53,6 +53,7 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 		pods = faults.New(cfg.ServiceBPodsURL, serviceB.token)
 	}
 	collector := live.New(serviceB.ways(), pods)
+	defer collector.Close()
 	backends := collector.Backends()
 
 	state := health.New(me)

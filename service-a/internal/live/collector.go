@@ -140,6 +140,9 @@ func (c *Collector) closeUnwatched() {
 	}
 }
 
+// Close closes the window at once. Call it when all viewers have left.
+func (c *Collector) Close() { c.closeUnwatched() }
+
 // start opens a window. The caller has locked c.mu.
 func (c *Collector) start() {
 	ctx, cancel := context.WithCancel(context.Background())

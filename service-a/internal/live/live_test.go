@@ -94,6 +94,7 @@ func TestCollector_KeepsWindowForNextViewer(t *testing.T) {
 func TestCollector_SlowViewerMissesSnapshots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := New([]Way{freeWay()}, nil)
+		defer c.Close()
 		slow, leaveSlow, err := c.Join()
 		require.NoError(t, err)
 		defer leaveSlow()
