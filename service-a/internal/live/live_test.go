@@ -54,6 +54,7 @@ func infoOf(ip string, ms float64) backend.CallInfo {
 // finds an empty window, and the last one takes it with it.
 func TestCollector_CollectsOnlyWhileWatched(t *testing.T) {
 	c := New([]Way{freeWay()}, nil)
+	defer c.Close()
 	b := c.Backends()["grpc"]
 	get := func() { _, _, _ = b.Get(t.Context(), "") }
 	assert.Zero(t, testing.AllocsPerRun(1000, get))
@@ -75,6 +76,7 @@ func TestCollector_CollectsOnlyWhileWatched(t *testing.T) {
 func TestCollector_KeepsWindowForNextViewer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := New([]Way{freeWay()}, nil)
+		defer c.Close()
 		_, leave, err := c.Join()
 		require.NoError(t, err)
 		w := c.open.Load()
@@ -113,6 +115,7 @@ func TestCollector_SlowViewerMissesSnapshots(t *testing.T) {
 
 func TestCollector_LimitsViewers(t *testing.T) {
 	c := New(nil, nil)
+	defer c.Close()
 	var leave []func()
 	for range MaxViewers {
 		_, l, err := c.Join()
@@ -287,6 +290,7 @@ func TestWindow_PodChangesIP(t *testing.T) {
 func BenchmarkGet(b *testing.B) {
 	way := freeWay()
 	c := New([]Way{way}, nil)
+	defer c.Close()
 	for _, bench := range []struct {
 		name    string
 		backend backend.Backend
