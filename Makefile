@@ -65,9 +65,11 @@ fmt: bin/golangci-lint bin/buf ## format Go and protobuf, and tidy every go.mod
 	done
 	@bin/buf format -w proto
 
-generate: bin/buf bin/protoc-gen-go ## generate Go from proto/, and the recipe in docs/aks.md
+generate: bin/buf bin/protoc-gen-go ## generate Go from proto/, the recipe in docs/aks.md, docs/metrics.md, and the alert rules of deploy/
 	@cd proto && ../bin/buf generate
-	@scripts/aks/recipe.sh
+	@cd service-a && GOWORK=off $(GO) test -count=1 -run '^TestMetrics_AreDocumented$$' . -update
+	@cd deploy/e2e && GOWORK=off $(GO) run ./rules
+	@scripts/aks/recipe.sh # last: it names a checksum of the rules
 
 names: ## list where the project's name and module path appear
 	@scripts/names.sh

@@ -1,7 +1,7 @@
 # Verbs for containers and clusters. The Makefile includes this file; make prints the texts after ##.
 
 # Settings of the scripts, from the environment or the command line: make kind-up KIND_CLUSTER=other
-export ISTIO_FILE ISTIO_IMAGES KIND_CLUSTER KIND_NODE_IMAGE KIND_PORT METRICS_SERVER OVERLAY SERVICE VERSION REVISION
+export ISTIO_FILE ISTIO_IMAGES KIND_CLUSTER KIND_NODE_IMAGE KIND_PORT METRICS_SERVER OVERLAY SERVICE TRACE VERSION REVISION
 
 .PHONY: images compose-test kind-up gateway-crds istio-up deploy status logs kind-down lint-deploy schemas
 
@@ -26,8 +26,8 @@ deploy: bin/kustomize ## build the images, deploy both services to the cluster, 
 status: ## show nodes, pods and Services of the cluster
 	@scripts/kind.sh status
 
-logs: ## follow the pods' logs (SERVICE=service-b for one service)
-	@scripts/kind.sh logs
+logs: ## follow the logs of all pods, also after restarts (SERVICE=service-b for one service, TRACE=ID to mark a trace)
+	@scripts/logs.sh
 
 kind-down: ## delete the cluster
 	@scripts/kind.sh down

@@ -5,7 +5,7 @@ TANDEM_E2E_CONTEXT ?= kind-$(or $(KIND_CLUSTER),tandem)
 export TANDEM_E2E_CONTEXT TANDEM_E2E_URL E2E_ARTIFACTS
 
 # These packages of the module need no cluster, so make test runs them.
-TESTED += deploy/e2e/azure/arm deploy/e2e/chaos deploy/e2e/load deploy/e2e/safeguards
+TESTED += deploy/e2e/azure/arm deploy/e2e/chaos deploy/e2e/load deploy/e2e/page deploy/e2e/rules deploy/e2e/safeguards
 
 test: bin/kustomize # deploy/e2e/safeguards renders the manifests
 
@@ -15,7 +15,7 @@ IN_MESH := ^(TestMesh|TestGateway|TestHTTP|TestGRPC_Headless|TestScaling|TestRel
 # The tests that make e2e-aks runs: those that need neither overlays/kind nor a node that is a container.
 IN_AKS := ^Test(GRPC_|HTTP_|Names_|Namespace_|Policies_|Ports_|Probe_|Readiness_|Scaling_|Zones_|Reliability_(BothServicesUpdated|PodDeleted|ServiceBScaledToZero))
 
-.PHONY: e2e e2e-istio e2e-aks chaos aks-test
+.PHONY: e2e e2e-istio e2e-aks chaos screenshots aks-test
 
 e2e: bin/kustomize ## run the tests on the cluster to which make deploy deployed (RUN=TestName for some of them, SKIP=TestName for the others)
 	cd deploy/e2e && GOWORK=off $(GO) test -count=1 -v -timeout 60m $(if $(RUN),-run '$(RUN)') $(if $(SKIP),-skip '$(SKIP)') .
@@ -33,5 +33,8 @@ e2e-aks: ## run the tests on the cluster of make aks-up (TANDEM_E2E_CONTEXT=tand
 chaos: ## run the rows of docs/reliability.md: over an hour, or FORM=short for 20 minutes; DOC=docs/reliability.md writes its table
 	@$(GO) run ./deploy/e2e/chaos $(if $(RUN),-run '$(RUN)') $(if $(filter short,$(FORM)),-short) $(if $(DOC),-doc '$(DOC)')
 
+screenshots: ## take the pictures of the page in docs/img, after make kind-up deploy (PAGE_URL=http://HOST/ for another service-a); needs Chromium
+	@$(GO) run ./deploy/e2e/page/screenshots -url '$(or $(PAGE_URL),http://localhost:$(or $(KIND_PORT),8080)/)' -out docs/img
+
 aks-test: bin/kustomize bin/kubelogin bin/registry ## test scripts/aks with the real az and an Azure in memory (RUN=TestName for some; TANDEM_AZURE_INSTALL=1 installs az)
-	@cd deploy/e2e && GOWORK=off $(GO) test -count=1 -v -timeout 60m $(if $(RUN),-run '$(RUN)') ./azure
+	@cd deploy/e2e && GOWORK=off $(GO) test -count=1 -v -timeout 60m -parallel 4 $(if $(RUN),-run '$(RUN)') ./azure

@@ -208,9 +208,10 @@ esac`
 
 // What is deleted is of the subscription that the question named, whatever az account set chooses meanwhile.
 func TestAKSDown_NamesSubscription(t *testing.T) {
-	calls := runDown(t, "AKS_GROUP=tandem(1)")
-	for _, command := range []string{"group delete", "monitor log-analytics workspace list", "monitor log-analytics workspace delete"} {
-		assert.Contains(t, calls, "\n"+command+" --subscription 0000 --resource-group tandem(1) ")
+	calls := strings.Split(strings.TrimSpace(runDown(t, "AKS_GROUP=tandem(1)")), "\n")
+	require.Greater(t, len(calls), 5)
+	for _, call := range calls[2:] { // after az version, and az account show, which finds the subscription
+		assert.True(t, strings.HasSuffix(call, " --subscription 0000"), call)
 	}
 }
 
@@ -218,8 +219,8 @@ func TestAKSDown_NamesSubscription(t *testing.T) {
 // they are of an identity of the group.
 func TestAKSDown_FindsAssignments(t *testing.T) {
 	calls := runDown(t, "AKS_GROUP=Tandem(1)")
-	assert.Contains(t, calls, "\nrole assignment delete --ids outside\n")
-	assert.Contains(t, calls, "\nrole assignment delete --ids longer\n")
+	assert.Contains(t, calls, "\nrole assignment delete --ids outside ")
+	assert.Contains(t, calls, "\nrole assignment delete --ids longer ")
 	assert.Equal(t, 2, strings.Count(calls, "role assignment delete"), calls)
 }
 

@@ -149,7 +149,7 @@ make >>log 2>&1
 func TestCheckDocs_FindsMissingTestsAndFiles(t *testing.T) {
 	const tests = "package x\n\nfunc TestPair_SpreadsCalls(t *testing.T) {}\n"
 	const heading = "| claim | test |\n|---|---|\n"
-	for name, tc := range map[string]struct{ claims, readme, want string }{
+	for name, tc := range map[string]struct{ claims, readme, deploy, want string }{
 		"the test exists": {claims: "| calls spread | `TestPair_SpreadsCalls` |\n"},
 		"the test is missing": {
 			claims: "| calls spread | `TestPair_SpreadsCall` |\n",
@@ -159,6 +159,7 @@ func TestCheckDocs_FindsMissingTestsAndFiles(t *testing.T) {
 			claims: "| calls spread | |\n",
 			want:   "docs/claims.md:3: this row names no test\n",
 		},
+		"missing elsewhere":     {deploy: "See `TestGone`.\n", want: "deploy/README.md:1: there is no test TestGone\n"},
 		"missing in the README": {readme: "See `TestGone`.\n", want: "README.md:1: there is no test TestGone\n"},
 		"a placeholder":         {readme: "`go test -run TestName`, `TestName`\n"},
 		"a link to no file":     {readme: "[see](docs/gone.md)\n", want: "README.md: there is no file docs/gone.md\n"},
@@ -167,7 +168,7 @@ func TestCheckDocs_FindsMissingTestsAndFiles(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			run := newRepository(t, "check-docs.sh", map[string]string{
 				"x_test.go": tests, "docs/claims.md": heading + tc.claims,
-				"README.md": tc.readme, "CONTRIBUTING.md": "", "SECURITY.md": "", "kit/README.md": "",
+				"README.md": tc.readme, "deploy/README.md": tc.deploy,
 			})
 			output, err := run()
 			assert.Equal(t, tc.want, output)
@@ -178,11 +179,10 @@ func TestCheckDocs_FindsMissingTestsAndFiles(t *testing.T) {
 
 // A missing docs/claims.md fails: otherwise no claim would be checked.
 func TestCheckDocs_NeedsTheDocument(t *testing.T) {
-	run := newRepository(t, "check-docs.sh", map[string]string{
-		"x_test.go": "", "README.md": "", "CONTRIBUTING.md": "", "SECURITY.md": "", "kit/README.md": "",
-	})
-	_, err := run()
+	run := newRepository(t, "check-docs.sh", map[string]string{"x_test.go": "", "README.md": ""})
+	output, err := run()
 	require.Error(t, err)
+	assert.Equal(t, "check-docs: there is no docs/claims.md\n", output)
 }
 
 // doctor lists the tools that some verbs need, and fails only without the tools that all verbs need.

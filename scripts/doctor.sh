@@ -42,7 +42,7 @@ tool() {
 		state="missing: $hint"
 	fi
 	if [[ $level == required && $state != ok ]]; then status=1; fi
-	printf '%-15s %-10s %-42s %s\n' "$name" "${version:--}" "$needed" "$state"
+	printf '%-15s %-10s %-52s %s\n' "$name" "${version:--}" "$needed" "$state"
 }
 
 # compiler prints the version of the C compiler that Go would use.
@@ -53,20 +53,21 @@ compiler() {
 }
 
 wanted=$(sed -n 's/^go //p' go.work)
-printf '%-15s %-10s %-42s %s\n' tool version 'needed for' state
+printf '%-15s %-10s %-52s %s\n' tool version 'needed for' state
 tool required go "$wanted" "everything" "go.dev/dl" "$go" version
 tool required make '' "everything" "apt-get install make, or xcode-select --install" make --version
 tool required git '' "build, lint" "apt-get install git, or xcode-select --install" git --version
 tool optional "C compiler" '' "test: the race detector" "apt-get install gcc libc6-dev, or xcode-select --install" compiler
 tool optional shellcheck '' "lint" "apt-get install shellcheck, or brew install shellcheck" shellcheck --version
-tool optional curl '' "compose-test" "apt-get install curl" curl --version
+tool optional promtool '' "lint: the tests of the alert rules" "apt-get install prometheus, or brew install prometheus" promtool --version
+tool optional curl '' "compose-test, aks-up, aks-deploy" "apt-get install curl" curl --version
 tool optional jq '' "compose-test" "apt-get install jq, or brew install jq" jq --version
 tool optional docker 23.0 "images, compose-test, kind-up" "docs.docker.com/get-docker; is the daemon running?" docker version --format '{{.Server.Version}}'
 tool optional "docker buildx" '' "images" "apt-get install docker-buildx-plugin" docker buildx version
 tool optional "docker compose" '' "compose-test" "apt-get install docker-compose-plugin" docker compose version
 tool optional kind 0.33 "kind-up, deploy, e2e, chaos" "kind.sigs.k8s.io" kind version
-tool optional kubectl '' "deploy, status, logs, e2e, chaos" "kubernetes.io/docs/tasks/tools" kubectl version --client
+tool optional kubectl '' "deploy, status, logs, e2e, chaos, aks-up, aks-deploy" "kubernetes.io/docs/tasks/tools" kubectl version --client
 tool optional istioctl 1.31 "istio-up" "istio.io/latest/docs/setup/getting-started" istioctl version --remote=false
-tool optional az 2.86 "aks-up, aks-down" "aka.ms/azure-cli" az version
-tool optional kubelogin '' "aks-up" "az aks install-cli" kubelogin --version
+tool optional az 2.86 "aks-up, aks-deploy, aks-down, aks-test" "aka.ms/azure-cli" az version
+tool optional kubelogin '' "aks-up, aks-deploy" "az aks install-cli" kubelogin --version
 exit $status

@@ -1,25 +1,21 @@
 #!/usr/bin/env bash
 # See --help.
-#
-# bash 3.2, which macOS has, ignores a failure inside $(…) unless it is the last command there. So each $(…) here has one
-# command, and its output is assigned on a line of its own, whose failure ends the script. A failure inside <(…) is
-# always ignored: do not use it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+name=kind
+. scripts/cluster.sh
 
-cluster=${KIND_CLUSTER:-tandem}
 readonly part_of=app.kubernetes.io/part-of=tandem
 
 help() {
 	cat <<'HELP'
-usage: scripts/kind.sh up|deploy|status|logs|down
+usage: scripts/kind.sh up|deploy|status|down
 
   up      create a cluster of three nodes, or start one that exists
   deploy  build and load the images, apply OVERLAY, and wait for the rollouts.
           Nothing is deleted: objects of another overlay stay until you delete
           them or the cluster
   status  show nodes, pods and Services
-  logs    follow the logs of all pods, or of the pods of SERVICE
   down    delete the cluster
 
 Environment, with defaults:
@@ -30,18 +26,8 @@ Environment, with defaults:
   METRICS_SERVER          manifest of metrics-server, a file or URL, for up to
                           apply; kubectl top and autoscaling need it
   OVERLAY         kind    a folder of deploy/overlays, for deploy
-  SERVICE                 a name that scripts/services.sh prints, for logs
 HELP
 }
-
-say() { echo "kind: $*" >&2; }
-fail() {
-	say "$*"
-	exit 1
-}
-
-# kubectl's current context may be another cluster.
-kubectl() { command kubectl --context "kind-$cluster" "$@"; }
 
 exists() {
 	local clusters
@@ -49,7 +35,6 @@ exists() {
 	grep -qxF "$cluster" <<<"$clusters"
 }
 need_cluster() { exists || fail "there is no cluster $cluster; make kind-up creates it"; }
-part_of_namespaces() { kubectl get namespaces --selector "$part_of" --output 'jsonpath={.items[*].metadata.name}'; }
 
 up() {
 	local port=${KIND_PORT:-8080} image=() stopped
@@ -174,21 +159,6 @@ status() {
 	print_addresses
 }
 
-logs() {
-	local namespaces namespace services selector=$part_of${SERVICE:+,app.kubernetes.io/name=$SERVICE}
-	services=$(scripts/services.sh)
-	if [[ -n ${SERVICE-} ]]; then
-		grep -qxF "$SERVICE" <<<"$services" || fail "there is no service $SERVICE; scripts/services.sh lists them"
-	fi
-	need_cluster
-	namespaces=$(part_of_namespaces)
-	trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
-	for namespace in $namespaces; do
-		kubectl --namespace "$namespace" logs --selector "$selector" --prefix --tail 20 --follow --max-log-requests 50 &
-	done
-	wait
-}
-
 down() {
 	if exists; then
 		kind delete cluster --name "$cluster"
@@ -198,11 +168,9 @@ down() {
 }
 
 case ${1-} in
-	up | deploy | status | logs | down)
+	up | deploy | status | down)
 		(($# == 1)) || fail "$1 takes no arguments; see --help"
-		for tool in docker kind kubectl; do
-			type -P $tool >/dev/null || fail "$tool is not on PATH"
-		done
+		need_tools docker kind kubectl
 		"$1"
 		;;
 	-h | --help) help ;;

@@ -40,14 +40,16 @@ func runWithFakes(t *testing.T, name, verb, fail string) (output, calls string, 
 	t.Helper()
 	root := t.TempDir()
 	require.NoError(t, os.MkdirAll(filepath.Join(root, "deploy/overlays/kind"), 0o750))
-	script, err := os.ReadFile(name)
-	require.NoError(t, err)
-	rollout, err := os.ReadFile("rollout.sh")
-	require.NoError(t, err)
-	for path, text := range map[string]string{
-		"scripts/" + name: string(script), "scripts/rollout.sh": string(rollout), "scripts/images.sh": fake, "scripts/crds.sh": fake, "bin/kustomize": fake,
+	files := map[string]string{
+		"scripts/images.sh": fake, "scripts/crds.sh": fake, "bin/kustomize": fake,
 		"path/docker": fake, "path/istioctl": fake, "path/kind": fake, "path/kubectl": fake,
-	} {
+	}
+	for _, file := range []string{name, "cluster.sh", "rollout.sh"} {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		files["scripts/"+file] = string(text)
+	}
+	for path, text := range files {
 		path = filepath.Join(root, path)
 		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o750))
 		require.NoError(t, os.WriteFile(path, []byte(text), 0o700))

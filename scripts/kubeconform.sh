@@ -12,11 +12,11 @@ readonly conflicts=(
 )
 # Combinations of more than two components.
 readonly combinations=(
-	"faults azure-monitor autoscaling entra workload-identity linkerd load-balancer load-balancer/internal cross-namespace"
+	"faults azure-monitor prometheus tracing autoscaling entra workload-identity linkerd load-balancer load-balancer/internal cross-namespace"
 	"gateway gateway/tls"
 	"istio gateway gateway/tls gateway/grpc gateway/grpc/istio"
 	"azure-monitor autoscaling workload-identity gateway gateway/tls gateway/aks cross-namespace"
-	"faults azure-monitor autoscaling entra workload-identity istio gateway gateway/tls cross-namespace istio/cross-namespace"
+	"faults azure-monitor prometheus tracing autoscaling entra workload-identity istio gateway gateway/tls cross-namespace istio/cross-namespace"
 )
 
 case ${1-} in
@@ -164,7 +164,7 @@ check_stop_times() {
 }
 
 # check_renamed NAME FILE NAMESPACE: reports the lines of FILE whose value is still NAMESPACE, or the placeholder of the
-# manifests. The label part-of and the name of a PodMonitor may have the same value.
+# manifests. The label part-of, and the names of a PodMonitor and of rules, may have the same value.
 check_renamed() {
 	local left
 	left=$(awk -v old="$3" '
@@ -172,7 +172,7 @@ check_renamed() {
 		# An identity of Istio is NAMESPACE/SERVICEACCOUNT, the subject of a token system:serviceaccount:NAMESPACE:SERVICEACCOUNT.
 		{ value = $NF; sub(/\/.*/, "", value); sub(/^system:serviceaccount:/, "", value); sub(/:.*/, "", value) }
 		value == "set-by-kustomize" { print kind ":" $0 }
-		value == old && !/app.kubernetes.io\/part-of:/ && !(kind == "PodMonitor" && /^  name:/) { print kind ":" $0 }
+		value == old && !/app.kubernetes.io\/part-of:/ && !(kind ~ /^(PodMonitor|PrometheusRule)$/ && / name:/) { print kind ":" $0 }
 	' "$2")
 	if [[ -n $left ]]; then report "$1: deploy/base/kustomization.yaml does not set this namespace: $left"; fi
 }

@@ -76,6 +76,17 @@ generated() {
 	return $failed
 }
 
+metrics_document() { (cd service-a && "$go" test -count=1 -run '^TestMetrics_AreDocumented$' .); }
+
+alert_rules() {
+	(cd deploy/e2e && "$go" run ./rules --check) || return
+	if ! command -v promtool >/dev/null; then
+		echo "  the tests of the rules are skipped: promtool is missing (Debian's package prometheus)"
+		return
+	fi
+	(cd deploy/components/prometheus && promtool check rules rules.yaml && promtool test rules rules_test.yaml)
+}
+
 shell_scripts() {
 	if ! command -v shellcheck >/dev/null; then
 		echo "  shellcheck is missing: apt-get install shellcheck, brew install shellcheck, or see shellcheck.net" >&2
@@ -100,6 +111,8 @@ check "shell scripts on macOS" scripts/check-shell.sh
 check "list of services" scripts/check-services.sh
 check "documents" scripts/check-docs.sh
 check "recipe in docs/aks.md" scripts/aks/recipe.sh --check
+check "list of metrics in docs/metrics.md" metrics_document
+check "alert rules" alert_rules
 check "manifests" scripts/kubeconform.sh
 check "workflows" bin/actionlint
 

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# See --help. As in kind.sh, each $(…) has one command and is assigned on a line of its own.
+# See --help.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+name=mesh
+. scripts/cluster.sh
 
 GO=${GO:-go}
-cluster=${KIND_CLUSTER:-tandem}
 file=${ISTIO_FILE:-deploy/kind/istio.yaml}
 readonly istio=1.31.0
 
@@ -28,23 +29,6 @@ Environment, with defaults:
 HELP
 }
 
-say() { echo "mesh: $*" >&2; }
-fail() {
-	say "$*"
-	exit 1
-}
-
-# kubectl's current context may be another cluster.
-kubectl() { command kubectl --context "kind-$cluster" "$@"; }
-
-need() { # need TOOL...
-	local tool
-	for tool in "$@"; do
-		type -P "$tool" >/dev/null || fail "$tool is not on PATH"
-	done
-	kubectl get nodes >/dev/null || fail "there is no cluster $cluster, or it does not respond; make kind-up creates it"
-}
-
 gateway_crds() {
 	local crds files=() file
 	say "installing the custom resources of Gateway API"
@@ -63,7 +47,7 @@ istio_up() {
 	if [[ $version != "$istio" ]]; then say "istioctl is $version; tested with $istio"; fi
 	gateway_crds # first: istiod looks for them when it starts
 	if [[ -n ${ISTIO_IMAGES-} ]]; then
-		need kind
+		need_tools kind
 		say "loading the images of Istio"
 		# shellcheck disable=SC2086 # one word for each image
 		kind load docker-image --name "$cluster" $ISTIO_IMAGES
@@ -81,7 +65,8 @@ istio_up() {
 case ${1-} in
 	gateway-crds | istio-up)
 		(($# == 1)) || fail "$1 takes no arguments; see --help"
-		need kubectl "$GO"
+		need_tools kubectl "$GO"
+		kubectl get nodes >/dev/null || fail "there is no cluster $cluster, or it does not respond; make kind-up creates it"
 		"${1//-/_}"
 		;;
 	-h | --help) help ;;

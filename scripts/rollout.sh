@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# See --help. As in kind.sh, each $(…) has one command and is assigned on a line of its own.
+# See --help. As in cluster.sh, each $(…) has one command and is assigned on a line of its own.
 set -euo pipefail
 
 readonly part_of=app.kubernetes.io/part-of=tandem

@@ -17,6 +17,9 @@ readonly kinds=(
 
 	azmonitoring.coreos.com/v1/PodMonitor
 
+	monitoring.coreos.com/v1/PodMonitor
+	monitoring.coreos.com/v1/PrometheusRule
+
 	gateway.networking.k8s.io/v1/Gateway
 	gateway.networking.k8s.io/v1/GRPCRoute
 	gateway.networking.k8s.io/v1/HTTPRoute

@@ -99,6 +99,11 @@ func (b *pod) setFault(t *testing.T, fault string) {
 // startA starts a service-a that calls service-b by name.
 func startA(t *testing.T, name string, environ ...string) *kittest.Service {
 	t.Helper()
+	return kittest.Serve(t, run, environA(name, environ...))
+}
+
+// environA returns the environment of a service-a that calls service-b by name.
+func environA(name string, environ ...string) map[string]string {
 	env := map[string]string{
 		"POD_NAME": "a-1", "DRAIN_DELAY": "0s", "CALL_TIMEOUT": "2s",
 		"HTTP_ADDR": "127.0.0.1:" + kittest.FreePort(), "ADMIN_ADDR": "127.0.0.1:" + kittest.FreePort(),
@@ -108,7 +113,7 @@ func startA(t *testing.T, name string, environ ...string) *kittest.Service {
 		k, v, _ := strings.Cut(pair, "=")
 		env[k] = v
 	}
-	return kittest.Serve(t, run, env)
+	return env
 }
 
 // startPair starts n instances of service-b, and a service-a that calls them by
@@ -139,6 +144,10 @@ type dataBody struct {
 		Addresses                                    []string
 		Attempts                                     int
 		DurationMS                                   float64
+		Tries                                        []struct {
+			Peer, Class, Reason string
+			DurationMS          float64
+		}
 	}
 	Data struct {
 		Key, Message string

@@ -189,7 +189,7 @@ func (d *drill) newCallFunc(via string, timeout time.Duration) callFunc {
 		conn, err := grpcclient.New("dns:///"+d.host+":"+grpcPort, grpcclient.Options{Timeout: timeout, Telemetry: tel})
 		require.NoError(d.T, err)
 		d.Cleanup(func() { assert.NoError(d.T, conn.Close()) })
-		return getFunc(backend.NewGRPC(conn, timeout))
+		return getFunc(backend.NewGRPC(conn, nil, timeout))
 	}
 	client := httpclient.New(httpclient.Options{Timeout: timeout, Telemetry: tel})
 	d.Cleanup(client.CloseIdleConnections)

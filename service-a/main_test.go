@@ -2,11 +2,8 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"maps"
 	"net/http"
-	"os"
-	"regexp"
 	"strings"
 	"testing"
 
@@ -17,21 +14,6 @@ import (
 	"example.com/tandem/kit/kittest"
 	"example.com/tandem/kit/lifecycle"
 )
-
-// The page links to the API. It is served even if service-b has no address.
-func TestPage_LinksToTheAPI(t *testing.T) {
-	t.Parallel()
-	a := startA(t, hostOf(t), "NODE_NAME=<node>")
-	code, header, body := kittest.Get(t, a.URL+"/")
-	assert.Equal(t, http.StatusOK, code)
-	assert.Equal(t, "text/html; charset=utf-8", header.Get("Content-Type"))
-	assert.Contains(t, header.Get("Content-Security-Policy"), "default-src 'none'")
-	assert.Contains(t, body, "a-1 · &lt;node&gt; · version")
-	assert.NotContains(t, body, "{{")
-	for _, link := range []string{"/api/data?via=http", "/api/data?via=grpc", "/api/spread?via=grpc&amp;n=300", "/api/stream", "/health"} {
-		assert.Contains(t, body, `href="`+link+`"`)
-	}
-}
 
 // An invalid request gets a problem with status 4xx.
 func TestAPI_RejectsInvalidRequests(t *testing.T) {
@@ -44,6 +26,7 @@ func TestAPI_RejectsInvalidRequests(t *testing.T) {
 		detail             string
 	}{
 		"unknown via":           {path: "/api/data?via=other", status: 400, detail: "want http or grpc"},
+		"way without a setting": {path: "/api/data?via=grpc-service", status: 400, detail: "want http or grpc"},
 		"empty via":             {path: "/api/data?via=", status: 400, detail: "want http or grpc"},
 		"empty key":             {path: "/api/data?key=", status: 400, detail: "1 to 64"},
 		"long key":              {path: "/api/data?key=" + strings.Repeat("k", 65), status: 400, detail: "65 characters"},
@@ -90,8 +73,8 @@ func TestMetrics_AreNamedAndBounded(t *testing.T) {
 	require.NoError(t, err)
 	assert.Empty(t, problems)
 	for _, metric := range []string{
-		`calls_total{outcome="dns",peer="` + hostOf(t) + `",transport="http"} 1`,
-		`calls_total{outcome="dns",peer="` + hostOf(t) + `",transport="grpc"} 1`,
+		`client_calls_total{outcome="dns",peer="` + hostOf(t) + `",transport="http"} 1`,
+		`client_calls_total{outcome="dns",peer="` + hostOf(t) + `",transport="grpc"} 1`,
 		`http_client_request_duration_seconds_count{code="0",method="GET",peer="` + hostOf(t) + `"} 1`,
 		`http_server_request_duration_seconds_count{code="503",method="GET",route="/api/data"} 2`,
 		// 1, because a call to a name that does not exist is not retried.
@@ -100,50 +83,6 @@ func TestMetrics_AreNamedAndBounded(t *testing.T) {
 		assert.Contains(t, body, metric)
 	}
 	assert.NotContains(t, body, "secret")
-}
-
-// Each alert of deploy/azure selects metrics, labels and values that the services export.
-func TestAlerts_SelectExportedMetrics(t *testing.T) {
-	t.Parallel()
-	text, err := os.ReadFile("../deploy/azure/rules.json")
-	require.NoError(t, err)
-	var template struct {
-		Resources []struct {
-			Properties struct {
-				Rules []struct{ Alert, Expression string }
-			}
-		}
-	}
-	require.NoError(t, json.Unmarshal(text, &template))
-	addr := "127.0.0.1:" + kittest.FreePort()
-	a := startA(t, hostOf(t), "ADMIN_ADDR="+addr)
-	for _, via := range transports {
-		getData(t, a, "via="+via) // 503, because the name of service-b does not exist
-	}
-	_, _, body := kittest.Get(t, "http://"+addr+"/metrics")
-	scraped := body + `kube_pod_container_status_restarts_total{container="c"} 0` // of the cluster
-
-	selector := regexp.MustCompile(`(\w+)\{(.*?)}`)
-	matcher := regexp.MustCompile(`(\w+)(=~?)"(.*?)"`)
-	require.NotEmpty(t, template.Resources)
-	for _, rule := range template.Resources[0].Properties.Rules {
-		selectors := selector.FindAllStringSubmatch(rule.Expression, -1)
-		assert.NotEmpty(t, selectors, rule.Alert)
-		for _, s := range selectors {
-			series := regexp.MustCompile(`(?m)^`+s[1]+`[{ ].*$`).FindAllString(scraped, -1)
-			assert.NotEmpty(t, series, "%s: no metric %s", rule.Alert, s[1])
-			for _, m := range matcher.FindAllStringSubmatch(s[2], -1) {
-				label, value := m[1], m[3]
-				if label == "namespace" || label == "pod" { // set by the scraper
-					continue
-				}
-				if m[2] == "=" {
-					value = regexp.QuoteMeta(value)
-				}
-				assert.Regexp(t, `[{,]`+label+`="(`+value+`)"`, strings.Join(series, "\n"), "%s: label of %s", rule.Alert, s[1])
-			}
-		}
-	}
 }
 
 // The log names a misspelled setting, and the setting with the nearest name.
@@ -161,11 +100,19 @@ func TestStart_FailsOnInvalidConfiguration(t *testing.T) {
 		"SERVICE_B_HTTP_URL=service-b":           `SERVICE_B_HTTP_URL="service-b": want http://HOST[:PORT]`,
 		"SERVICE_B_HTTP_URL=ftp://b":             `SERVICE_B_HTTP_URL="ftp://b": want http://HOST[:PORT]`,
 		"SERVICE_B_HTTP_URL=http://b:99999":      `SERVICE_B_HTTP_URL="http://b:99999": want http://HOST[:PORT]`,
-		"SERVICE_B_HTTP_URL=http://u:secret@b":   `SERVICE_B_HTTP_URL="http://u:xxxxx@b": want http://HOST[:PORT]`,
+		"SERVICE_B_HTTP_URL=http://u:secret@b":   `SERVICE_B_HTTP_URL="http://xxxxx@b": want http://HOST[:PORT]`,
+		"SERVICE_B_HTTP_URL=http://u:p@b:port":   `SERVICE_B_HTTP_URL="http://xxxxx@b:port": want a URL such as`,
 		"SERVICE_B_GRPC_TARGET=nope:///%%":       `SERVICE_B_GRPC_TARGET="nope:///%%": `,
 		"SERVICE_B_TOKEN_SCOPE=api://b/.default": `SERVICE_B_TOKEN_SCOPE="api://b/.default": want AZURE_CLIENT_ID, `,
 		"AZURE_AUTHORITY_HOST=http://entra/":     `AZURE_AUTHORITY_HOST="http://entra/": want https://HOST/`,
 		"SERVICE_B_GRPC_TARGET=dns:///service-b": `SERVICE_B_GRPC_TARGET="dns:///service-b": `,
+		"SERVICE_B_GRPC_SERVICE_ADDR=b":          `SERVICE_B_GRPC_SERVICE_ADDR="b": want HOST:PORT`,
+		"SERVICE_B_GRPC_SERVICE_ADDR=:9090":      `SERVICE_B_GRPC_SERVICE_ADDR=":9090": want HOST:PORT`,
+		"SERVICE_B_GRPC_SERVICE_ADDR=b:0x1":      `SERVICE_B_GRPC_SERVICE_ADDR="b:0x1": want HOST:PORT`,
+		"SERVICE_B_PODS_URL=https://b":           `SERVICE_B_PODS_URL="https://b": want http://HOST[:PORT]`,
+		"SERVICE_B_PODS_URL=http://b/faults":     `SERVICE_B_PODS_URL="http://b/faults": want http://HOST[:PORT]`,
+		"TRACE_URL=https://traces/":              `TRACE_URL="https://traces/": want http://HOST/… or https://HOST/… with {traceId} in it`,
+		"TRACE_URL=javascript:x{traceId}":        `TRACE_URL="javascript:x{traceId}": want http://HOST/`,
 	} {
 		k, v, _ := strings.Cut(variable, "=")
 		err := run(t.Context(), nil, map[string]string{"HTTP_ADDR": "127.0.0.1:0", "ADMIN_ADDR": "127.0.0.1:0", k: v}, &bytes.Buffer{})

@@ -4,8 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"fmt"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -16,9 +14,6 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
-	otlp "go.opentelemetry.io/proto/otlp/trace/v1"
-	"google.golang.org/grpc"
 
 	"example.com/tandem/kit/kittest"
 )
@@ -48,79 +43,6 @@ func TestPair_DescribesTheCall(t *testing.T) {
 			kittest.Eventually(t, func() bool { return strings.Contains(bs[0].Log.String(), got.Call.TraceID) }, "service-b's log contains the trace id")
 		})
 	}
-}
-
-// A call through both services is one trace.
-func TestPair_CallIsOneTrace(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	collected := &spanCollector{}
-	server := grpc.NewServer()
-	collector.RegisterTraceServiceServer(server, collected)
-	go server.Serve(l) //nolint:errcheck // ends with Stop
-	t.Cleanup(server.Stop)
-	var environ []string
-	for k, v := range map[string]string{
-		"OTEL_EXPORTER_OTLP_ENDPOINT": "http://" + l.Addr().String(),
-		"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
-		"OTEL_BSP_SCHEDULE_DELAY":     "100",
-	} {
-		t.Setenv(k, v) // service-a's exporter reads the process's environment, so the test is not parallel
-		environ = append(environ, k+"="+v)
-	}
-
-	name := hostOf(t)
-	addr := kittest.Loopbacks(t, 1)[0]
-	startB(t, "b-1", addr, environ...)
-	dns.Set(name, addr)
-	a := startA(t, name, environ...)
-	for transport, want := range map[string][]string{
-		"http": {"service-a: GET /api/data", "service-a: HTTP GET", "service-b: GET /api/data"},
-		"grpc": {"service-a: GET /api/data", "service-a: data.v1.DataService/GetData", "service-b: data.v1.DataService/GetData"},
-	} {
-		t.Run(transport, func(t *testing.T) {
-			_, _, got := getData(t, a, "via="+transport)
-			kittest.Eventually(t, func() bool { return len(collected.names(got.Call.TraceID)) >= len(want) }, "the collector receives all spans")
-			assert.ElementsMatch(t, want, collected.names(got.Call.TraceID))
-		})
-	}
-}
-
-// spanCollector is an OTLP collector that keeps all spans.
-type spanCollector struct {
-	collector.UnimplementedTraceServiceServer
-	mu    sync.Mutex
-	spans []*otlp.ResourceSpans
-}
-
-func (c *spanCollector) Export(_ context.Context, req *collector.ExportTraceServiceRequest) (*collector.ExportTraceServiceResponse, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.spans = append(c.spans, req.GetResourceSpans()...)
-	return &collector.ExportTraceServiceResponse{}, nil
-}
-
-// names returns the names of the spans of one trace, each as "service: name".
-func (c *spanCollector) names(traceID string) []string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var out []string
-	for _, r := range c.spans {
-		var service string
-		for _, attr := range r.GetResource().GetAttributes() {
-			if attr.GetKey() == "service.name" {
-				service = attr.GetValue().GetStringValue()
-			}
-		}
-		for _, scope := range r.GetScopeSpans() {
-			for _, span := range scope.GetSpans() {
-				if fmt.Sprintf("%x", span.GetTraceId()) == traceID {
-					out = append(out, service+": "+span.GetName())
-				}
-			}
-		}
-	}
-	return out
 }
 
 // Calls are spread over all addresses that the name resolves to.

@@ -34,8 +34,7 @@ func tokenFile(t *testing.T, issuer *kittest.Issuer, audience, subject string) (
 }
 
 // Over both transports, service-b accepts service-a by its token. /health shows until when
-// the token is valid. A call that service-b refuses has the class denied, and one for
-// which service-a has no token the class token.
+// the token is valid. A call that service-b refuses has the class denied.
 func TestPair_ServiceBKnowsItsCaller(t *testing.T) {
 	t.Parallel()
 	issuer, name := startGuardedB(t)
@@ -48,7 +47,6 @@ func TestPair_ServiceBKnowsItsCaller(t *testing.T) {
 		"without token":        {"", http.StatusBadGateway, "denied"},
 		"for another audience": {tokenFile(t, issuer, "service-c", "friend"), http.StatusBadGateway, "denied"},
 		"another subject":      {tokenFile(t, issuer, "service-b", "stranger"), http.StatusBadGateway, "denied"},
-		"token file missing":   {filepath.Join(t.TempDir(), "none"), http.StatusServiceUnavailable, "token"},
 	} {
 		t.Run(caller, func(t *testing.T) {
 			a := startA(t, name, "SERVICE_B_TOKEN_FILE="+c.file, "HEALTH_DETAILS=on")
@@ -56,17 +54,46 @@ func TestPair_ServiceBKnowsItsCaller(t *testing.T) {
 				code, _, got := getData(t, a, "via="+via)
 				assert.Equal(t, c.status, code, "%s: %s", via, got.Detail)
 				assert.Equal(t, c.class, got.Class, via)
-				assert.NotContains(t, got.Detail, "none", "the path of the file")
 			}
 			_, _, health := kittest.Get(t, a.URL+"/health")
 			if c.class == "" {
 				assert.Contains(t, health, `"output":"token valid until 2`)
 			}
-			if c.class == "token" {
-				assert.Contains(t, health, "no token: read the token file")
-			}
 		})
 	}
+}
+
+// service-a is not ready before it has a token. Until then, /health and the log have the
+// reason, and a call fails with the class token. Without the file later, it stays ready.
+func TestReady_NeedsToken(t *testing.T) {
+	t.Parallel()
+	issuer, name := startGuardedB(t)
+	file := filepath.Join(t.TempDir(), "none")
+	a := kittest.Launch(t, run, environA(name, "SERVICE_B_TOKEN_FILE="+file, "HEALTH_DETAILS=on"))
+	kittest.Eventually(t, func() bool { return strings.Contains(a.Log.String(), "not ready yet") }, "the log has the reason")
+	assert.Contains(t, a.Log.String(), `"missing":"token for service-b","reason":"no token: read the token file: `)
+	code, _, body := kittest.Get(t, a.URL+"/readyz")
+	assert.Equal(t, http.StatusServiceUnavailable, code)
+	assert.Equal(t, "starting: waiting for token for service-b\n", body)
+	_, _, body = kittest.Get(t, a.URL+"/health")
+	assert.Contains(t, body, `"token for service-b":[{"status":"warn"`)
+	assert.Contains(t, body, "no token: read the token file")
+	for _, via := range transports {
+		code, _, got := getData(t, a, "via="+via)
+		assert.Equal(t, http.StatusServiceUnavailable, code, via)
+		assert.Equal(t, "token", got.Class, via)
+		assert.NotContains(t, got.Detail, "none", "the path of the file")
+	}
+
+	require.NoError(t, os.Rename(tokenFile(t, issuer, "service-b", "friend"), file))
+	kittest.AwaitReady(t, a.URL)
+	for _, via := range transports {
+		code, _, got := getData(t, a, "via="+via)
+		assert.Equal(t, http.StatusOK, code, "the first call of a ready service-a: %s", got.Detail)
+	}
+	require.NoError(t, os.Remove(file))
+	code, _, body = kittest.Get(t, a.URL+"/readyz")
+	assert.Equal(t, http.StatusOK, code, body)
 }
 
 // A stream of a caller that is refused ends with its class.

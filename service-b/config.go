@@ -36,7 +36,7 @@ func (c Config) Validate() error {
 		return errors.Join(errs...)
 	}
 	if u := c.CallerIssuer; u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		errs = append(errs, config.Invalid("CALLER_ISSUER", u.Redacted(), "want https://HOST[:PORT][/PATH]"))
+		errs = append(errs, config.InvalidURL("CALLER_ISSUER", u.String(), "want https://HOST[:PORT][/PATH]"))
 	}
 	if c.CallerAudience == "" {
 		errs = append(errs, config.Invalid("CALLER_AUDIENCE", "", "want an audience, because CALLER_ISSUER is set"))

@@ -44,18 +44,25 @@ func run(ctx context.Context, args []string, environ map[string]string, out io.W
 	defer tel.Flush()
 
 	state := health.New(me)
+	state.Register(tel.Metrics)
 	state.Details = bool(cfg.HealthDetails)
 	limit := limiter.New(cfg.MaxInFlight, tel.Metrics)
 	faults := fault.NewSwitch(bool(cfg.Faults), state.SetNotReady)
 	faults.Set(cfg.Fault)
 	data := domain.New(me, cfg.Message)
 	callers := cfg.callers(tel)
+	if callers != nil {
+		state.Require("issuer's keys", callers.HealthCheck)
+	}
 
 	httpSrv := httpserver.New(httpserver.Options{
 		AddrVar: "HTTP_ADDR", Addr: cfg.HTTPAddr, Telemetry: tel, Health: state, Faults: faults,
 		MaxConnectionAge: cfg.MaxConnectionAge, Limiter: limit, Callers: callers,
 	})
 	httpSrv.API.Get("/api/data", httpapi.GetData(data))
+	if faults != nil {
+		httpSrv.Control.Handle(fault.Path, faults.Remote(me)) // service-a's page sets faults
+	}
 
 	grpcSrv := grpcserver.New(grpcserver.Options{
 		AddrVar: "GRPC_ADDR", Addr: cfg.GRPCAddr, Telemetry: tel, Health: state, Faults: faults,

@@ -17,6 +17,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -320,6 +322,47 @@ func TestStart_FailsOnPortInUse(t *testing.T) {
 	assert.Equal(t, 1, lifecycle.ExitCode(err))
 }
 
+// service-b is not ready, over both transports, before it has the keys of the callers'
+// issuer: a rollout with a wrong issuer stops at its first pod. Until then, /health and the
+// log have the reason. Without the issuer later, it stays ready.
+func TestReady_NeedsIssuersKeys(t *testing.T) {
+	issuer := kittest.NewIssuer(t)
+	issuer.Down.Store(true)
+	env := environ(t)
+	env["CALLER_ISSUER"], env["CALLER_ISSUER_CA_FILE"] = issuer.URL, issuer.CAFile
+	env["CALLER_AUDIENCE"], env["CALLER_SUBJECTS"], env["HEALTH_DETAILS"] = "service-b", "friend", "on"
+	b := kittest.Launch(t, run, env)
+	kittest.Eventually(t, func() bool { return strings.Contains(b.Log.String(), "not ready yet") }, "the log has the reason")
+	assert.Regexp(t, `"missing":"issuer's keys","reason":"load the keys of https://127.0.0.1:\d+: 503 `, b.Log.String())
+	code, _, body := kittest.Get(t, b.URL+"/readyz")
+	assert.Equal(t, http.StatusServiceUnavailable, code)
+	assert.Equal(t, "starting: waiting for issuer's keys\n", body)
+	_, _, body = kittest.Get(t, b.URL+"/health")
+	assert.Contains(t, body, `"issuer's keys":[{"status":"warn"`)
+	conn, err := grpc.NewClient(env["GRPC_ADDR"], grpc.WithTransportCredentials(insecure.NewCredentials()))
+	require.NoError(t, err)
+	defer conn.Close() //nolint:errcheck // nothing depends on it
+	serving := func() grpc_health_v1.HealthCheckResponse_ServingStatus {
+		got, err := grpc_health_v1.NewHealthClient(conn).Check(t.Context(), &grpc_health_v1.HealthCheckRequest{})
+		require.NoError(t, err)
+		return got.GetStatus()
+	}
+	assert.Equal(t, grpc_health_v1.HealthCheckResponse_NOT_SERVING, serving())
+
+	issuer.Down.Store(false)
+	kittest.AwaitReady(t, b.URL)
+	assert.Equal(t, grpc_health_v1.HealthCheckResponse_SERVING, serving())
+	assert.EqualValues(t, 1, issuer.Fetches.Load(), "no caller has sent a token")
+
+	issuer.Down.Store(true)
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+issuer.Token(t, map[string]any{"aud": "service-b", "sub": "friend"}))
+	_, err = datav1.NewDataServiceClient(conn).GetData(ctx, &datav1.GetDataRequest{})
+	require.NoError(t, err)
+	code, _, body = kittest.Get(t, b.URL+"/health")
+	assert.Equal(t, http.StatusOK, code)
+	assert.Contains(t, body, `"output":"keys of `+issuer.URL+` loaded at 2`)
+}
+
 // The settings of callers are checked together: half of them must not let everybody in.
 func TestStart_RejectsHalfOfCallers(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -329,6 +372,7 @@ func TestStart_RejectsHalfOfCallers(t *testing.T) {
 		"no issuer":     {map[string]string{"CALLER_AUDIENCE": "b"}, `CALLER_ISSUER="": want an issuer`},
 		"empty issuer":  {map[string]string{"CALLER_ISSUER": "", "CALLER_SUBJECTS": "s"}, `CALLER_ISSUER="": want an issuer`},
 		"plaintext":     {map[string]string{"CALLER_ISSUER": "http://i"}, `CALLER_ISSUER="http://i": want https://HOST[:PORT][/PATH]`},
+		"password":      {map[string]string{"CALLER_ISSUER": "https://u:secret@i:port"}, `CALLER_ISSUER="https://xxxxx@i:port": want a URL`},
 		"no audience":   {map[string]string{"CALLER_ISSUER": "https://i"}, `CALLER_AUDIENCE="": want an audience`},
 		"no subject":    {map[string]string{"CALLER_ISSUER": "https://i"}, `CALLER_SUBJECTS="": want one subject or more`},
 		"empty subject": {map[string]string{"CALLER_ISSUER": "https://i", "CALLER_SUBJECTS": "s,"}, `CALLER_SUBJECTS="s,": want one subject or more`},

@@ -288,7 +288,7 @@ func callsByOutcome(t *testing.T, admins []string) map[string]map[string]float64
 	out := map[string]map[string]float64{"http": {}, "grpc": {}}
 	for _, admin := range admins {
 		for _, m := range scrape(t, admin) {
-			if m.name == "calls_total" {
+			if m.name == "client_calls_total" {
 				out[m.labels["transport"]][m.labels["outcome"]] += m.value
 			}
 		}

@@ -26,6 +26,7 @@ import (
 func TestReliability_HostileClients(t *testing.T) {
 	r := newRow(t, 14, "hostile input: slow headers, 1,000 half-open and 6,000 idle connections, half-sent gRPC messages, headers of 1 MB, garbage on both ports, rapid resets",
 		"the p99 of other calls at most doubles; no container restarts; connections that no honest caller would keep open are closed")
+	r.ShortAsserts = "the p99 of other calls is at most 20 times that before, because one stall of the machine decides it"
 	c := connect(t)
 	c.requireKind(t)
 	defer c.saveOnFailure(t)

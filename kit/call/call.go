@@ -12,6 +12,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/codes"
@@ -188,6 +189,15 @@ func BalancerOf(addrs []string) Balancer {
 	}
 }
 
+// Endpoint is one address behind a name, as a client knows it now.
+type Endpoint struct {
+	Addr string // host:port
+	// NotReady means that the client sends no calls to the address: gRPC health says that
+	// the server is not ready, or no connection could be opened. Only clients that watch
+	// their endpoints set it.
+	NotReady bool
+}
+
 // Record is what a client records of one call.
 type Record struct {
 	// Addresses that the target's name resolved to, as host:port.
@@ -198,7 +208,41 @@ type Record struct {
 	Peer string
 	// Attempts is the number of attempts, 1 for a call without a retry.
 	Attempts int
+
+	tries [maxTries]Try // in the Record, so that a Try costs no allocation
 }
+
+// maxTries is retry.MaxAttempts: a Record has room for every attempt of a call.
+const maxTries = 3
+
+// Try is one attempt of a call.
+type Try struct {
+	Peer       string  `json:"peer,omitempty"` // empty if no connection was opened
+	DurationMS float64 `json:"durationMs"`
+	Class      Class   `json:"class"`
+	Reason     string  `json:"reason,omitempty"` // why it failed
+}
+
+// maxReason is the length of the longest Reason, in bytes.
+const maxReason = 300
+
+// Tried records the next attempt. The reason of a failure is the text of err.
+func (r *Record) Tried(peer string, took time.Duration, class Class, err error) {
+	if r.Attempts++; r.Attempts > maxTries {
+		return
+	}
+	t := &r.tries[r.Attempts-1]
+	*t = Try{Peer: peer, DurationMS: float64(took.Microseconds()) / 1000, Class: class}
+	if err != nil {
+		t.Reason = strings.ToValidUTF8(err.Error(), "\ufffd")
+		if len(t.Reason) > maxReason {
+			t.Reason = strings.ToValidUTF8(t.Reason[:maxReason], "") + "…"
+		}
+	}
+}
+
+// Tries returns the attempts in their order.
+func (r *Record) Tries() []Try { return r.tries[:min(r.Attempts, maxTries)] }
 
 type recordKey struct{}
 
@@ -217,14 +261,14 @@ func RecordOf(ctx context.Context) *Record {
 	return &Record{}
 }
 
-// Counter is the metric calls_total{peer,transport,outcome}. Each call counts once,
+// Counter is the metric client_calls_total{peer,transport,outcome}. Each call counts once,
 // whatever its number of attempts; the outcome is a Class.
 type Counter struct{ vec *prometheus.CounterVec }
 
 // NewCounter registers the metric, or returns the one that another client registered.
 func NewCounter(reg prometheus.Registerer) Counter {
 	return Counter{Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "calls_total",
+		Name: "client_calls_total",
 		Help: "Calls to other services, by peer, transport and outcome.",
 	}, []string{"peer", "transport", "outcome"}))}
 }

@@ -20,6 +20,7 @@ import (
 
 	"example.com/tandem/kit/call"
 	"example.com/tandem/kit/kittest"
+	"example.com/tandem/kit/retry"
 )
 
 var dns *kittest.DNS
@@ -170,7 +171,10 @@ func TestClassOf_RealFailures(t *testing.T) {
 			name: "canceled while waiting for the response",
 			call: func() error {
 				ctx, cancel := context.WithCancel(t.Context())
-				return get(ctx, peer(t, func(*net.TCPConn) { cancel(); <-ctx.Done() }))
+				return get(ctx, peer(t, func(conn *net.TCPConn) {
+					cancel()
+					_, _ = conn.Read(make([]byte, 1)) // until the client has closed the connection, so that it sees no EOF first
+				}))
 			},
 			want: call.Canceled,
 		},
@@ -278,10 +282,10 @@ func TestNewCounter_IsShared(t *testing.T) {
 	second.Add("service-b", "grpc", call.Timeout)
 
 	require.NoError(t, testutil.GatherAndCompare(reg, strings.NewReader(`
-# HELP calls_total Calls to other services, by peer, transport and outcome.
-# TYPE calls_total counter
-calls_total{outcome="ok",peer="service-b",transport="http"} 2
-calls_total{outcome="timeout",peer="service-b",transport="grpc"} 1
+# HELP client_calls_total Calls to other services, by peer, transport and outcome.
+# TYPE client_calls_total counter
+client_calls_total{outcome="ok",peer="service-b",transport="http"} 2
+client_calls_total{outcome="timeout",peer="service-b",transport="grpc"} 1
 `)))
 	problems, err := testutil.GatherAndLint(reg)
 	require.NoError(t, err)
@@ -305,4 +309,23 @@ func TestBalancerOf_CountsAddresses(t *testing.T) {
 	} {
 		assert.Equal(t, tt.want, call.BalancerOf(tt.addrs), "%v", tt.addrs)
 	}
+}
+
+// A Record keeps the attempts of a call in order, and a bounded text of each failure.
+func TestTried_IsBounded(t *testing.T) {
+	var r call.Record
+	assert.Empty(t, r.Tries())
+	r.Tried("127.0.0.1:80", 1500*time.Microsecond, call.Unavailable, errors.New(strings.Repeat("é", 1000)+"\xff"))
+	for range 9 {
+		r.Tried("127.0.0.2:80", time.Millisecond, call.OK, nil)
+	}
+	assert.Equal(t, 10, r.Attempts)
+	tries := r.Tries()
+	require.Len(t, tries, retry.MaxAttempts)
+	assert.Equal(t, call.Try{Peer: "127.0.0.1:80", DurationMS: 1.5, Class: call.Unavailable, Reason: strings.Repeat("é", 150) + "…"}, tries[0])
+	assert.Equal(t, call.Try{Peer: "127.0.0.2:80", DurationMS: 1, Class: call.OK}, tries[2])
+	assert.Zero(t, testing.AllocsPerRun(100, func() {
+		r.Attempts = 0
+		r.Tried("127.0.0.1:80", time.Millisecond, call.OK, nil)
+	}))
 }

@@ -18,6 +18,7 @@ import (
 	"net/netip"
 	"net/url"
 	"reflect"
+	"regexp"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -34,12 +35,13 @@ type Server struct {
 	AdminAddr string     `env:"ADMIN_ADDR" envDefault:":8081" help:"where metrics are served; in no Service"`
 	DebugAddr string     `env:"DEBUG_ADDR" envDefault:"127.0.0.1:8082" help:"where the fault switch and pprof listen if one of them is on; loopback only"`
 	LogLevel  slog.Level `env:"LOG_LEVEL" envDefault:"info" help:"debug, info, warn or error"`
+	LogFormat LogFormat  `env:"LOG_FORMAT" envDefault:"auto" help:"json, text, or auto: text at a terminal, with colors unless NO_COLOR is set, and JSON elsewhere"`
 	Drain
 	MaxConnectionAge time.Duration `env:"MAX_CONNECTION_AGE" envDefault:"30s" help:"close connections at this age, after their requests, so that new pods get a share; 0 is never"`
 	MaxInFlight      int           `env:"MAX_IN_FLIGHT" envDefault:"512" help:"requests served at once; more wait briefly, then are refused"`
 	MemoryLimit      uint64        `env:"MEMORY_LIMIT" envDefault:"0" help:"the container's memory limit in bytes; 90 % of it is Go's soft limit, unless GOMEMLIMIT is set; 0 is none"`
 	HealthDetails    OnOff         `env:"HEALTH_DETAILS" envDefault:"off" help:"on shows pod, node and addresses in /health"`
-	Faults           OnOff         `env:"FAULTS" envDefault:"off" help:"on serves the fault switch, /faults, at DEBUG_ADDR"`
+	Faults           OnOff         `env:"FAULTS" envDefault:"off" help:"on serves the fault switch, /faults, at DEBUG_ADDR, and where the service says so to callers: for demos and tests only"`
 	Fault            fault.Fault   `env:"FAULT" help:"the fault to start with, as JSON; needs FAULTS=on"`
 	Pprof            OnOff         `env:"PPROF" envDefault:"off" help:"on serves /debug/pprof at DEBUG_ADDR"`
 }
@@ -89,6 +91,19 @@ func (s *OnOff) UnmarshalText(text []byte) error {
 		return errors.New("want on or off")
 	}
 	return nil
+}
+
+// LogFormat is auto, json or text. Package lifecycle reads it.
+type LogFormat string
+
+// UnmarshalText accepts the three formats.
+func (f *LogFormat) UnmarshalText(text []byte) error {
+	switch *f = LogFormat(text); *f {
+	case "auto", "json", "text":
+		return nil
+	default:
+		return errors.New("want auto, json or text")
+	}
 }
 
 // Addr checks an address to listen on: host:port or :port.
@@ -148,6 +163,15 @@ func Invalid(key, value, want string) error {
 	return &Error{fmt.Sprintf("%s=%q: %s", key, value, want)}
 }
 
+// userinfo is what may be a user name and a password, in a text that may not be a valid URL.
+// A password may contain @.
+var userinfo = regexp.MustCompile(`(?s)^([\w+.-]+://)?.*@`)
+
+// InvalidURL is Invalid for a URL: the error does not have its user name and password.
+func InvalidURL(key, value, want string) error {
+	return Invalid(key, userinfo.ReplaceAllString(value, "${1}xxxxx@"), want)
+}
+
 // Load reads a T from the environment and its defaults, and calls its Validate method
 // if it has one. The error joins one Error for each invalid value.
 func Load[T any](environ map[string]string) (T, error) {
@@ -188,7 +212,11 @@ func explain(err error, fields []field, environ map[string]string) (rest map[str
 		}
 		for _, f := range fields {
 			if f.name == parse.Name {
-				out = append(out, Invalid(f.key, cmp.Or(environ[f.key], f.defaultValue), wanted(f.typ, parse.Err)))
+				invalid := Invalid
+				if f.typ == reflect.TypeFor[url.URL]() {
+					invalid = InvalidURL
+				}
+				out = append(out, invalid(f.key, cmp.Or(environ[f.key], f.defaultValue), wanted(f.typ, parse.Err)))
 				delete(rest, f.key)
 			}
 		}

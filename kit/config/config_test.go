@@ -33,6 +33,7 @@ func TestLoad_Defaults(t *testing.T) {
 			AdminAddr:        ":8081",
 			DebugAddr:        "127.0.0.1:8082",
 			LogLevel:         slog.LevelInfo,
+			LogFormat:        "auto",
 			Drain:            config.Drain{DrainDelay: 5 * time.Second, DrainTimeout: 15 * time.Second},
 			MaxConnectionAge: 30 * time.Second,
 			MaxInFlight:      512,
@@ -108,6 +109,7 @@ func TestLoad_ErrorSaysWhatIsValid(t *testing.T) {
 		{key: "TERMINATION_GRACE_PERIOD", value: "36", want: `TERMINATION_GRACE_PERIOD="36": want a duration such as 250ms, 5s or 1m`},
 		{key: "TERMINATION_GRACE_PERIOD", value: "-1s", want: `TERMINATION_GRACE_PERIOD="-1s": want 0 or more`},
 		{key: "LOG_LEVEL", value: "loud", want: `LOG_LEVEL="loud": want debug, info, warn or error`},
+		{key: "LOG_FORMAT", value: "xml", want: `LOG_FORMAT="xml": want auto, json or text`},
 		{key: "DRAIN_DELAY", value: "5", want: `DRAIN_DELAY="5": want a duration such as 250ms, 5s or 1m`},
 		{key: "DRAIN_DELAY", value: "-1s", want: `DRAIN_DELAY="-1s": want 0 or more`},
 		{key: "DRAIN_TIMEOUT", value: "soon", want: `DRAIN_TIMEOUT="soon": want a duration such as 250ms, 5s or 1m`},
@@ -152,6 +154,23 @@ func TestLoad_URLErrorSaysWhatIsValid(t *testing.T) {
 	require.EqualError(t, err, `SERVICE_B_HTTP_URL="http://b:port": want a URL such as http://HOST:PORT`)
 }
 
+// An error does not show the user name and password of a URL, even if it does not parse.
+func TestInvalidURL_HidesPassword(t *testing.T) {
+	for value, want := range map[string]string{
+		"http://user:secret@b:port":      "http://xxxxx@b:port",
+		"http://user:se@cret/@b:port/?q": "http://xxxxx@b:port/?q",
+		"user:secret@b:80":               "xxxxx@b:80",
+		"http://user:sec%zzret@b":        "http://xxxxx@b",
+		"http://b:port":                  "http://b:port",
+	} {
+		_, err := config.Load[caller](map[string]string{"SERVICE_B_HTTP_URL": value})
+		if err == nil { // it parses, and the service's own check reports it
+			err = config.InvalidURL("SERVICE_B_HTTP_URL", value, "want a URL such as http://HOST:PORT")
+		}
+		require.EqualError(t, err, fmt.Sprintf("SERVICE_B_HTTP_URL=%q: want a URL such as http://HOST:PORT", want))
+	}
+}
+
 func TestLoad_UnsupportedStructIsNoConfigError(t *testing.T) {
 	_, err := config.Load[struct {
 		Odd fmt.Stringer `env:"ODD" envDefault:"x"`
@@ -183,6 +202,7 @@ func TestHelp_ListsVariablesWithDefaults(t *testing.T) {
 		{"ADMIN_ADDR", ":8081"},
 		{"DEBUG_ADDR", "127.0.0.1:8082"},
 		{"LOG_LEVEL", "info"},
+		{"LOG_FORMAT", "auto"},
 		{"DRAIN_DELAY", "5s"},
 		{"DRAIN_TIMEOUT", "15s"},
 		{"PRE_STOP_DELAY", "0s"},

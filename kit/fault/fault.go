@@ -1,7 +1,7 @@
 // Package fault makes one instance fail on purpose: slow, short of CPU, failing or
-// not ready. Lessons and tests use it. The switch exists only with FAULTS=on, and is
-// served on loopback only: an operator reaches it with the subcommand fault or with
-// kubectl port-forward, and other pods do not reach it.
+// not ready. Lessons and tests use it. The switch exists only with FAULTS=on. It is
+// served on loopback: an operator reaches it with the subcommand fault or with
+// kubectl port-forward. A service may also serve it to other pods (Remote).
 package fault
 
 import (
@@ -19,8 +19,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"example.com/tandem/kit/instance"
 	"example.com/tandem/kit/problem"
 )
+
+// Path is where the switch is served.
+const Path = "/faults"
 
 // ErrInjected is the error of a request that a fault makes fail. The request was not
 // processed, so it may be retried.
@@ -65,13 +69,44 @@ func NewSwitch(allowed bool, setNotReady func(bool)) *Switch {
 
 // ServeHTTP serves /faults: GET shows the fault, PUT sets it, DELETE removes it.
 func (s *Switch) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if s.change(w, r) {
+		writeJSON(w, s.wire())
+	}
+}
+
+// Status is the response of Remote.
+type Status struct {
+	Instance instance.Instance `json:"instance"` // the instance that responds
+	Fault    json.RawMessage   `json:"fault"`    // as ServeHTTP shows it
+}
+
+// Remote serves /faults to other pods, which may reach another instance than they mean, as
+// an address may have a new owner. It refuses requests whose parameter pod does not name
+// this instance, with 421, except GET without the parameter.
+func (s *Switch) Remote(me instance.Instance) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		query := r.URL.Query()
+		if pod := query.Get("pod"); pod != me.Pod && (r.Method != http.MethodGet || query.Has("pod")) {
+			problem.Error(w, http.StatusMisdirectedRequest, fmt.Sprintf("this is pod %s, not %.253q", me.Pod, pod))
+			return
+		}
+		if s.change(w, r) {
+			fault, _ := json.Marshal(s.wire()) // cannot fail: only strings, a finite number and a bool
+			writeJSON(w, Status{Instance: me, Fault: fault})
+		}
+	})
+}
+
+// change changes the fault as the method of a request says. If the request is invalid, it
+// responds with the problem, and returns false.
+func (s *Switch) change(w http.ResponseWriter, r *http.Request) (ok bool) {
 	switch r.Method {
 	case http.MethodGet:
 	case http.MethodPut:
 		f, err := Parse(http.MaxBytesReader(w, r.Body, 4096))
 		if err != nil {
 			problem.Error(w, http.StatusBadRequest, err.Error())
-			return
+			return false
 		}
 		s.Set(f)
 	case http.MethodDelete:
@@ -79,12 +114,20 @@ func (s *Switch) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		w.Header().Set("Allow", "GET, PUT, DELETE")
 		problem.Error(w, http.StatusMethodNotAllowed, "use GET, PUT or DELETE")
-		return
+		return false
 	}
+	return true
+}
+
+// wire returns the present fault as JSON shows it.
+func (s *Switch) wire() wire {
 	f := s.current.Load()
+	return wire{f.Latency.String(), f.CPU.String(), f.ErrorRate, f.NotReady}
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
-	// The client may have disconnected.
-	_ = json.NewEncoder(w).Encode(wire{f.Latency.String(), f.CPU.String(), f.ErrorRate, f.NotReady})
+	_ = json.NewEncoder(w).Encode(v) // the client may have disconnected
 }
 
 // Set replaces the fault; the zero Fault removes it.

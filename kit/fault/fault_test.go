@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"example.com/tandem/kit/fault"
+	"example.com/tandem/kit/instance"
 )
 
 func TestParse_ReadsFault(t *testing.T) {
@@ -247,4 +248,36 @@ func TestSwitch_ServesHTTP(t *testing.T) {
 	}
 	assert.Equal(t, []bool{true, false, false}, notReady, "setNotReady must be called for each accepted change only")
 	require.NoError(t, s.Inject(t.Context()))
+}
+
+// Only a request that names this pod changes the fault; everybody may read it. The response
+// says which instance it is.
+func TestRemote_ObeysForThisPodOnly(t *testing.T) {
+	s := fault.NewSwitch(true, func(bool) {})
+	remote := s.Remote(instance.Instance{Service: "b", Version: "v1", Pod: "b-1"})
+	const me = `"instance":{"service":"b","version":"v1","pod":"b-1"}`
+	const slow, none = `"fault":{"latency":"1s","cpu":"0s","errorRate":0,"notReady":false}`, `"fault":{"latency":"0s","cpu":"0s","errorRate":0,"notReady":false}`
+	for _, c := range []struct {
+		method, query, body string
+		status              int
+		response            string
+	}{
+		{method: http.MethodGet, status: 200, response: "{" + me + "," + none + "}"},
+		{method: http.MethodPut, query: "?pod=b-2", body: `{"latency":"1s"}`, status: 421},
+		{method: http.MethodPut, body: `{"latency":"1s"}`, status: 421},
+		{method: http.MethodDelete, query: "?pod=", status: 421},
+		{method: http.MethodGet, query: "?pod=b-2", status: 421},
+		{method: http.MethodGet, query: "?pod=b-1", status: 200, response: "{" + me + "," + none + "}"},
+		{method: http.MethodPut, query: "?pod=b-1", body: `{"latency":"1s"}`, status: 200, response: "{" + me + "," + slow + "}"},
+		{method: http.MethodPut, query: "?pod=b-1", body: `{"latency":1}`, status: 400},
+		{method: http.MethodPost, query: "?pod=b-1", status: 405},
+		{method: http.MethodDelete, query: "?pod=b-1", status: 200, response: "{" + me + "," + none + "}"},
+	} {
+		w := httptest.NewRecorder()
+		remote.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), c.method, fault.Path+c.query, strings.NewReader(c.body)))
+		assert.Equal(t, c.status, w.Code, "%s %s", c.method, c.query)
+		if c.response != "" {
+			assert.JSONEq(t, c.response, w.Body.String())
+		}
+	}
 }

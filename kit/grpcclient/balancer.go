@@ -47,7 +47,9 @@ func (b *pickerReplacer) UpdateState(state balancer.State) {
 	var ready []endpointsharding.ChildState
 	var known []string
 	connecting := 0
-	for _, child := range endpointsharding.ChildStatesFromPicker(state.Picker) {
+	children := endpointsharding.ChildStatesFromPicker(state.Picker)
+	recordStates(children)
+	for _, child := range children {
 		known = append(known, addrOf(child))
 		switch child.State.ConnectivityState {
 		case connectivity.Ready:

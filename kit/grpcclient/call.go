@@ -33,23 +33,25 @@ func (i *interceptors) unary(ctx context.Context, method string, req, reply any,
 	}
 	var server peer.Peer
 	opts = append(opts, grpc.Peer(&server))
-	attempts, avoid := 0, ""
+	avoid, n := "", 0
 	retry.Do(ctx, deadline, idempotent(method), i.budget, func(ctx context.Context, _ bool) retry.Result {
-		attempts++
-		a := &attempt{avoid: avoid}
+		n++
+		a, start := &attempt{n: n, avoid: avoid}, time.Now()
 		server = peer.Peer{} // gRPC does not reset it if the attempt reaches no server
 		err = invoke(withAttempt(ctx, a), method, req, reply, cc, opts...)
 		err = fromProxy(err, server.Addr != nil)
 		avoid = a.picked.Addr()
-		return i.conn.resultOf(err, server.Addr != nil, a.picked.Alone())
+		result := i.conn.resultOf(err, server.Addr != nil, a.picked.Alone())
+		err = i.conn.classify(err, server.Addr != nil)
+		record.Peer = ""
+		if server.Addr != nil {
+			record.Peer = server.Addr.String()
+		}
+		record.Tried(record.Peer, time.Since(start), call.ClassOf(err), err)
+		return result
 	})
-	err = i.conn.classify(err, server.Addr != nil)
 
 	i.calls.Add(i.host, "grpc", call.ClassOf(err))
-	record.Attempts, record.Peer = attempts, ""
-	if server.Addr != nil {
-		record.Peer = server.Addr.String()
-	}
 	record.Addresses, _ = i.conn.name.Known()
 	record.BalancedBy = call.BalancerOf(record.Addresses)
 	return err

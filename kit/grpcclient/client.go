@@ -71,6 +71,8 @@ type Options struct {
 	// class call.Token. Health watches send none.
 	Token     *identity.Source
 	Telemetry *telemetry.Telemetry
+	// View, if not nil, shows the endpoints of the client from then on.
+	View *View
 }
 
 // New makes a client for a target such as dns:///service-b-headless:9090. It
@@ -109,8 +111,8 @@ func New(target string, o Options) (*grpc.ClientConn, error) {
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingEvery, Timeout: pingTimeout, PermitWithoutStream: true}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(o.MaxResponse)),
-		grpc.WithChainUnaryInterceptor(perCall.unary, metrics.UnaryClientInterceptor()),
-		grpc.WithChainStreamInterceptor(perCall.stream, metrics.StreamClientInterceptor()),
+		grpc.WithChainUnaryInterceptor(perCall.unary, metrics.UnaryClientInterceptor(middleware.WithExemplarFromContext(telemetry.Exemplar))),
+		grpc.WithChainStreamInterceptor(perCall.stream, metrics.StreamClientInterceptor(middleware.WithExemplarFromContext(telemetry.Exemplar))),
 	)...)
 	if err != nil {
 		return nil, fmt.Errorf("target %q: %w", target, err)
@@ -121,6 +123,9 @@ func New(target string, o Options) (*grpc.ClientConn, error) {
 		var port string
 		if perCall.host, port, err = hostPort(resolver.Target{URL: *u}); err == nil {
 			state.name = lookup.New(perCall.host, port, nil)
+			if o.View != nil {
+				o.View.conn, o.View.state = conn, state
+			}
 			return conn, nil
 		}
 	}

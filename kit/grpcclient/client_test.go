@@ -63,7 +63,12 @@ func TestRecord_AddressesPeerAttempts(t *testing.T) {
 	names.Set("record.test", host)
 	r := say(t.Context(), newClient(t, "dns:///record.test:"+port, grpcclient.Options{}))
 	require.NoError(t, r.err)
-	assert.Equal(t, call.Record{Addresses: []string{join(host, port)}, BalancedBy: call.BalancedByNetwork, Peer: join(host, port), Attempts: 1}, r.Record)
+	assert.Equal(t, []string{join(host, port)}, r.Addresses)
+	assert.Equal(t, call.BalancedByNetwork, r.BalancedBy)
+	assert.Equal(t, join(host, port), r.Peer)
+	assert.Equal(t, 1, r.Attempts)
+	require.Len(t, r.Tries(), 1)
+	assert.Positive(t, r.Tries()[0].DurationMS)
 }
 
 // Calls to an unknown name fail with class dns, and succeed once the name exists.
@@ -287,8 +292,8 @@ func TestStream_CountedOnceByOutcome(t *testing.T) {
 	assert.Equal(t, "last", last.GetValue())
 
 	text := kittest.Scrape(t, tel)
-	assert.Contains(t, text, `calls_total{outcome="ok",peer="127.0.0.1",transport="grpc"} 2`+"\n")
-	assert.Contains(t, text, `calls_total{outcome="unavailable",peer="127.0.0.1",transport="grpc"} 1`+"\n")
+	assert.Contains(t, text, `client_calls_total{outcome="ok",peer="127.0.0.1",transport="grpc"} 2`+"\n")
+	assert.Contains(t, text, `client_calls_total{outcome="unavailable",peer="127.0.0.1",transport="grpc"} 1`+"\n")
 }
 
 // A stream whose context is canceled before RecvMsg returned an error is counted once,
@@ -307,11 +312,11 @@ func TestStream_CountsAbandoned(t *testing.T) {
 	require.NoError(t, err)
 	cancel()
 	kittest.Eventually(t, func() bool {
-		return strings.Contains(kittest.Scrape(t, tel), `calls_total{outcome="canceled",peer="127.0.0.1",transport="grpc"} 1`+"\n")
+		return strings.Contains(kittest.Scrape(t, tel), `client_calls_total{outcome="canceled",peer="127.0.0.1",transport="grpc"} 1`+"\n")
 	}, "the stream is counted")
 	_, err = stream.Recv()
 	assert.Equal(t, call.Canceled, call.ClassOf(err))
-	assert.Contains(t, kittest.Scrape(t, tel), `calls_total{outcome="canceled",peer="127.0.0.1",transport="grpc"} 1`+"\n", "the stream is counted once")
+	assert.Contains(t, kittest.Scrape(t, tel), `client_calls_total{outcome="canceled",peer="127.0.0.1",transport="grpc"} 1`+"\n", "the stream is counted once")
 }
 
 // The addresses of a name that no longer exists are dropped: another pod may have an
@@ -350,7 +355,7 @@ func TestStream_CountsSilenceAsTimeout(t *testing.T) {
 		assert.Equal(t, call.Timeout, call.ClassOf(err))
 		cancel(nil)
 	}
-	assert.Contains(t, kittest.Scrape(t, tel), `calls_total{outcome="timeout",peer="127.0.0.1",transport="grpc"} 50`+"\n")
+	assert.Contains(t, kittest.Scrape(t, tel), `client_calls_total{outcome="timeout",peer="127.0.0.1",transport="grpc"} 50`+"\n")
 }
 
 // A stream that its reader cancels for silence while DNS fails has class dns, not
@@ -376,8 +381,8 @@ func TestMetrics_ByOutcomeAndMethod(t *testing.T) {
 	require.Error(t, say(t.Context(), newClient(t, "dns:///metrics.test:1", grpcclient.Options{Telemetry: tel})).err)
 	text := kittest.Scrape(t, tel)
 	for _, line := range []string{
-		`calls_total{outcome="ok",peer="127.0.0.1",transport="grpc"} 2`,
-		`calls_total{outcome="dns",peer="metrics.test",transport="grpc"} 1`,
+		`client_calls_total{outcome="ok",peer="127.0.0.1",transport="grpc"} 2`,
+		`client_calls_total{outcome="dns",peer="metrics.test",transport="grpc"} 1`,
 		`grpc_client_handled_total{grpc_code="OK",grpc_method="Say",grpc_service="kit.test.Echo",grpc_type="unary"} 2`,
 		`grpc_client_handling_seconds_count{grpc_method="Say",grpc_service="kit.test.Echo",grpc_type="unary"} 3`,
 	} {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -17,7 +18,8 @@ import (
 // reports every reason for which a call reached no server as UNAVAILABLE;
 // connState tells a failed lookup from a failed dial.
 type connState struct {
-	name *lookup.Name
+	name     *lookup.Name
+	notReady atomic.Pointer[map[string]bool] // addresses that get no calls; see View
 
 	mu      sync.Mutex
 	dialErr error // of the last dial

@@ -14,6 +14,7 @@ import (
 // attempt is one attempt of a call. An interceptor creates it and passes it to
 // the picker in the context of the attempt.
 type attempt struct {
+	n        int // from 1; 0 for a stream
 	stream   bool
 	avoid    string           // address of the previous attempt; empty for the first
 	picked   endpoint.Attempt // the chosen endpoint, set by the picker

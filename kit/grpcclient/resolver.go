@@ -44,13 +44,14 @@ func (builder) Scheme() string { return scheme }
 // Build starts to resolve the client's target.
 func (b builder) Build(_ resolver.Target, cc resolver.ClientConn, _ resolver.BuildOptions) (resolver.Resolver, error) {
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &nameResolver{name: b.conn.name, cc: cc, requested: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{})}
+	r := &nameResolver{conn: b.conn, name: b.conn.name, cc: cc, requested: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{})}
 	go r.run(ctx)
 	return r, nil
 }
 
 // nameResolver passes the addresses of a name on to a gRPC client.
 type nameResolver struct {
+	conn      *connState
 	name      *lookup.Name
 	cc        resolver.ClientConn
 	requested chan struct{} // holds a value after ResolveNow
@@ -92,7 +93,7 @@ func (r *nameResolver) update() {
 	var state resolver.State
 	addrs, _ := r.name.Known()
 	for _, addr := range addrs {
-		state.Endpoints = append(state.Endpoints, resolver.Endpoint{Addresses: []resolver.Address{{Addr: addr}}})
+		state.Endpoints = append(state.Endpoints, r.conn.withView(resolver.Endpoint{Addresses: []resolver.Address{{Addr: addr}}}))
 	}
 	if call.BalancerOf(addrs) == call.BalancedByClient {
 		state = pickfirst.EnableHealthListener(state)

@@ -98,7 +98,7 @@ func TestRetry_OnlyIdempotentMethods(t *testing.T) {
 				require.ErrorContains(t, r.err, "not now")
 			}
 			assert.Contains(t, kittest.Scrape(t, tel),
-				`calls_total{outcome="`+string(tt.class)+`",peer="127.0.0.1",transport="grpc"} 1`+"\n", "all attempts are one call")
+				`client_calls_total{outcome="`+string(tt.class)+`",peer="127.0.0.1",transport="grpc"} 1`+"\n", "all attempts are one call")
 		})
 	}
 }
@@ -194,12 +194,22 @@ func TestRetry_SilentPodTakesHalfTheTime(t *testing.T) {
 		calls++
 		return r.Attempts > 1
 	}, "a call reaches the silent pod")
-	assert.Equal(t, call.Record{Addresses: r.Addresses, BalancedBy: call.BalancedByClient, Peer: join(hosts[0], port), Attempts: 2}, r.Record)
+	assert.Equal(t, call.BalancedByClient, r.BalancedBy)
+	assert.Equal(t, join(hosts[0], port), r.Peer)
+	assert.Equal(t, 2, r.Attempts)
+	tries := r.Tries()
+	require.Len(t, tries, 2)
+	assert.Equal(t, join(hosts[1], port), tries[0].Peer)
+	assert.Equal(t, call.Timeout, tries[0].Class)
+	assert.Contains(t, tries[0].Reason, "DeadlineExceeded")
+	assert.Equal(t, join(hosts[0], port), tries[1].Peer)
+	assert.Equal(t, call.OK, tries[1].Class)
+	assert.Empty(t, tries[1].Reason)
 	assert.InDelta(t, time.Second, <-took, float64(200*time.Millisecond), "the attempt at the silent pod is canceled after half of the time")
 
 	text := kittest.Scrape(t, tel)
 	for _, line := range []string{
-		fmt.Sprintf(`calls_total{outcome="ok",peer="silent.test",transport="grpc"} %d`, calls),
+		fmt.Sprintf(`client_calls_total{outcome="ok",peer="silent.test",transport="grpc"} %d`, calls),
 		fmt.Sprintf(`grpc_client_handled_total{grpc_code="OK",grpc_method="Say",grpc_service="kit.test.Echo",grpc_type="unary"} %d`, calls),
 		`grpc_client_handled_total{grpc_code="DeadlineExceeded",grpc_method="Say",grpc_service="kit.test.Echo",grpc_type="unary"} 1`,
 	} {

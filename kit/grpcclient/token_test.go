@@ -51,5 +51,5 @@ func TestToken_MissingFailsTheCall(t *testing.T) {
 	assert.Zero(t, got.Attempts)
 	_, err := echo.Open(t.Context(), conn)
 	assert.Equal(t, call.Token, call.ClassOf(err))
-	assert.Contains(t, kittest.Scrape(t, tel), `calls_total{outcome="token",peer="127.0.0.1",transport="grpc"} 2`)
+	assert.Contains(t, kittest.Scrape(t, tel), `client_calls_total{outcome="token",peer="127.0.0.1",transport="grpc"} 2`)
 }

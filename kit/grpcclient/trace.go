@@ -5,9 +5,12 @@ import (
 
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc/filters"
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric/noop"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/stats"
 
 	"example.com/tandem/kit/telemetry"
 )
@@ -18,12 +21,25 @@ func traceOptions(t *telemetry.Telemetry) []grpc.DialOption {
 	if t.Traces == nil {
 		return []grpc.DialOption{grpc.WithChainUnaryInterceptor(sendTraceUnary), grpc.WithChainStreamInterceptor(sendTraceStream)}
 	}
-	return []grpc.DialOption{grpc.WithStatsHandler(otelgrpc.NewClientHandler(
+	return []grpc.DialOption{grpc.WithStatsHandler(numbered{otelgrpc.NewClientHandler(
 		otelgrpc.WithTracerProvider(t.Traces),
 		otelgrpc.WithPropagators(telemetry.Propagator),
 		otelgrpc.WithMeterProvider(noop.NewMeterProvider()), // metrics go to Prometheus
 		otelgrpc.WithFilter(filters.Not(filters.HealthCheck())),
-	))}
+	)})}
+}
+
+// numbered adds to the span of a retry how many attempts came before it, under the name
+// that gRPC's own tracing uses (gRFC A72).
+type numbered struct{ stats.Handler }
+
+// TagRPC starts the span of an attempt.
+func (n numbered) TagRPC(ctx context.Context, info *stats.RPCTagInfo) context.Context {
+	ctx = n.Handler.TagRPC(ctx, info)
+	if a, ok := ctx.Value(attemptKey{}).(*attempt); ok && a.n > 1 {
+		trace.SpanFromContext(ctx).SetAttributes(attribute.Int("previous-rpc-attempts", a.n-1))
+	}
+	return ctx
 }
 
 func sendTraceUnary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {

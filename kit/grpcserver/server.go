@@ -146,14 +146,14 @@ func New(o Options) *Server {
 		grpc.NumStreamWorkers(uint32(workersPerCPU*runtime.GOMAXPROCS(0))), //nolint:gosec // a few thousand at most
 		// A call passes these from first to last, and its response from last to first.
 		grpc.ChainUnaryInterceptor(
-			metrics.UnaryServerInterceptor(),
+			metrics.UnaryServerInterceptor(middleware.WithExemplarFromContext(telemetry.Exemplar)),
 			logUnary(o.Telemetry.Log),
 			authenticateUnary(o.Callers),
 			shedUnary(o.Limiter),
 			injectFaultUnary(o.Faults),
 		),
 		grpc.ChainStreamInterceptor(
-			metrics.StreamServerInterceptor(),
+			metrics.StreamServerInterceptor(middleware.WithExemplarFromContext(telemetry.Exemplar)),
 			logStream(o.Telemetry.Log),
 			s.endOnShutdown,
 			authenticateStream(o.Callers),

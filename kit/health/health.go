@@ -13,14 +13,18 @@ package health
 import (
 	"context"
 	"encoding/json"
+	"log/slog"
 	"net/http"
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/propagation"
 	grpchealth "google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
 
 	"example.com/tandem/kit/instance"
+	"example.com/tandem/kit/telemetry"
 )
 
 // Health is the state of one instance of a service. It is safe for concurrent use,
@@ -31,12 +35,14 @@ type Health struct {
 	// and nodes. Set it before serving.
 	Details bool
 
-	me     instance.Instance
-	rpc    *grpchealth.Server
-	checks []*check
+	me       instance.Instance
+	rpc      *grpchealth.Server
+	checks   []*check
+	required []*check // of checks
 
 	mu       sync.Mutex
 	started  bool
+	missing  string // the required check that the start waits for
 	draining bool
 	notReady bool // by the fault switch
 }
@@ -48,7 +54,7 @@ func New(me instance.Instance) *Health {
 	return h
 }
 
-// Ready marks the instance as started: its servers listen.
+// Ready marks the instance as started: its servers listen, and what it requires is there.
 func (h *Health) Ready() { h.set(func() { h.started = true }) }
 
 // Drain marks the instance as draining: it will soon refuse connections. This state
@@ -76,6 +82,19 @@ func (h *Health) publish() {
 	default:
 		h.rpc.SetServingStatus("", grpc_health_v1.HealthCheckResponse_NOT_SERVING)
 	}
+}
+
+// Register registers the metric health_ready.
+func (h *Health) Register(metrics prometheus.Registerer) {
+	metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "health_ready",
+		Help: "1 while this instance is ready; 0 while it starts, drains, or is made not ready.",
+	}, func() float64 {
+		if h.notReadyReason() != "" {
+			return 0
+		}
+		return 1
+	}))
 }
 
 // GRPC returns the state as grpc.health.v1, under the empty service name. Clients
@@ -147,6 +166,8 @@ func (h *Health) notReadyReason() string {
 	switch {
 	case h.draining:
 		return "draining"
+	case !h.started && h.missing != "":
+		return "starting: waiting for " + h.missing
 	case !h.started:
 		return "starting"
 	case h.notReady:
@@ -183,6 +204,39 @@ func (h *Health) CheckOutput(name string, run func(context.Context) (output stri
 	h.checks = append(h.checks, &check{name: name, run: run})
 }
 
+// Require is CheckOutput for something without which every call fails, such as a key or a
+// token. The instance is not ready until the check has passed once, so that a rollout with
+// a wrong setting stops at its first pod. Later failures are warnings only. Do not require
+// another service: while it is down, its callers could not start.
+func (h *Health) Require(name string, run func(context.Context) (output string, err error)) {
+	h.CheckOutput(name, run)
+	h.required = append(h.required, h.checks[len(h.checks)-1])
+}
+
+// AwaitRequired runs each required check until it has passed once. It logs why a check
+// fails, whenever the reason changes. Its error is the cause with which ctx ended.
+func (h *Health) AwaitRequired(ctx context.Context, log *slog.Logger) error {
+	for _, c := range h.required {
+		h.set(func() { h.missing = c.name })
+		for last := (result{}); ; {
+			r := c.result()
+			if r.Status == "pass" {
+				break
+			}
+			if r.Output != last.Output {
+				log.Warn("not ready yet", "missing", c.name, "reason", r.Output)
+			}
+			last = r
+			select {
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			case <-time.After(checkInterval):
+			}
+		}
+	}
+	return context.Cause(ctx)
+}
+
 // runChecks runs all checks at the same time and returns their results by name.
 func (h *Health) runChecks() map[string][]result {
 	results := make([]result, len(h.checks))
@@ -212,8 +266,9 @@ func (c *check) result() result {
 		return c.last
 	}
 	// The request's context is not used: if its caller disconnects, the result is still
-	// needed by the next one.
-	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
+	// needed by the next one. Continue makes a trace that is not sampled: like the request
+	// to /health itself, the calls of its checks are no spans.
+	ctx, cancel := context.WithTimeout(telemetry.Continue(context.Background(), propagation.MapCarrier{}), checkTimeout)
 	defer cancel()
 	output, err := c.run(ctx)
 	c.last = result{Status: "pass", Output: output}

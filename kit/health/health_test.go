@@ -1,17 +1,22 @@
 package health_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -73,10 +78,12 @@ func dial(t *testing.T, h *health.Health) grpc_health_v1.HealthClient {
 	return grpc_health_v1.NewHealthClient(conn)
 }
 
-// /livez, /readyz, /health and gRPC show the same state, through all its changes.
+// /livez, /readyz, /health, gRPC and the metric show the same state, through all its changes.
 func TestHealth_StatesEverywhere(t *testing.T) {
 	h := health.New(me)
 	h.Details = true
+	metrics := prometheus.NewRegistry()
+	h.Register(metrics)
 	client := dial(t, h)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
@@ -153,6 +160,12 @@ func TestHealth_StatesEverywhere(t *testing.T) {
 			assert.Equal(t, code, got)
 			assert.Equal(t, report{Status: status, Version: "v1", ServiceID: "service-b", Output: output, Instance: me}, rep)
 
+			gauge := "0"
+			if code == 200 {
+				gauge = "1"
+			}
+			require.NoError(t, testutil.GatherAndCompare(metrics, strings.NewReader("# HELP health_ready 1 while this instance is ready; 0 while it starts, drains, or is made not ready.\n# TYPE health_ready gauge\nhealth_ready "+gauge+"\n")))
+
 			check, err := client.Check(ctx, &grpc_health_v1.HealthCheckRequest{})
 			require.NoError(t, err)
 			assert.Equal(t, serving, check.GetStatus())
@@ -210,6 +223,44 @@ func TestServeHealth_HidesDetailsByDefault(t *testing.T) {
 	for _, hidden := range []string{"instance", me.Pod, me.Zone, "10.0.0.7"} {
 		assert.NotContains(t, body, hidden)
 	}
+}
+
+// AwaitRequired returns when each required check has passed once. Until then /readyz and the
+// log say what is missing. A failure later is a warning.
+func TestRequire_PassesOnceBeforeReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		h := health.New(me)
+		h.Details = true
+		wait := func(d time.Duration) { time.Sleep(d); synctest.Wait() }
+		var failure atomic.Pointer[error]
+		fail := func(err error) { failure.Store(&err) }
+		down := errors.New("status 503")
+		fail(down)
+		h.Require("keys", func(context.Context) (string, error) { return "2 keys", *failure.Load() })
+		h.Require("token", func(context.Context) (string, error) { return "", nil })
+		awaited := make(chan error, 1)
+		go func() { awaited <- h.AwaitRequired(t.Context(), slog.New(slog.NewTextHandler(&log, nil))) }()
+		wait(time.Minute)
+		assert.Equal(t, "starting: waiting for keys\n", get(h.ServeReadyz).Body.String())
+		code, rep := getHealth(t, h)
+		assert.Equal(t, 503, code)
+		assert.Equal(t, "warn", rep.Checks["keys"][0].Status)
+		assert.Equal(t, 1, strings.Count(log.String(), `level=WARN msg="not ready yet" missing=keys reason="status 503"`), log.String())
+		fail(errors.New("no such host"))
+		wait(2 * time.Second)
+		assert.Contains(t, log.String(), "no such host")
+
+		fail(nil)
+		require.NoError(t, <-awaited)
+		h.Ready()
+		fail(down)
+		wait(time.Minute)
+		code, rep = getHealth(t, h)
+		assert.Equal(t, 200, code)
+		assert.Equal(t, "warn", rep.Status)
+		assert.Equal(t, 200, get(h.ServeReadyz).Code)
+	})
 }
 
 func TestCheck_ResultIsCachedForASecond(t *testing.T) {

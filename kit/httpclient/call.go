@@ -50,17 +50,14 @@ func (t *transport) RoundTrip(req *http.Request) (resp *http.Response, err error
 		}
 		start := time.Now()
 		a = attempt{n: a.n + 1, avoid: a.addr, mayRetry: mayRetry}
-		resp, err = target.send(ctx, req, &a) //nolint:bodyclose // send reads and closes it
+		resp, err = target.attempt(ctx, req, &a) //nolint:bodyclose // send reads and closes it
 		t.observe(req, resp, start)
+		record.Tried(a.peer, time.Since(start), classOf(resp, err), reasonOf(resp, err))
 		return resultOf(req, resp, err, a.alone)
 	})
 
-	outcome := call.ClassOf(err)
-	if err == nil {
-		outcome = call.ClassOfStatus(resp.StatusCode)
-	}
-	t.calls.Add(req.URL.Hostname(), "http", outcome)
-	record.Attempts, record.Peer = a.n, a.peer
+	t.calls.Add(req.URL.Hostname(), "http", classOf(resp, err))
+	record.Peer = a.peer
 	record.Addresses, _ = target.name.Known()
 	record.BalancedBy = call.BalancerOf(record.Addresses)
 	return resp, err
@@ -101,7 +98,7 @@ func (t *transport) observe(req *http.Request, resp *http.Response, start time.T
 	if resp != nil {
 		code = resp.StatusCode
 	}
-	t.seconds.WithLabelValues(req.Method, req.URL.Hostname(), strconv.Itoa(code)).Observe(time.Since(start).Seconds())
+	telemetry.Observe(req.Context(), t.seconds.WithLabelValues(req.Method, req.URL.Hostname(), strconv.Itoa(code)), time.Since(start).Seconds())
 }
 
 // CloseIdleConnections is called by the method of http.Client.

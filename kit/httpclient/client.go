@@ -16,13 +16,14 @@
 //	call.go        RoundTrip: fills in call.Record: the server's address, the attempts
 //
 // Skip on a first reading: target.go, which holds the limits and creates what is
-// kept of each host, and conn.go, which decides which connections are reused.
+// kept of each host, conn.go, which decides which connections are reused, and trace.go.
 package httpclient
 
 import (
 	"crypto/tls"
 	"errors"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -49,6 +50,16 @@ type Options struct {
 	// Redirects are not followed. A call without a token fails with class call.Token.
 	Token     *identity.Source
 	Telemetry *telemetry.Telemetry
+}
+
+// Endpoints returns the addresses that a client made by New knows now behind the host of
+// a URL. It waits for nothing: if no address is known yet, it starts to look the name up.
+func Endpoints(c *http.Client, u *url.URL) []call.Endpoint {
+	var endpoints []call.Endpoint
+	for _, addr := range c.Transport.(*transport).target(u).name.Current() {
+		endpoints = append(endpoints, call.Endpoint{Addr: addr})
+	}
+	return endpoints
 }
 
 // New makes a client. It reads a response whole before a call returns, so that a

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -216,6 +217,16 @@ func TestRecord_AddressesPeerAttempts(t *testing.T) {
 	assert.Empty(t, r.Peer)
 }
 
+// Endpoints waits for nothing, and finds the addresses without a call.
+func TestEndpoints_NeedNoCall(t *testing.T) {
+	names.Set("endpoints.test", "127.0.0.1", "127.0.0.2")
+	client := newClient(t, httpclient.Options{})
+	u, err := url.Parse("http://endpoints.test:8080")
+	require.NoError(t, err)
+	want := []call.Endpoint{{Addr: "127.0.0.1:8080"}, {Addr: "127.0.0.2:8080"}}
+	kittest.Eventually(t, func() bool { return assert.ObjectsAreEqual(want, httpclient.Endpoints(client, u)) }, "the name is looked up")
+}
+
 // The Record's Peer is that of the last attempt: empty if it reached no server, even
 // though an earlier attempt did.
 func TestRecord_PeerOfLastAttempt(t *testing.T) {
@@ -234,6 +245,14 @@ func TestRecord_PeerOfLastAttempt(t *testing.T) {
 	assert.Equal(t, call.Refused, r.class, "%v", r.err)
 	assert.Equal(t, 3, r.Attempts)
 	assert.Empty(t, r.Peer)
+	tries := r.Tries()
+	require.Len(t, tries, 3)
+	assert.Equal(t, l.Addr().String(), tries[0].Peer)
+	assert.Equal(t, call.Unavailable, tries[0].Class)
+	assert.Equal(t, "status 503", tries[0].Reason)
+	assert.Empty(t, tries[2].Peer)
+	assert.Equal(t, call.Refused, tries[2].Class)
+	assert.Contains(t, tries[2].Reason, "connection refused")
 }
 
 // Calls are counted by outcome; attempts are timed by status.
@@ -259,10 +278,10 @@ func TestMetrics_CallsAndAttempts(t *testing.T) {
 
 	text := kittest.Scrape(t, tel)
 	for _, line := range []string{
-		`calls_total{outcome="ok",peer="127.0.0.1",transport="http"} 2`,
-		`calls_total{outcome="denied",peer="127.0.0.1",transport="http"} 1`,
-		`calls_total{outcome="other",peer="127.0.0.1",transport="http"} 1`,
-		`calls_total{outcome="dns",peer="metrics.test",transport="http"} 1`,
+		`client_calls_total{outcome="ok",peer="127.0.0.1",transport="http"} 2`,
+		`client_calls_total{outcome="denied",peer="127.0.0.1",transport="http"} 1`,
+		`client_calls_total{outcome="other",peer="127.0.0.1",transport="http"} 1`,
+		`client_calls_total{outcome="dns",peer="metrics.test",transport="http"} 1`,
 		`http_client_request_duration_seconds_count{code="200",method="GET",peer="127.0.0.1"} 2`,
 		`http_client_request_duration_seconds_count{code="503",method="GET",peer="127.0.0.1"} 1`,
 		`http_client_request_duration_seconds_count{code="500",method="GET",peer="127.0.0.1"} 1`,
@@ -280,7 +299,7 @@ func TestMetrics_SharedByClients(t *testing.T) {
 		require.NoError(t, get(t, newClient(t, httpclient.Options{Telemetry: tel}), url).err)
 	}
 	text := kittest.Scrape(t, tel)
-	assert.Contains(t, text, `calls_total{outcome="ok",peer="127.0.0.1",transport="http"} 2`+"\n")
+	assert.Contains(t, text, `client_calls_total{outcome="ok",peer="127.0.0.1",transport="http"} 2`+"\n")
 	assert.Contains(t, text, `http_client_request_duration_seconds_count{code="200",method="GET",peer="127.0.0.1"} 2`+"\n")
 }
 

@@ -22,6 +22,7 @@ func TestClient_UnknownName(t *testing.T) {
 	require.NoError(t, err)
 	client := newClient(t, httpclient.Options{})
 
+	names.Set("late.test") // a run before may have set it
 	r := get(t, client, "http://late.test:"+port)
 	assert.Equal(t, call.DNS, r.class, "%v", r.err)
 	assert.Empty(t, r.Addresses)
@@ -75,12 +76,13 @@ func TestClient_LooksUpWhenServerCloses(t *testing.T) {
 	host, port := unused(t)
 	pod(t, join(host, port), time.Nanosecond, ok) // a connection for each call
 	names.Set("closes.test", host)
+	before := names.Queries("closes.test")
 	client := newClient(t, httpclient.Options{})
 	for until := time.Now().Add(3 * time.Second); time.Now().Before(until); time.Sleep(10 * time.Millisecond) {
 		require.NoError(t, get(t, client, "http://closes.test:"+port).err)
 	}
-	assert.GreaterOrEqual(t, names.Queries("closes.test"), 2)
-	assert.LessOrEqual(t, names.Queries("closes.test"), 20)
+	assert.GreaterOrEqual(t, names.Queries("closes.test")-before, 2)
+	assert.LessOrEqual(t, names.Queries("closes.test")-before, 20)
 }
 
 // A hundred concurrent calls that need an address share one lookup. Later calls need
@@ -97,9 +99,10 @@ func TestClient_SharesLookups(t *testing.T) {
 		ok(w, r)
 	})
 	names.Set("shared.test", host)
+	before := names.Queries("shared.test")
 	client := newClient(t, httpclient.Options{})
 	together(300, 100, func(int) { assert.NoError(t, get(t, client, "http://shared.test:"+port).err) })
-	assert.LessOrEqual(t, names.Queries("shared.test"), 2)
+	assert.LessOrEqual(t, names.Queries("shared.test")-before, 2)
 }
 
 // The addresses of a name that no longer exists remain in use for some seconds, and
@@ -114,11 +117,9 @@ func TestClient_DropsAddressesOfLostName(t *testing.T) {
 	names.Set("gone.test")
 	r := get(t, client, "http://gone.test:"+port)
 	assert.Equal(t, "ok", r.body, "a DNS server that has just started may not know the name yet: %v", r.err)
-	assert.Equal(t, 1, r.Attempts)
-	kittest.Eventually(t, func() bool {
-		r = get(t, client, "http://gone.test:"+port)
-		return r.err != nil
-	}, "the address is dropped")
+	kittest.Eventually(t, func() bool { return get(t, client, "http://gone.test:"+port).err != nil }, "the address is dropped")
+	// That call may have made an attempt before: on a busy machine a dial may time out.
+	r = get(t, client, "http://gone.test:"+port)
 	assert.Equal(t, call.DNS, r.class, "%v", r.err)
 	assert.Equal(t, 1, r.Attempts)
 	assert.Empty(t, r.Addresses)

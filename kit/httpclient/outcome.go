@@ -2,6 +2,7 @@ package httpclient
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"net"
 	"net/http"
@@ -30,6 +31,22 @@ func outcomeOf(resp *http.Response, err error, took time.Duration) endpoint.Outc
 	default:
 		return endpoint.Failed
 	}
+}
+
+// classOf returns the class of an attempt.
+func classOf(resp *http.Response, err error) call.Class {
+	if err != nil {
+		return call.ClassOf(err)
+	}
+	return call.ClassOfStatus(resp.StatusCode)
+}
+
+// reasonOf returns why an attempt failed, or nil.
+func reasonOf(resp *http.Response, err error) error {
+	if err == nil && call.ClassOfStatus(resp.StatusCode) != call.OK {
+		return fmt.Errorf("status %d", resp.StatusCode)
+	}
+	return err
 }
 
 // resultOf returns what an attempt means for a retry. Retry-After is observed only

@@ -6,13 +6,9 @@ import (
 	"net/url"
 	"time"
 
-	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
-	"go.opentelemetry.io/otel/metric/noop"
-
 	"example.com/tandem/kit/internal/endpoint"
 	"example.com/tandem/kit/internal/lookup"
 	"example.com/tandem/kit/retry"
-	"example.com/tandem/kit/telemetry"
 )
 
 const (
@@ -48,6 +44,7 @@ type target struct {
 	endpoints   *endpoint.Set[string]
 	pooled      http.RoundTripper // reuses connections
 	unpooled    http.RoundTripper // opens a connection for each request
+	traced      http.RoundTripper // send as a span; nil if spans are not exported
 	closeIdle   func()
 }
 
@@ -84,19 +81,10 @@ func newTarget(u *url.URL, o Options) *target {
 	}
 	unpooled := pooled.Clone()
 	unpooled.DisableKeepAlives = true
-	t.pooled, t.unpooled = withSpans(o.Telemetry, addressed{pooled}), withSpans(o.Telemetry, addressed{unpooled})
+	t.pooled, t.unpooled = addressed{pooled}, addressed{unpooled}
+	if o.Telemetry.Traces != nil {
+		t.traced = newTraced(o.Telemetry, t)
+	}
 	t.closeIdle = pooled.CloseIdleConnections
 	return t
-}
-
-// withSpans makes each attempt a span if spans are exported.
-func withSpans(t *telemetry.Telemetry, next http.RoundTripper) http.RoundTripper {
-	if t.Traces == nil {
-		return next
-	}
-	return otelhttp.NewTransport(next,
-		otelhttp.WithTracerProvider(t.Traces),
-		otelhttp.WithPropagators(telemetry.Propagator),
-		otelhttp.WithMeterProvider(noop.NewMeterProvider()), // the metrics are Prometheus's
-	)
 }

@@ -44,7 +44,7 @@ func TestToken_MissingFailsTheCall(t *testing.T) {
 	got := get(t, client, url)
 	assert.Equal(t, call.Token, got.class, "%v", got.err)
 	assert.Zero(t, requests.Load())
-	assert.Contains(t, kittest.Scrape(t, tel), `calls_total{outcome="token",peer="127.0.0.1",transport="http"} 1`)
+	assert.Contains(t, kittest.Scrape(t, tel), `client_calls_total{outcome="token",peer="127.0.0.1",transport="http"} 1`)
 
 	body := &closed{Reader: strings.NewReader("x")}
 	do(client, request(t, t.Context(), http.MethodPost, url, body))

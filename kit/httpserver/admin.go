@@ -29,7 +29,7 @@ func NewDebug(addrVar, addr string, t *telemetry.Telemetry, faults *fault.Switch
 	s, root := newInternal(addrVar, addr, t)
 	s.http.WriteTimeout = 2 * time.Minute // a CPU profile takes 30 s by default
 	if faults != nil {
-		root.Handle("/faults", faults)
+		root.Handle(fault.Path, faults)
 	}
 	if pprof {
 		root.Mount("/debug", middleware.Profiler())

@@ -34,6 +34,8 @@ func TestServer_AcceptsKnownCallersOnly(t *testing.T) {
 	s := serve(t, o, func(s *httpserver.Server) {
 		s.API.Get("/api", hello)
 		s.Streams.Get("/stream", hello)
+		s.Control.Get("/control", hello)
+		s.ControlStreams.Get("/control-stream", hello)
 	})
 	friend := issuer.Token(t, map[string]any{"aud": "b", "sub": "friend"})
 	get := func(path, token string) (int, http.Header, string) {
@@ -68,6 +70,12 @@ func TestServer_AcceptsKnownCallersOnly(t *testing.T) {
 		code, _, body = get(path, issuer.Token(t, map[string]any{"aud": "b", "sub": "stranger"}))
 		assert.Equal(t, http.StatusForbidden, code)
 		assert.NotContains(t, body, "stranger")
+	}
+	for _, path := range []string{"/control", "/control-stream"} { // these need no place
+		code, _, _ := get(path, friend)
+		assert.Equal(t, http.StatusOK, code, path)
+		code, _, _ = get(path, "")
+		assert.Equal(t, http.StatusUnauthorized, code, path)
 	}
 	for _, path := range []string{"/livez", "/readyz", "/health"} {
 		code, _, _ := get(path, "")

@@ -84,7 +84,7 @@ func logAndMeasure(log *slog.Logger, metrics prometheus.Registerer, mustClose fu
 				took := time.Since(start)
 				route := routeOf(r)
 				trace.SpanFromContext(r.Context()).SetName(methodOf(r) + " " + route)
-				seconds.WithLabelValues(methodOf(r), route, strconv.Itoa(status)).Observe(took.Seconds())
+				telemetry.Observe(r.Context(), seconds.WithLabelValues(methodOf(r), route, strconv.Itoa(status)), took.Seconds())
 				attrs := []slog.Attr{
 					slog.String("method", telemetry.Truncate(r.Method)),
 					slog.String("path", telemetry.Truncate(r.URL.Path)),
@@ -97,7 +97,7 @@ func logAndMeasure(log *slog.Logger, metrics prometheus.Registerer, mustClose fu
 					// Behind a gateway, the last entry is the gateway's. Tail keeps it.
 					attrs = append(attrs, slog.String("forwarded_for", telemetry.Tail(strings.Join(entries, ", "))))
 				}
-				log.LogAttrs(r.Context(), levelOf(route, status), "http", attrs...)
+				log.LogAttrs(r.Context(), levelOf(r.Method, route, status), "http", attrs...)
 				if p != nil && sentPart {
 					// Closes the connection, so that the client does not take part of a
 					// response for all of it.
@@ -156,9 +156,9 @@ func methodOf(r *http.Request) string {
 	return "_OTHER" // OpenTelemetry's name for it
 }
 
-func levelOf(route string, status int) slog.Level {
+func levelOf(method, route string, status int) slog.Level {
 	switch {
-	case isProbe(route):
+	case isProbe(route), method == http.MethodGet && route == fault.Path:
 		return slog.LevelDebug
 	case status >= 500:
 		return slog.LevelWarn

@@ -526,3 +526,18 @@ func TestServer_InjectsNoFaultsInProbes(t *testing.T) {
 	resp, _ := get(t, c, s.URL+"/hello")
 	assert.Equal(t, 200, resp.StatusCode)
 }
+
+// Control routes get no injected faults, so that the fault can be removed.
+func TestControl_GetsNoFaults(t *testing.T) {
+	t.Parallel()
+	faults := fault.NewSwitch(true, func(bool) {})
+	faults.Set(fault.Fault{Latency: time.Minute, ErrorRate: 1})
+	s := serve(t, httpserver.Options{Faults: faults}, func(s *httpserver.Server) {
+		s.Control.Get("/control", hello)
+		s.ControlStreams.Get("/stream", hello)
+	})
+	for _, path := range []string{"/control", "/stream"} {
+		resp, _ := get(t, client(t), s.URL+path)
+		assert.Equal(t, http.StatusOK, resp.StatusCode, path)
+	}
+}

@@ -104,6 +104,11 @@ type Server struct {
 	// /livez, /readyz and /health. They need no token, are never shed and get no injected faults:
 	// if a busy pod were restarted or removed, the others would get its load.
 	Probes chi.Router
+	// Control and ControlStreams are for routes by which people watch and steer this process.
+	// They differ from API and Streams in that they are never shed and get no injected faults:
+	// they are needed most when the process is busy or fails. A route that many clients use at once
+	// must limit them itself.
+	Control, ControlStreams chi.Router
 
 	addrVar        string
 	http           *http.Server
@@ -139,6 +144,8 @@ func New(o Options) *Server {
 	s.Probes.Get(healthPath, o.Health.ServeHealth)
 	s.API = root.With(limitTime, authenticate(o.Callers, false), shed(o.Limiter.Acquire, o.Limiter.Release), injectFaults(o.Faults))
 	s.Streams = root.With(authenticate(o.Callers, true), shed(o.Limiter.AcquireStream, o.Limiter.ReleaseStream), injectFaults(o.Faults), s.endOnShutdown)
+	s.Control = root.With(limitTime, authenticate(o.Callers, false))
+	s.ControlStreams = root.With(authenticate(o.Callers, true), s.endOnShutdown)
 	s.http.Handler = root
 	return s
 }

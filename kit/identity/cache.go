@@ -24,6 +24,12 @@ const (
 	// maxWait is how long a call waits for a load. It is below the usual deadline of a call
 	// (2 s), so that the caller learns the reason.
 	maxWait = time.Second
+	// staleWait is how long a call waits for a load while the old value is stale. It is below half
+	// of the usual deadline, which is the time of a first attempt: an issuer that hangs fails
+	// no call.
+	staleWait = maxWait / 2
+	// reloadBurst reloads may follow each other, and then one every reloadEvery.
+	reloadBurst, reloadEvery = 5, 10 * time.Second
 )
 
 var errSlow = fmt.Errorf("the load takes longer than %s", maxWait)
@@ -34,6 +40,7 @@ var errSlow = fmt.Errorf("the load takes longer than %s", maxWait)
 //
 //	value                      get returns
 //	none, or not usable        the result of a load, or the last error during a backoff
+//	usable, staleAt has passed the result of a load, if it comes within staleWait, else the old value
 //	usable, renewAt has passed the old value; a load runs, unless there is a backoff
 //	usable                     the value
 type cache[T any] struct {
@@ -48,6 +55,7 @@ type cache[T any] struct {
 	err      error     // of the last load
 	failures int       // in a row
 	notUntil time.Time // of the next load: the end of the backoff
+	burstAt  time.Time // when reloadBurst reloads are possible again
 	inFlight chan struct{}
 }
 
@@ -61,12 +69,13 @@ func newCache[T any](what string, tel *telemetry.Telemetry, load func(context.Co
 
 // loaded is the result of a load. It is usable from then until usableUntil.
 type loaded[T any] struct {
-	value                T
-	renewAt, usableUntil time.Time
+	value                         T
+	renewAt, staleAt, usableUntil time.Time
 }
 
 // get returns a usable value. If there is none, it waits for a load until ctx ends or
-// maxWait has passed.
+// maxWait has passed. If the value is stale, it waits for staleWait at most, and for no
+// load after one that failed.
 func (c *cache[T]) get(ctx context.Context) (T, error) {
 	c.mu.Lock()
 	now := time.Now()
@@ -76,31 +85,50 @@ func (c *cache[T]) get(ctx context.Context) (T, error) {
 		return c.last.value, nil
 	}
 	old, done := c.last.value, c.start(now)
+	wait := !now.Before(c.last.staleAt) && c.failures == 0
+	waitUntil := c.started.Add(staleWait) // for the load as a whole: a load that hangs delays few calls
 	c.mu.Unlock()
-	if usable {
-		return old, nil
+	if !usable {
+		return c.wait(ctx, done, maxWait)
 	}
-	return c.wait(ctx, done)
+	if wait {
+		if value, err := c.wait(ctx, done, waitUntil.Sub(now)); err == nil {
+			return value, nil
+		}
+	}
+	return old, nil
 }
 
 // reload returns a value whose load started less than interval ago, and loads it
-// otherwise.
+// otherwise. If there were too many reloads, it returns the old value.
 func (c *cache[T]) reload(ctx context.Context, interval time.Duration) (T, error) {
 	c.mu.Lock()
 	now := time.Now()
-	if c.inFlight == nil && c.err == nil && now.Sub(c.started) < interval {
+	if c.inFlight == nil && c.err == nil && (now.Sub(c.started) < interval || !c.takeReload(now)) {
 		defer c.mu.Unlock()
 		return c.last.value, nil
 	}
 	done := c.start(now)
 	c.mu.Unlock()
-	value, err := c.wait(ctx, done)
+	value, err := c.wait(ctx, done, maxWait)
 	if err != nil {
 		return value, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.last.value, c.err // unlike get, not the old value after a failure
+}
+
+// takeReload reports whether a reload is permitted, and counts it. The caller holds c.mu.
+func (c *cache[T]) takeReload(now time.Time) bool {
+	if c.burstAt.Sub(now) > (reloadBurst-1)*reloadEvery {
+		return false
+	}
+	if c.burstAt.Before(now) {
+		c.burstAt = now
+	}
+	c.burstAt = c.burstAt.Add(reloadEvery)
+	return true
 }
 
 // start starts a load, or joins the one in flight. It returns nil during a backoff. The
@@ -144,11 +172,11 @@ func (c *cache[T]) finish(value loaded[T], err error) {
 	c.log.Warn("identity: load failed", "what", c.what, "error", telemetry.Truncate(err.Error()))
 }
 
-// wait waits for a load. done is nil if none runs.
-func (c *cache[T]) wait(ctx context.Context, done chan struct{}) (T, error) {
+// wait waits for a load, for as long as limit. done is nil if none runs.
+func (c *cache[T]) wait(ctx context.Context, done chan struct{}, limit time.Duration) (T, error) {
 	if done != nil {
 		var none T
-		timer := time.NewTimer(maxWait)
+		timer := time.NewTimer(limit)
 		defer timer.Stop()
 		select {
 		case <-done:

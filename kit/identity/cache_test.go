@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -16,10 +17,10 @@ import (
 
 // fakeLoad counts loads. Each takes a while, and returns err or its number.
 type fakeLoad struct {
-	n           int
-	takes       time.Duration
-	renew, live time.Duration
-	err         error
+	n                  int
+	takes              time.Duration
+	renew, stale, live time.Duration
+	err                error
 }
 
 func (f *fakeLoad) load(ctx context.Context) (loaded[int], error) {
@@ -31,7 +32,7 @@ func (f *fakeLoad) load(ctx context.Context) (loaded[int], error) {
 		return loaded[int]{}, ctx.Err()
 	}
 	now := time.Now()
-	return loaded[int]{n, now.Add(f.renew), now.Add(f.live)}, f.err
+	return loaded[int]{n, now.Add(f.renew), now.Add(cmp.Or(f.stale, f.live)), now.Add(f.live)}, f.err
 }
 
 // The states of a cache, in the order in which an outage brings them about.
@@ -95,22 +96,67 @@ func TestCache_BoundsWaits(t *testing.T) {
 	})
 }
 
-// reload loads at most once in an interval, and returns an error if it cannot tell
+// While the value is stale, a call waits for a load. If the load hangs, calls wait for
+// staleWait from its start; if it fails, they do not wait at all.
+func TestCache_StaleValueIsRenewed(t *testing.T) {
+	tel := kittest.Telemetry(t, io.Discard)
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeLoad{takes: 100 * time.Millisecond, renew: time.Minute, stale: 2 * time.Minute, live: time.Hour}
+		c := newCache("keys", tel, f.load)
+		get := func(want int, waits time.Duration) {
+			t.Helper()
+			start := time.Now()
+			got, err := c.get(t.Context())
+			require.NoError(t, err)
+			assert.Equal(t, want, got)
+			assert.Equal(t, waits, time.Since(start))
+			synctest.Wait() // a load in the background has begun
+		}
+		get(1, f.takes)
+		time.Sleep(2*time.Minute - time.Second)
+		get(1, 0) // a load runs
+		time.Sleep(3 * time.Minute)
+		get(3, f.takes)
+
+		f.takes = time.Hour
+		time.Sleep(3 * time.Minute)
+		get(3, staleWait)
+		get(3, 0) // joins the load that hangs
+		time.Sleep(loadTimeout + firstBackoff)
+		get(3, 0) // another load hangs
+
+		f.takes = 0
+		time.Sleep(loadTimeout + 2*firstBackoff)
+		get(3, 0) // a load runs: the issuer may hang still
+		time.Sleep(time.Second)
+		get(6, 0)
+	})
+}
+
+// reload loads at most once in an interval. After reloadBurst loads it loads once every
+// reloadEvery, until there was a time without any. It returns an error if it cannot tell
 // whether the value is current.
 func TestCache_ReloadIsLimited(t *testing.T) {
 	tel := kittest.Telemetry(t, io.Discard)
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeLoad{renew: time.Hour, live: time.Hour}
 		c := newCache("keys", tel, f.load)
-		for range 600 { // for a minute
-			_, err := c.reload(t.Context(), 10*time.Second)
-			require.NoError(t, err)
-			time.Sleep(100 * time.Millisecond)
+		reload := func(d time.Duration) (loads int) {
+			before := f.n
+			for start := time.Now(); time.Since(start) < d; time.Sleep(100 * time.Millisecond) {
+				_, err := c.reload(t.Context(), time.Second)
+				require.NoError(t, err)
+			}
+			return f.n - before
 		}
-		assert.Equal(t, 6, f.n)
+		assert.Equal(t, 4, reload(4*time.Second))
+		assert.Equal(t, 6, reload(56*time.Second), "one at once, and at 10, 20, 30, 40 and 50 s")
+		time.Sleep(reloadBurst * reloadEvery)
+		assert.Equal(t, 4, reload(4*time.Second))
+
 		f.err = errors.New("down")
 		time.Sleep(10 * time.Second)
-		_, err := c.reload(t.Context(), 10*time.Second)
+		_, err := c.reload(t.Context(), time.Second)
 		require.Error(t, err)
 		_, err = c.get(t.Context())
 		require.NoError(t, err)

@@ -19,15 +19,18 @@ import (
 )
 
 const (
-	// keysRenewed is how often the keys are loaded, in the background of a call. A token of a
-	// key that the issuer has withdrawn is therefore accepted for two hours: until the keys
-	// are loaded, and for as long as a verified token is remembered. The first call after
-	// hours without any is checked with the old keys, too. If the issuer cannot be reached,
-	// the keys are used for keysUsable: calls go on during an outage of the issuer.
-	keysRenewed, keysUsable = time.Hour, 24 * time.Hour
+	// keysRenewed is the age at which the keys are loaded again, in the background of a call.
+	// From the age of keysStale, after a time without calls, a call waits for them. A token of
+	// a key that the issuer has withdrawn is therefore accepted for 66 minutes at most:
+	// keysStale and minRemembered. There are two exceptions. If the issuer takes longer than
+	// staleWait, calls are checked with the old keys until it responds, which is at most
+	// loadTimeout. If it cannot be reached, the keys are used for keysUsable: calls go on
+	// during an outage of the issuer.
+	keysRenewed, keysStale, keysUsable = time.Hour, 65 * time.Minute, 24 * time.Hour
 	// reloadInterval is how soon the keys are loaded again for a token with an unknown key.
-	// Anybody can make such tokens.
-	reloadInterval = 10 * time.Second
+	// Anybody can make such tokens, so the reloads are limited as well (reloadBurst): tokens of
+	// a new key are refused for a second at most, and for ten during an attack.
+	reloadInterval = time.Second
 	// maxDocument is the size limit of the issuer's responses, in bytes.
 	maxDocument = 1 << 20
 )
@@ -39,11 +42,18 @@ var algorithms = []jose.SignatureAlgorithm{jose.RS256, jose.ES256, jose.ES384, j
 // errUnknownKey means that no key of the issuer has the id that the token names.
 var errUnknownKey = errors.New("the issuer has no such key")
 
+// keys are the keys of the issuer.
+type keys struct {
+	jose.JSONWebKeySet
+	loaded time.Time
+}
+
 // keySet implements oidc.KeySet for one token. (oidc.RemoteKeySet loads the keys again for
 // every unknown id.)
 type keySet struct {
-	cache          *cache[jose.JSONWebKeySet]
+	cache          *cache[keys]
 	reloadInterval time.Duration
+	used           keys  // for the signature
 	loadErr        error // the keys cannot be loaded. Package oidc passes on the text of an error only
 }
 
@@ -53,24 +63,24 @@ func (k *keySet) VerifySignature(ctx context.Context, token string) ([]byte, err
 	if err != nil {
 		return nil, err
 	}
-	keys, err := k.cache.get(ctx)
+	k.used, err = k.cache.get(ctx)
 	if err == nil {
 		var payload []byte
-		if payload, err = verifyWith(keys, signed); !errors.Is(err, errUnknownKey) {
+		if payload, err = k.used.verify(signed); !errors.Is(err, errUnknownKey) {
 			return payload, err
 		}
-		keys, err = k.cache.reload(ctx, k.reloadInterval)
+		k.used, err = k.cache.reload(ctx, k.reloadInterval)
 	}
 	if err != nil {
 		k.loadErr = err
 		return nil, err
 	}
-	return verifyWith(keys, signed)
+	return k.used.verify(signed)
 }
 
-func verifyWith(keys jose.JSONWebKeySet, signed *jose.JSONWebSignature) ([]byte, error) {
+func (k keys) verify(signed *jose.JSONWebSignature) ([]byte, error) {
 	err := errUnknownKey
-	for _, key := range keys.Key(signed.Signatures[0].Header.KeyID) { // package oidc has checked that there is one signature
+	for _, key := range k.Key(signed.Signatures[0].Header.KeyID) { // package oidc has checked that there is one signature
 		var payload []byte
 		if payload, err = signed.Verify(key); err == nil {
 			return payload, nil
@@ -80,8 +90,8 @@ func verifyWith(keys jose.JSONWebKeySet, signed *jose.JSONWebSignature) ([]byte,
 }
 
 // loadKeys gets the issuer's keys. All files are read anew: kubelet renews them.
-func (i Issuer) loadKeys(ctx context.Context) (loaded[jose.JSONWebKeySet], error) {
-	var none loaded[jose.JSONWebKeySet]
+func (i Issuer) loadKeys(ctx context.Context) (loaded[keys], error) {
+	var none loaded[keys]
 	client, err := i.client()
 	if err != nil {
 		return none, err
@@ -100,12 +110,17 @@ func (i Issuer) loadKeys(ctx context.Context) (loaded[jose.JSONWebKeySet], error
 	if u, err := url.Parse(document.KeysURL); err != nil || u.Scheme != "https" {
 		return none, fmt.Errorf("jwks_uri %q: want an https URL", document.KeysURL)
 	}
-	keys, err := getKeys(ctx, client, document.KeysURL)
+	set, err := getKeys(ctx, client, document.KeysURL)
 	if err != nil {
 		return none, fmt.Errorf("get %s: %w", document.KeysURL, err)
 	}
 	now := time.Now()
-	return loaded[jose.JSONWebKeySet]{keys, now.Add(keysRenewed), now.Add(keysUsable)}, nil
+	return loaded[keys]{
+		value:       keys{set, now},
+		renewAt:     now.Add(keysRenewed),
+		staleAt:     now.Add(keysStale),
+		usableUntil: now.Add(keysUsable),
+	}, nil
 }
 
 func getKeys(ctx context.Context, client *http.Client, url string) (set jose.JSONWebKeySet, err error) {

@@ -52,8 +52,15 @@ type Source struct {
 func FromFile(path string, tel *telemetry.Telemetry) *Source {
 	return &Source{cache: newCache("token", tel, func(context.Context) (loaded[token], error) {
 		t, err := readToken(path)
-		return loaded[token]{t, time.Now().Add(readInterval), t.expiry.Add(-unusableBefore)}, err
+		return usable(t, time.Now().Add(readInterval)), err
 	})}
+}
+
+// usable returns a token with the times of its use. It is never stale: the callee asks for
+// no more than that it has not expired.
+func usable(t token, renewAt time.Time) loaded[token] {
+	until := t.expiry.Add(-unusableBefore)
+	return loaded[token]{value: t, renewAt: renewAt, staleAt: until, usableUntil: until}
 }
 
 // readToken reads a token file and the expiry in the token, without verifying the token:
@@ -92,7 +99,7 @@ func (w Workload) Complete() bool { return w.ClientID != "" && w.TenantID != "" 
 // to it.
 func (w Workload) Validate() error {
 	if w.AuthorityHost.Scheme != "https" || w.AuthorityHost.Hostname() == "" || w.AuthorityHost.User != nil {
-		return config.Invalid("AZURE_AUTHORITY_HOST", w.AuthorityHost.Redacted(), "want https://HOST/")
+		return config.InvalidURL("AZURE_AUTHORITY_HOST", w.AuthorityHost.String(), "want https://HOST/")
 	}
 	return nil
 }
@@ -106,7 +113,7 @@ func FromEntra(w Workload, scope string, tel *telemetry.Telemetry) *Source {
 	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	return &Source{ClientID: w.ClientID, cache: newCache("token", tel, func(ctx context.Context) (loaded[token], error) {
 		t, err := w.exchange(context.WithValue(ctx, oauth2.HTTPClient, client), scope)
-		return loaded[token]{t, t.expiry.Add(-renewBefore), t.expiry.Add(-unusableBefore)}, err
+		return usable(t, t.expiry.Add(-renewBefore)), err
 	})}
 }
 
@@ -162,7 +169,7 @@ func (s *Source) Authorization(ctx context.Context) (string, error) {
 var errNoOwnToken = errors.New("this service has no valid token of its own; its log has the reason")
 
 // HealthCheck describes the token: whose it is, and until when it is valid. It is a check
-// of package health.
+// of package health. A service that requires it has the token before its first call.
 func (s *Source) HealthCheck(ctx context.Context) (output string, err error) {
 	token, err := s.cache.get(ctx)
 	if s.ClientID != "" {

@@ -3,6 +3,7 @@ package identity
 import (
 	"context"
 	"crypto/sha256"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -10,7 +11,6 @@ import (
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
-	"github.com/go-jose/go-jose/v4"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"example.com/tandem/kit/call"
@@ -26,6 +26,9 @@ const (
 	clockSkew = 30 * time.Second
 	// maxVerified is how many verified tokens are kept. A caller has one an hour.
 	maxVerified = 1024
+	// minRemembered is how long a token is kept that was verified with keys older than
+	// keysRenewed. Without it, each call would be verified during an outage of the issuer.
+	minRemembered = time.Minute
 )
 
 // Issuer says which issuer signs the tokens, and how to get its keys.
@@ -45,7 +48,7 @@ type Issuer struct {
 type Verifier struct {
 	issuer   string
 	config   *oidc.Config
-	keys     *cache[jose.JSONWebKeySet]
+	keys     *cache[keys]
 	subjects []string
 	log      *slog.Logger
 	checks   *prometheus.CounterVec
@@ -67,7 +70,7 @@ type verified struct {
 
 // NewVerifier returns a verifier of an issuer's tokens for an audience, such as
 // service-b. Only the subjects may call. The issuer's keys are loaded for the first
-// token.
+// token or HealthCheck.
 func NewVerifier(issuer Issuer, audience string, subjects []string, tel *telemetry.Telemetry) *Verifier {
 	config := &oidc.Config{ClientID: audience, Now: func() time.Time { return time.Now().Add(-clockSkew) }}
 	for _, a := range algorithms {
@@ -111,13 +114,13 @@ func (v *Verifier) verify(ctx context.Context, authorization string) (caller Cal
 	if caller, ok := v.known(hash); ok {
 		return caller, "ok", nil
 	}
-	keys := &keySet{cache: v.keys, reloadInterval: v.reloadInterval}
-	id, err := oidc.NewVerifier(v.issuer, keys, v.config).Verify(ctx, token)
+	set := &keySet{cache: v.keys, reloadInterval: v.reloadInterval}
+	id, err := oidc.NewVerifier(v.issuer, set, v.config).Verify(ctx, token)
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return Caller{}, "canceled", context.Cause(ctx)
-	case keys.loadErr != nil:
-		v.logRefusal(ctx, "load the issuer's keys: "+keys.loadErr.Error())
+	case set.loadErr != nil:
+		v.logRefusal(ctx, "load the issuer's keys: "+set.loadErr.Error())
 		return Caller{}, "unavailable", ErrUnavailable
 	case err != nil:
 		v.logRefusal(ctx, err.Error())
@@ -127,8 +130,23 @@ func (v *Verifier) verify(ctx context.Context, authorization string) (caller Cal
 		return Caller{}, "denied", ErrDenied
 	}
 	caller = Caller{Subject: id.Subject, Expiry: id.Expiry.Add(clockSkew)}
-	v.remember(hash, caller)
+	v.remember(hash, caller, set.used)
 	return caller, "ok", nil
+}
+
+// HealthCheck describes the issuer's keys. It is a check of package health: it fails without
+// keys, and if the keys could not be renewed for a while. A service that requires it has the
+// keys before its first call.
+func (v *Verifier) HealthCheck(ctx context.Context) (output string, err error) {
+	keys, err := v.keys.get(ctx)
+	if err != nil {
+		return "", fmt.Errorf("load the keys of %s: %w", v.issuer, err)
+	}
+	loaded := keys.loaded.UTC().Format(time.RFC3339)
+	if time.Since(keys.loaded) >= keysStale {
+		return "", fmt.Errorf("the keys of %s cannot be renewed; those in use were loaded at %s", v.issuer, loaded)
+	}
+	return fmt.Sprintf("keys of %s loaded at %s", v.issuer, loaded), nil
 }
 
 func (v *Verifier) logRefusal(ctx context.Context, reason string) {
@@ -142,9 +160,13 @@ func (v *Verifier) known(hash [sha256.Size]byte) (Caller, bool) {
 	return known.caller, ok && time.Now().Before(known.until)
 }
 
-// remember keeps a token until it expires, but for keysRenewed at most.
-func (v *Verifier) remember(hash [sha256.Size]byte, caller Caller) {
-	until := time.Now().Add(keysRenewed)
+// remember keeps a token until it expires, but only for as long as its keys are current: it
+// is then verified with others.
+func (v *Verifier) remember(hash [sha256.Size]byte, caller Caller, keys keys) {
+	until := keys.loaded.Add(keysRenewed)
+	if least := time.Now().Add(minRemembered); until.Before(least) {
+		until = least
+	}
 	if caller.Expiry.Before(until) {
 		until = caller.Expiry
 	}

@@ -10,6 +10,7 @@
 //	issuer.go   an OpenID Connect issuer, whose tokens say who calls
 //	grpc.go     a gRPC call whose deadline only the server knows
 //	metrics.go  scrape and lint metrics
+//	traces.go   a receiver of traces (package otlp)
 //	hostile.go  clients that try to exhaust or crash a server
 //	race_*.go   whether the race detector is on
 package kittest

@@ -14,8 +14,9 @@ import (
 // Service is a service that runs inside the test's process.
 type Service struct {
 	Log *Buffer
-	// URL is that of HTTP_ADDR, without a path.
-	URL  string
+	// URL is that of HTTP_ADDR, without a path, and AdminURL that of ADMIN_ADDR.
+	URL, AdminURL string
+
 	stop context.CancelFunc
 	done chan struct{}
 	err  error
@@ -24,10 +25,22 @@ type Service struct {
 // Serve calls run, the body of a service's main, with an environment that sets at
 // least HTTP_ADDR, and waits until the service is ready. The service stops with Stop
 // or at the end of the test, which shows its log if the test failed.
-func Serve(t testing.TB, run func(ctx context.Context, args []string, environ map[string]string, out io.Writer) error, environ map[string]string) *Service {
+func Serve(t testing.TB, run RunFunc, environ map[string]string) *Service {
+	t.Helper()
+	s := Launch(t, run, environ)
+	AwaitReady(t, s.URL)
+	return s
+}
+
+// RunFunc is the body of a service's main, as in package lifecycle.
+type RunFunc = func(ctx context.Context, args []string, environ map[string]string, out io.Writer) error
+
+// Launch is Serve for a service that does not become ready. It waits until the service
+// responds.
+func Launch(t testing.TB, run RunFunc, environ map[string]string) *Service {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &Service{Log: &Buffer{}, URL: "http://" + environ["HTTP_ADDR"], stop: cancel, done: make(chan struct{})}
+	s := &Service{Log: &Buffer{}, URL: "http://" + environ["HTTP_ADDR"], AdminURL: "http://" + environ["ADMIN_ADDR"], stop: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
 		s.err = run(ctx, nil, environ, s.Log)
@@ -38,7 +51,7 @@ func Serve(t testing.TB, run func(ctx context.Context, args []string, environ ma
 			t.Logf("%s:\n%s", s.URL, log)
 		}
 	})
-	AwaitReady(t, s.URL)
+	await(t, s.URL+"/livez", "does not respond")
 	return s
 }
 
@@ -52,15 +65,21 @@ func (s *Service) Stop() error {
 // AwaitReady waits up to 20 seconds until the service at url is ready.
 func AwaitReady(t testing.TB, url string) {
 	t.Helper()
+	await(t, url+"/readyz", "is not ready")
+}
+
+// await waits until a GET request of url has the status 200.
+func await(t testing.TB, url, failure string) {
+	t.Helper()
 	transport := &http.Transport{DisableKeepAlives: true}
 	require.Eventually(t, func() bool {
-		resp, err := transport.RoundTrip(request(t, url+"/readyz"))
+		resp, err := transport.RoundTrip(request(t, url))
 		if err != nil {
 			return false
 		}
 		_ = resp.Body.Close() // only the status is needed
 		return resp.StatusCode == http.StatusOK
-	}, 20*time.Second, 10*time.Millisecond, "%s is not ready", url)
+	}, 20*time.Second, 10*time.Millisecond, "%s %s", url, failure)
 }
 
 // request returns a GET request.

@@ -5,6 +5,8 @@ import (
 	"io"
 	"sync"
 	"time"
+
+	"example.com/tandem/kit/logtext"
 )
 
 // flushDelay is the longest time that a log line stays in the buffer. Buffering
@@ -16,14 +18,27 @@ const flushDelay = 20 * time.Millisecond
 // so that a process which is killed loses at most flushDelay of lines below warning.
 type bufferedWriter struct {
 	w          io.Writer
-	mu         sync.Mutex   // held during w.Write too, which keeps the order
-	buf        bytes.Buffer // a timer that flushes is set whenever buf is not empty
-	unbuffered bool         // set by Unbuffer
+	text       *logtext.Format // turns log lines into text; nil leaves them as JSON
+	mu         sync.Mutex      // held during w.Write too, which keeps the order
+	buf        bytes.Buffer    // a timer that flushes is set whenever buf is not empty
+	unbuffered bool            // set by Unbuffer
 }
 
 func (b *bufferedWriter) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.text != nil {
+		if line, ok := b.text.Line(bytes.TrimSuffix(p, []byte("\n"))); ok {
+			n := len(p)
+			_, err := b.write([]byte(line + "\n"))
+			return n, err
+		}
+	}
+	return b.write(p)
+}
+
+// write does the work of Write; the caller holds b.mu.
+func (b *bufferedWriter) write(p []byte) (int, error) {
 	if b.unbuffered {
 		return b.w.Write(p)
 	}

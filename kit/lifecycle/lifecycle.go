@@ -50,6 +50,7 @@ import (
 
 	"example.com/tandem/kit/config"
 	"example.com/tandem/kit/health"
+	"example.com/tandem/kit/logtext"
 	"example.com/tandem/kit/telemetry"
 )
 
@@ -78,7 +79,7 @@ func Main(run RunFunc) {
 }
 
 func runUntilSignal(run RunFunc, environ map[string]string) error {
-	out := &bufferedWriter{w: os.Stdout}
+	out := &bufferedWriter{w: os.Stdout, text: textFormat(environ, logtext.IsTerminal(os.Stdout))}
 	defer out.Flush() // also when run panics
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	context.AfterFunc(ctx, func() {
@@ -91,6 +92,18 @@ func runUntilSignal(run RunFunc, environ map[string]string) error {
 		fmt.Fprintln(os.Stderr, err)
 	}
 	return err
+}
+
+// textFormat returns how log lines look, or nil if they are to be JSON.
+func textFormat(environ map[string]string, terminal bool) *logtext.Format {
+	format := environ["LOG_FORMAT"] // package config rejects invalid values
+	if format == "json" || format != "text" && !terminal {
+		return nil
+	}
+	return &logtext.Format{
+		Color: terminal && logtext.Colored(func(key string) string { return environ[key] }),
+		Hide:  func(key, _ string) bool { return key == "service" || key == "pod" }, // there is one process at a terminal
+	}
 }
 
 // ExitCode returns the exit status of a process whose run function returned err: 0
@@ -138,8 +151,9 @@ type Options struct {
 	Unknown []config.Unknown
 }
 
-// Run opens all ports, serves until ctx ends or a server fails, drains, and
-// returns. The error joins the errors of all servers, including those about
+// Run opens all ports, waits until what Health requires is there, serves until ctx ends
+// or a server fails, drains, and returns. The ports are open while it waits, so that
+// probes show the reason. The error joins the errors of all servers, including those about
 // requests that were cut off. Run returns a configuration error without opening a
 // port if the drain does not fit the grace period.
 func Run(ctx context.Context, o Options, servers ...Server) error {
@@ -163,14 +177,20 @@ func Run(ctx context.Context, o Options, servers ...Server) error {
 			}
 		})
 	}
-	o.Health.Ready()
-	o.Log.Info("ready")
+	starting, endStart := context.WithCancel(ctx)
+	serving.Go(func() {
+		if o.Health.AwaitRequired(starting, o.Log) == nil {
+			o.Health.Ready()
+			o.Log.Info("ready")
+		}
+	})
 
 	var failure error
 	select {
 	case <-ctx.Done():
 	case failure = <-failed:
 	}
+	endStart()
 
 	o.Log.Info("draining", "delay", o.Drain.DrainDelay.String(), "timeout", o.Drain.DrainTimeout.String())
 	o.Health.Drain()

@@ -439,6 +439,45 @@ func TestRun_FailsIfPortIsTaken(t *testing.T) {
 	assert.Equal(t, "starting", s.ready(), "health must not turn ready")
 }
 
+// Run serves before what Health requires is there, and is not ready. A signal stops it, and a
+// failing server does.
+func TestRun_StopsWhileNotReady(t *testing.T) {
+	failure, fail := errors.New("accept: too many open files"), make(chan struct{})
+	for name, c := range map[string]struct {
+		two  func(s *service) lifecycle.Server
+		stop func(s *service)
+		err  error
+	}{
+		"signal": {
+			two:  func(s *service) lifecycle.Server { return s.Two },
+			stop: func(s *service) { s.signal() },
+		},
+		"failing server": {
+			two:  func(s *service) lifecycle.Server { return brokenServer{s.Two, failure, fail} },
+			stop: func(*service) { close(fail) },
+			err:  failure,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newService(t)
+			s.Health.Require("keys", func(context.Context) (string, error) { return "", errors.New("down") })
+			go func() { s.ended <- lifecycle.Run(s.ctx, s.options, s.One, c.two(s)) }()
+			kittest.Eventually(t, func() bool { return s.ready() == "starting: waiting for keys" }, "waiting")
+			status, err := s.get(s.One, "/livez")
+			require.NoError(t, err)
+			assert.Equal(t, 200, status)
+			c.stop(s)
+			select {
+			case err := <-s.ended:
+				require.ErrorIs(t, err, c.err)
+			case <-time.After(timeout):
+				require.Fail(t, "Run did not return")
+			}
+			assert.Equal(t, "draining", s.ready())
+		})
+	}
+}
+
 // A signal that comes before the servers serve stops the service too.
 func TestRun_SignalDuringStart(t *testing.T) {
 	s := newService(t)

@@ -45,12 +45,12 @@ func New(n int, metrics prometheus.Registerer) *Limiter {
 		queue:    make(chan struct{}, n),
 		streams:  make(chan struct{}, max(1, n/2)),
 		shed: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "requests_shed_total",
+			Name: "server_requests_shed_total",
 			Help: "Requests refused because the concurrency limit was reached, over all transports.",
 		}),
 	}
 	metrics.MustRegister(l.shed, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "requests_in_flight",
+		Name: "server_requests_in_flight",
 		Help: "Requests and streams in flight that count towards the concurrency limit, over all transports.",
 	}, func() float64 { return float64(len(l.inFlight)) }))
 	return l

@@ -178,6 +178,6 @@ func TestLimiter_Metrics(t *testing.T) {
 	require.ErrorIs(t, l.AcquireStream(t.Context()), limiter.ErrFull)
 	require.ErrorIs(t, l.Acquire(t.Context()), limiter.ErrFull)
 	text := kittest.Scrape(t, tel)
-	assert.Contains(t, text, "\nrequests_in_flight 2\n")
-	assert.Contains(t, text, "\nrequests_shed_total 2\n")
+	assert.Contains(t, text, "\nserver_requests_in_flight 2\n")
+	assert.Contains(t, text, "\nserver_requests_shed_total 2\n")
 }

@@ -28,3 +28,14 @@ func Continue(ctx context.Context, headers propagation.TextMapCarrier) context.C
 	binary.BigEndian.PutUint64(ids.SpanID[:], rand.Uint64()|1)
 	return oteltrace.ContextWithSpanContext(ctx, oteltrace.NewSpanContext(ids))
 }
+
+// NewTrace is for work that no request asks for, such as calls at a rate: it starts a
+// trace, whatever ctx belongs to. Call end when the work has ended.
+func (t *Telemetry) NewTrace(ctx context.Context, name string) (_ context.Context, end func()) {
+	if t.Traces == nil {
+		ctx = oteltrace.ContextWithSpanContext(ctx, oteltrace.SpanContext{})
+		return Continue(ctx, propagation.MapCarrier{}), func() {}
+	}
+	ctx, span := t.Traces.Tracer("example.com/tandem/kit/telemetry").Start(ctx, name, oteltrace.WithNewRoot())
+	return ctx, func() { span.End() }
+}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -108,6 +109,9 @@ func newProvider(ctx context.Context, me instance.Instance, environ map[string]s
 			return nil, config.Invalid(key, environ[key], "want a URL such as http://collector:4318")
 		}
 	}
+	if err := checkSampler(environ); err != nil {
+		return nil, err
+	}
 	exporter, err := newExporter(ctx, environ)
 	if err != nil {
 		return nil, err
@@ -128,8 +132,27 @@ func newProvider(ctx context.Context, me instance.Instance, environ map[string]s
 	if err != nil {
 		return nil, err
 	}
-	// The sampler is the SDK's default, which OTEL_TRACES_SAMPLER sets.
+	// The sampler is the SDK's default, parentbased_always_on, unless OTEL_TRACES_SAMPLER sets another.
 	return trace.NewTracerProvider(trace.WithBatcher(exporter), trace.WithResource(res)), nil
+}
+
+// checkSampler returns an error for a sampler that the SDK would replace by its default,
+// which samples every call.
+func checkSampler(environ map[string]string) error {
+	const samplerKey, argKey = "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"
+	switch sampler := environ[samplerKey]; sampler {
+	case "", "always_on", "always_off", "parentbased_always_on", "parentbased_always_off":
+		return nil
+	case "traceidratio", "parentbased_traceidratio":
+		if arg := environ[argKey]; arg != "" {
+			if ratio, err := strconv.ParseFloat(arg, 64); err != nil || !(ratio >= 0 && ratio <= 1) {
+				return config.Invalid(argKey, arg, "want a number from 0 to 1, such as 0.01")
+			}
+		}
+		return nil
+	default:
+		return config.Invalid(samplerKey, sampler, "want always_on, always_off or traceidratio, or one of these after parentbased_")
+	}
 }
 
 func newExporter(ctx context.Context, environ map[string]string) (*otlptrace.Exporter, error) {

@@ -7,11 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -20,11 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
-	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
-	tracev1 "go.opentelemetry.io/proto/otlp/trace/v1"
 	"go.uber.org/goleak"
-	"google.golang.org/grpc"
-	"google.golang.org/protobuf/proto"
 
 	"example.com/tandem/kit/config"
 	"example.com/tandem/kit/instance"
@@ -71,55 +64,6 @@ func newTelemetry(t *testing.T, w io.Writer) (*telemetry.Telemetry, error) {
 	return telemetry.New(t.Context(), testInstance, slog.LevelInfo, config.Environ(os.Environ()), w)
 }
 
-// fakeCollector is an OTLP collector for gRPC and HTTP. It keeps the spans.
-type fakeCollector struct {
-	collector.UnimplementedTraceServiceServer
-	mu    sync.Mutex
-	spans []*tracev1.ResourceSpans
-}
-
-func (c *fakeCollector) Export(
-	_ context.Context, in *collector.ExportTraceServiceRequest,
-) (*collector.ExportTraceServiceResponse, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.spans = append(c.spans, in.GetResourceSpans()...)
-	return &collector.ExportTraceServiceResponse{}, nil
-}
-
-func (c *fakeCollector) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	body, err := io.ReadAll(req.Body)
-	var in collector.ExportTraceServiceRequest
-	if req.URL.Path != "/v1/traces" || err != nil || proto.Unmarshal(body, &in) != nil {
-		http.Error(w, "not an OTLP request", http.StatusBadRequest)
-		return
-	}
-	_, _ = c.Export(req.Context(), &in) // cannot fail
-	w.Header().Set("Content-Type", "application/x-protobuf")
-}
-
-// startCollector starts a collector for the protocol, and returns it with its URL.
-func startCollector(t *testing.T, protocol string) (*fakeCollector, string) {
-	t.Helper()
-	c := &fakeCollector{}
-	if protocol != "grpc" {
-		server := httptest.NewServer(c)
-		t.Cleanup(server.Close)
-		return c, server.URL
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	server := grpc.NewServer()
-	collector.RegisterTraceServiceServer(server, c)
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(l) }()
-	t.Cleanup(func() {
-		server.Stop()
-		require.NoError(t, <-served)
-	})
-	return c, "http://" + l.Addr().String()
-}
-
 // makeSpan makes and ends one span.
 func makeSpan(t *testing.T, tel *telemetry.Telemetry) trace.Span {
 	t.Helper()
@@ -143,7 +87,7 @@ func TestNew_ExportsSpans(t *testing.T) {
 		"gRPC, traces variables": {protocol: "grpc", signal: "TRACES_"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c, url := startCollector(t, tt.protocol)
+			c, url := kittest.StartReceiver(t, tt.protocol)
 			t.Setenv("OTEL_EXPORTER_OTLP_"+tt.signal+"ENDPOINT", url+tt.path)
 			t.Setenv("OTEL_EXPORTER_OTLP_"+tt.signal+"PROTOCOL", tt.protocol)
 			t.Setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test")
@@ -152,11 +96,8 @@ func TestNew_ExportsSpans(t *testing.T) {
 			made := makeSpan(t, tel)
 			tel.Flush()
 
-			require.Len(t, c.spans, 1)
-			attributes := map[string]string{}
-			for _, a := range c.spans[0].GetResource().GetAttributes() {
-				attributes[a.GetKey()] = a.GetValue().GetStringValue()
-			}
+			spans := c.Spans()
+			require.Len(t, spans, 1)
 			for key, want := range map[string]string{
 				"service.name":            "service-b",
 				"service.version":         "v1",
@@ -168,29 +109,25 @@ func TestNew_ExportsSpans(t *testing.T) {
 				"telemetry.sdk.language":  "go",
 				"deployment.environment":  "test",
 			} {
-				assert.Equal(t, want, attributes[key], key)
+				assert.Equal(t, want, spans[0].Resource[key], key)
 			}
-			require.Len(t, c.spans[0].GetScopeSpans(), 1)
-			require.Len(t, c.spans[0].GetScopeSpans()[0].GetSpans(), 1)
-			got, want := c.spans[0].GetScopeSpans()[0].GetSpans()[0], made.SpanContext()
-			assert.Equal(t, "GET /api/data", got.GetName())
-			id := want.TraceID()
-			assert.Equal(t, id[:], got.GetTraceId())
+			assert.Equal(t, "GET /api/data", spans[0].Name)
+			assert.Equal(t, made.SpanContext().TraceID().String(), spans[0].TraceID)
 		})
 	}
 }
 
 // OTEL_SERVICE_NAME takes precedence over the name of the instance.
 func TestNew_OTELServiceNameTakesPrecedence(t *testing.T) {
-	c, url := startCollector(t, "")
+	c, url := kittest.StartReceiver(t, "")
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
 	t.Setenv("OTEL_SERVICE_NAME", "renamed")
 	tel, err := newTelemetry(t, io.Discard)
 	require.NoError(t, err)
 	makeSpan(t, tel)
 	tel.Flush()
-	require.Len(t, c.spans, 1)
-	assert.Contains(t, c.spans[0].GetResource().String(), "renamed")
+	require.Len(t, c.Spans(), 1)
+	assert.Equal(t, "renamed", c.Spans()[0].Resource["service.name"])
 }
 
 // Spans are exported only if an endpoint is set and neither the SDK nor the exporter
@@ -202,7 +139,7 @@ func TestNew_ExportsOnlyWithEndpoint(t *testing.T) {
 		"no exporter":  {"OTEL_TRACES_EXPORTER": "none"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c, url := startCollector(t, "")
+			c, url := kittest.StartReceiver(t, "")
 			t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
 			for key, value := range environ {
 				t.Setenv(key, value)
@@ -211,7 +148,7 @@ func TestNew_ExportsOnlyWithEndpoint(t *testing.T) {
 			require.NoError(t, err)
 			assert.Nil(t, tel.Traces)
 			tel.Flush()
-			assert.Empty(t, c.spans)
+			assert.Empty(t, c.Spans())
 		})
 	}
 }
@@ -237,8 +174,8 @@ func TestContinue_KeepsSamplingDecision(t *testing.T) {
 	assert.Equal(t, "tenant=7", out["baggage"])
 }
 
-// An invalid endpoint or protocol is a configuration error, with exit status 2.
-func TestNew_FailsOnInvalidEndpoint(t *testing.T) {
+// An invalid endpoint, protocol or sampler is a configuration error, with exit status 2.
+func TestNew_FailsOnInvalidVariables(t *testing.T) {
 	const endpoint = ": want a URL such as http://collector:4318"
 	for _, c := range []struct{ key, value, want string }{
 		{key: "OTEL_EXPORTER_OTLP_PROTOCOL", value: "http/json", want: ": want grpc or http/protobuf"},
@@ -246,9 +183,14 @@ func TestNew_FailsOnInvalidEndpoint(t *testing.T) {
 		{key: "OTEL_EXPORTER_OTLP_ENDPOINT", value: "collector:4318", want: endpoint},
 		{key: "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", value: "10.0.0.1:4318", want: endpoint},
 		{key: "OTEL_EXPORTER_OTLP_ENDPOINT", value: "http://", want: endpoint},
+		{key: "OTEL_TRACES_SAMPLER", value: "ratio", want: ": want always_on, always_off or traceidratio, or one of these after parentbased_"},
+		{key: "OTEL_TRACES_SAMPLER_ARG", value: "1%", want: ": want a number from 0 to 1, such as 0.01"},
+		{key: "OTEL_TRACES_SAMPLER_ARG", value: "NaN", want: ": want a number from 0 to 1, such as 0.01"},
+		{key: "OTEL_TRACES_SAMPLER_ARG", value: "1.5", want: ": want a number from 0 to 1, such as 0.01"},
 	} {
 		t.Run(c.key+"="+c.value, func(t *testing.T) {
 			t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+			t.Setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
 			t.Setenv(c.key, c.value)
 			_, err := newTelemetry(t, io.Discard)
 			require.EqualError(t, err, fmt.Sprintf("set up traces: %s=%q%s", c.key, c.value, c.want))

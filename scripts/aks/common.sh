@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Sourced by the other scripts of this folder, which set name: their settings, their output, and their calls of az. As in
-# ../kind.sh, each $(…) has one command and is assigned on a line of its own.
+# ../cluster.sh, each $(…) has one command and is assigned on a line of its own.
 # shellcheck disable=SC2016,SC2034,SC2154 # they use its variables; dollars are those of the recipe
 
-dry_run=0 yes=0
+dry_run=0 yes=0 subscription=
 started=$SECONDS
 work=$(mktemp -d "${TMPDIR:-/tmp}/aks.XXXXXX")
 trap 'rm -rf "$work"' EXIT
@@ -12,7 +12,7 @@ readonly tag=made-by=tandem-aks-up # of the resource group: aks-down deletes no 
 readonly app_tag=github-app # of the resource group: id of the app registration that github.sh created; names are not unique
 readonly namespace=tandem gateway_namespace=tandem-gateway
 readonly settings='AKS_GROUP AKS_LOCATION AKS_CLUSTER AKS_REGISTRY AKS_SKU AKS_TIER AKS_VERSION AKS_NODE_SIZE AKS_NODES_MIN
-	AKS_NODES_MAX AKS_ZONES AKS_ADMIN MESH IMAGES RELEASE RELEASE_IMAGES GITHUB_ENVIRONMENT GITHUB_SUBJECT'
+	AKS_NODES_MAX AKS_ZONES AKS_ADMIN AKS_ADMIN_TYPE MESH IMAGES RELEASE RELEASE_IMAGES GITHUB_ENVIRONMENT GITHUB_SUBJECT'
 
 say() { echo "$name: $*" >&2; }
 fail() {
@@ -46,9 +46,10 @@ load_settings() {
 	fi
 	: "${AKS_GROUP:=tandem}" "${AKS_LOCATION:=eastus2}" "${AKS_CLUSTER:=$AKS_GROUP}" "${AKS_REGISTRY:=}" "${AKS_SKU:=base}"
 	: "${AKS_TIER:=free}" "${AKS_VERSION:=}" "${AKS_NODE_SIZE:=Standard_D2s_v5}" "${AKS_NODES_MIN:=3}" "${AKS_NODES_MAX:=5}"
-	: "${AKS_ZONES:=1 2 3}" "${AKS_ADMIN:=}" "${MESH:=none}" "${IMAGES:=build}" "${RELEASE:=}" "${RELEASE_IMAGES:=}"
+	: "${AKS_ZONES:=1 2 3}" "${AKS_ADMIN:=}" "${AKS_ADMIN_TYPE:=User}" "${MESH:=none}" "${IMAGES:=build}" "${RELEASE:=}" "${RELEASE_IMAGES:=}"
 	: "${GITHUB_ENVIRONMENT:=aks}" "${GITHUB_SUBJECT:=}"
 	one_of AKS_SKU base automatic
+	one_of AKS_ADMIN_TYPE User Group ServicePrincipal
 	one_of AKS_TIER free standard premium
 	one_of MESH none istio
 	one_of IMAGES build push import
@@ -70,7 +71,8 @@ one_of() { # one_of NAME VALUE...
 	fail "$key=${!key} is not one of: $*"
 }
 
-# check_az: az is there, recent enough, and logged in. Sets subscription and its name.
+# check_az: az is there, recent enough, and logged in. Sets subscription and its name. All commands of az that follow name
+# it: another terminal may run az account set meanwhile.
 check_az() {
 	local version minor account
 	type -P az >/dev/null || fail "az is not on PATH; install azure-cli: https://aka.ms/azure-cli"
@@ -83,6 +85,27 @@ check_az() {
 	account=$(az account show --query '[id, name]' --output tsv 2>/dev/null) || fail "az is not logged in; run az login"
 	subscription=${account%%[[:space:]]*}
 	subscription_name=${account#*[[:space:]]}
+	if ((dry_run)); then pin "$subscription"; fi
+}
+
+az() {
+	case $1 in
+		account | ad) command az "$@" ;; # they are of the login and of the tenant
+		*) command az "$@" ${subscription:+--subscription "$subscription"} ;;
+	esac
+}
+
+# pin ID: prints the same for the commands of a dry run.
+pin() {
+	cat <<PIN
+SUBSCRIPTION=$1
+az() {
+  case \$1 in
+    account | ad) command az "\$@" ;; # they are of the login and of the tenant
+    *) command az "\$@" --subscription "\$SUBSCRIPTION" ;;
+  esac
+}
+PIN
 }
 
 confirm() { # confirm QUESTION
@@ -155,6 +178,20 @@ assign() {
 	run az role assignment create --assignee-object-id "$1" --assignee-principal-type "$2" --role "$3" --scope "$4"
 }
 
+# check_mesh: the cluster has the mesh that MESH names.
+check_mesh() {
+	local mode
+	if ((dry_run)); then return; fi
+	mode=$(look az aks show --resource-group "$AKS_GROUP" --name "$AKS_CLUSTER" --query serviceMeshProfile.mode --output tsv)
+	compare_mesh "$mode"
+}
+
+compare_mesh() { # compare_mesh MODE: of the cluster, in Azure's words
+	local mesh=none
+	if [[ $1 == Istio ]]; then mesh=istio; fi
+	[[ $MESH == "$mesh" ]] || fail "the cluster exists with MESH=$mesh; set that, or run make aks-down first"
+}
+
 # az_failed COMMAND...: ends the script with the remedy for az's error.
 az_failed() {
 	local errors
@@ -162,6 +199,8 @@ az_failed() {
 	case $errors in
 		*'az login'* | *AADSTS* | *InvalidAuthenticationToken* | *ExpiredAuthenticationToken*)
 			fail "Azure does not accept the login; run az login" ;;
+		*UnmatchedPrincipalType*)
+			fail "AKS_ADMIN=$AKS_ADMIN is not a $AKS_ADMIN_TYPE; set AKS_ADMIN_TYPE to what it is: User, Group or ServicePrincipal" ;;
 		*roleAssignments/write*)
 			fail "you may not assign roles; ask an Owner for the role \"Role Based Access Control Administrator\", or to run this" ;;
 		*AuthorizationFailed*)
@@ -207,7 +246,6 @@ registry_name() {
 	local sum
 	if [[ -n $AKS_REGISTRY ]]; then return; fi
 	if ((dry_run)); then
-		ask SUBSCRIPTION az account show --query id --output tsv
 		echo "AKS_REGISTRY=tandem\$(printf %s \"\$SUBSCRIPTION/$AKS_GROUP\" | cksum | cut -d ' ' -f 1)"
 		AKS_REGISTRY='$AKS_REGISTRY'
 		return

@@ -116,11 +116,9 @@ describe() {
 	if [[ -n $app ]]; then echo "  app registration $app, with which GitHub deploys"; fi
 }
 
-# delete names the confirmed subscription: another terminal may have run az account set while the question stood. The ids of
-# role assignments contain theirs.
 delete() {
 	local id workspaces workspace
-	local group=(--subscription "$subscription" --resource-group "$AKS_GROUP")
+	local group=(--resource-group "$AKS_GROUP")
 	for id in $assignments; do
 		step "role assignment outside of the group"
 		delete_outside az role assignment delete --ids "$id"

@@ -7,13 +7,17 @@ name=github
 
 help() {
 	cat <<'HELP'
-usage: scripts/aks/github.sh [--dry-run] OWNER/REPOSITORY
+usage: scripts/aks/github.sh [--dry-run] [--yes] OWNER/REPOSITORY
 
 Lets the workflow deploy-aks.yaml of the repository deploy to the cluster of
 make aks-up, without a secret: an app registration in Entra, which accepts the
 tokens that GitHub issues to jobs of the environment, with the roles that
 up.sh --deploy-only needs. The tag github-app of the resource group records its
-id. It prints what to set in GitHub. Safe to repeat; make aks-down deletes it.
+id. An environment that does not exist is created, with you as its reviewer. It
+prints what to set in GitHub. Safe to repeat; make aks-down deletes the app.
+
+  --dry-run  print the commands instead. Changes nothing
+  --yes      accept an environment without required reviewers
 
 Settings, with defaults, besides those of up.sh:
   GITHUB_ENVIRONMENT  aks  environment of the workflow
@@ -26,6 +30,7 @@ repository=
 for argument in "$@"; do
 	case $argument in
 		--dry-run) dry_run=1 ;;
+		--yes) yes=1 ;;
 		-h | --help)
 			help
 			exit
@@ -52,7 +57,9 @@ main() {
 	registry_name
 	ask REGISTRY_ID az acr show --resource-group "$AKS_GROUP" --name "$AKS_REGISTRY" --query id --output tsv
 	ask CLUSTER_ID az aks show --resource-group "$AKS_GROUP" --name "$AKS_CLUSTER" --query id --output tsv
+	check_mesh
 	find_subject
+	make_environment
 	make_app
 	give_roles
 	if ! ((dry_run)); then print_variables; fi
@@ -71,6 +78,28 @@ find_subject() {
 	fi
 	ask SUBJECT_PREFIX gh api "repos/$repository/actions/oidc/customization/sub" --jq '.sub_claim_prefix // ""'
 	GITHUB_SUBJECT=$SUBJECT_PREFIX:environment:$GITHUB_ENVIRONMENT
+}
+
+# make_environment: Entra accepts the tokens of the environment's jobs, and whoever may push a branch may change the workflow
+# there. So the reviewers keep them from the cluster.
+make_environment() {
+	local found=missing path=repos/$repository/environments/$GITHUB_ENVIRONMENT
+	local page=https://github.com/$repository/settings/environments
+	step "environment $GITHUB_ENVIRONMENT of $repository"
+	if ! ((dry_run)); then
+		if ! gh auth status >/dev/null 2>&1; then # as GITHUB_SUBJECT allows
+			confirm "Without gh, logged in, nobody looks whether the environment $GITHUB_ENVIRONMENT has required reviewers ($page). Go on?"
+			return
+		fi
+		if found=$(gh api "$path" --jq '[.protection_rules[] | select(.type == "required_reviewers")] | length' 2>"$work/errors"); then
+			((found)) || confirm "The environment $GITHUB_ENVIRONMENT has no required reviewers: everybody who may push to $repository may deploy ($page). Go on?"
+			return
+		fi
+		grep -q 'HTTP 404' "$work/errors" || fail "gh api $path: $(tail -1 "$work/errors")"
+	fi
+	ask REVIEWER gh api user --jq .id
+	run gh api --silent --method PUT "$path" --field 'reviewers[][type]=User' --field "reviewers[][id]=$REVIEWER" ||
+		fail "GitHub does not create the environment $GITHUB_ENVIRONMENT with you as reviewer, see above; create it yourself ($page), and repeat"
 }
 
 # make_app sets APP_ID and PRINCIPAL_ID. Where it creates something, the id is what az prints then: a list of Entra may not contain
@@ -123,8 +152,8 @@ print_variables() {
 	step "done"
 	cat <<VARIABLES
 
-Create the environment $GITHUB_ENVIRONMENT with required reviewers in
-https://github.com/$repository/settings/environments, and set its variables (none is secret):
+Set the variables of the environment $GITHUB_ENVIRONMENT (none is secret). Its reviewers, whom you choose in
+https://github.com/$repository/settings/environments, approve each deployment:
 
 gh variable set AZURE_CLIENT_ID       --repo $repository --env $GITHUB_ENVIRONMENT --body $APP_ID
 gh variable set AZURE_TENANT_ID       --repo $repository --env $GITHUB_ENVIRONMENT --body $tenant

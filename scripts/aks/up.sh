@@ -36,8 +36,9 @@ Settings, with defaults, from the environment or the file aks.env
   AKS_NODES_MAX   5                nodes at most
   AKS_ZONES       1 2 3            availability zones; a region that has none
                                    gets none. "none" uses none
-  AKS_ADMIN                        object id of the user who administers the
-                                   cluster; by default you
+  AKS_ADMIN                        object id of the user or group that administers
+                                   the cluster; by default you
+  AKS_ADMIN_TYPE  User             or Group, ServicePrincipal: what AKS_ADMIN is
   MESH            none             or istio: AKS's Istio add-on, overlay aks-istio
   IMAGES          build            in Azure, without Docker on this machine; push:
                                    docker buildx builds and pushes them; import:
@@ -77,11 +78,13 @@ main() {
 set -euo pipefail
 [ -x bin/kustomize ] || make bin/kustomize
 RECIPE
+		pin '$(az account show --query id --output tsv)'
 	else
 		check_az
 	fi
 	if ((deploy_only)); then
 		check_tools
+		check_mesh
 		find_registry
 		# Before the images, which take longer than the five minutes for which Entra accepts the job's token of GitHub: az keeps its
 		# own tokens for the cluster from here on (Azure/login#372).
@@ -126,6 +129,23 @@ check_tools() {
 	if [[ $IMAGES == push ]]; then
 		docker buildx version >/dev/null 2>&1 || fail "IMAGES=push needs docker with buildx; IMAGES=build needs neither"
 	fi
+	check_context
+}
+
+# check_context: az aks get-credentials would replace a context of this name, and a cluster, whatever they lead to.
+check_context() {
+	local server cluster ours=''
+	if ((dry_run)); then return; fi
+	# config view fails if there are none.
+	server=$(kubectl config view --output "jsonpath={.clusters[?(@.name==\"$AKS_CLUSTER\")].cluster.server}" 2>/dev/null) || server=
+	cluster=$(kubectl config view --output "jsonpath={.contexts[?(@.name==\"$AKS_CLUSTER\")].context.cluster}" 2>/dev/null) || cluster=
+	if [[ -z $server$cluster ]]; then return; fi
+	KUBECONFIG=$work/kubeconfig look_up ours az aks get-credentials --resource-group "$AKS_GROUP" --name "$AKS_CLUSTER"
+	if [[ -s $work/kubeconfig ]]; then
+		ours=$(kubectl --kubeconfig "$work/kubeconfig" config view --output 'jsonpath={.clusters[0].cluster.server}')
+	fi
+	[[ $server == "$ours" && ${cluster:-$AKS_CLUSTER} == "$AKS_CLUSTER" ]] ||
+		fail "kubectl has a context or cluster $AKS_CLUSTER that is another one, and it would be replaced; set AKS_CLUSTER to another name or KUBECONFIG to another file, or delete it: kubectl config delete-context $AKS_CLUSTER; kubectl config delete-cluster $AKS_CLUSTER"
 }
 
 # The prices are from Azure's price list of 2025 for East US 2, in US dollars, rounded, and were not checked since.
@@ -210,14 +230,14 @@ covers_assignments() {
 }
 
 make_group() {
-	local tags
+	local group
 	step "resource group $AKS_GROUP"
-	if ! exists az group show --name "$AKS_GROUP"; then
+	look_up group az group show --name "$AKS_GROUP" --query "[[id, tags.\"${tag%%=*}\"]]"
+	if [[ -z $group ]]; then
 		run az group create --name "$AKS_GROUP" --location "$AKS_LOCATION" --tags "$tag"
 		return
 	fi
-	tags=$(look az group show --name "$AKS_GROUP" --query "tags.\"${tag%%=*}\"" --output tsv)
-	[[ $tags == "${tag#*=}" ]] ||
+	[[ ${group##*[[:space:]]} == "${tag#*=}" ]] ||
 		fail "the resource group $AKS_GROUP exists and has no tag $tag, so it is not from aks-up; set AKS_GROUP to another name"
 }
 
@@ -304,13 +324,11 @@ make_workspaces() {
 }
 
 make_cluster() {
-	local cluster=(--resource-group "$AKS_GROUP" --name "$AKS_CLUSTER") state mode
+	local cluster=(--resource-group "$AKS_GROUP" --name "$AKS_CLUSTER") state
 	step "cluster $AKS_CLUSTER, which takes 5 to 15 minutes to create"
 	look_up state az aks show "${cluster[@]}" --query '[[provisioningState, serviceMeshProfile.mode]]' # never empty
 	if [[ -n $state ]]; then
-		mode=none
-		if [[ $state == *Istio ]]; then mode=istio; fi
-		[[ $MESH == "$mode" ]] || fail "the cluster exists with MESH=$mode; set that, or run make aks-down first"
+		compare_mesh "${state##*[[:space:]]}"
 		state=${state%%[[:space:]]*}
 		case $state in
 			Succeeded) ;;
@@ -388,7 +406,7 @@ give_roles() {
 	if [[ -z $AKS_ADMIN ]]; then
 		ask AKS_ADMIN az ad signed-in-user show --query id --output tsv
 	fi
-	assign "$AKS_ADMIN" User 'Azure Kubernetes Service RBAC Cluster Admin' "$CLUSTER_ID"
+	assign "$AKS_ADMIN" "$AKS_ADMIN_TYPE" 'Azure Kubernetes Service RBAC Cluster Admin' "$CLUSTER_ID"
 }
 
 # make_identity: service-a's identity in Entra, without a secret. It has no role.

@@ -99,6 +99,13 @@ func (c *cancelAt) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// The settings of -env are the pair's: with an invalid one, it does not start.
+func TestRun_PassesSettings(t *testing.T) {
+	useTempDir(t)
+	err := run(t.Context(), []string{"-rounds", "1", "-round", "50ms", "-c", "2", "-env", "OTEL_EXPORTER_OTLP_ENDPOINT=nowhere"}, io.Discard, io.Discard)
+	assert.ErrorContains(t, err, `OTEL_EXPORTER_OTLP_ENDPOINT="nowhere": want a URL`)
+}
+
 func TestRun_IsInterrupted(t *testing.T) {
 	useTempDir(t)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -115,6 +122,7 @@ func TestRun_RejectsInvalidFlags(t *testing.T) {
 		{args: "-rounds 0", want: "want 1 or more"},
 		{args: "-round 0s", want: "want more than 0"},
 		{args: "-check -c 1", want: "-check needs c = 32"},
+		{args: "-env LOG_LEVEL", want: "want KEY=VALUE"},
 		{args: "now", want: `unknown argument "now"`},
 		{args: "-fast", want: "flag provided but not defined"},
 	} {

@@ -70,6 +70,7 @@ type options struct {
 	via    []string
 	json   string
 	check  bool
+	env    []string // of the pair, each KEY=VALUE
 }
 
 // usageError is an invalid flag; the process exits with status 2.
@@ -89,6 +90,13 @@ func parse(args []string, out io.Writer) (options, error) {
 	flags.DurationVar(&o.round, "round", 2*time.Second, "`duration` of a round, for each of the pair and the floor")
 	flags.StringVar(&o.json, "json", "", "write the figures to a `file` too")
 	flags.BoolVar(&o.check, "check", false, fmt.Sprintf("fail below %.2f of the floor's throughput at c = %d; not for a busy machine", wantRatio, verdictC))
+	flags.Func("env", "give the pair a setting, `KEY=VALUE`; may be repeated", func(pair string) error {
+		if key, _, ok := strings.Cut(pair, "="); !ok || key == "" {
+			return errors.New("want KEY=VALUE")
+		}
+		o.env = append(o.env, pair)
+		return nil
+	})
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return o, err
 	} else if err != nil {

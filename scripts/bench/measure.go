@@ -33,7 +33,7 @@ func measure(ctx context.Context, o options, progress io.Writer) (r *Report, err
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 
 	fmt.Fprintln(progress, "building service-a, service-b and the floor, as for release")
-	programs, sizes, err := prepare(ctx, root, dir)
+	programs, sizes, err := prepare(ctx, root, dir, o.env)
 	if err != nil {
 		return nil, err
 	}
@@ -104,8 +104,8 @@ func measure(ctx context.Context, o options, progress io.Writer) (r *Report, err
 }
 
 // prepare builds the programs and returns how to start them: service-b, service-a, and
-// the floor's b and a. Only their addresses are set.
-func prepare(ctx context.Context, root, dir string) (programs []program, sizes []int64, err error) {
+// the floor's b and a. Only their addresses are set, and env for the pair.
+func prepare(ctx context.Context, root, dir string, env []string) (programs []program, sizes []int64, err error) {
 	var built [3]struct {
 		path string
 		size int64
@@ -129,6 +129,7 @@ func prepare(ctx context.Context, root, dir string) (programs []program, sizes [
 	}
 	serviceB := b("service-b", built[0].path, addrs[0], addrs[1], addrs[2])
 	serviceA := a("service-a", built[1].path, addrs[3], addrs[4], serviceB, addrs[1])
+	serviceB.env, serviceA.env = append(serviceB.env, env...), append(serviceA.env, env...)
 	floorB := b("floor-b", built[2].path, addrs[5], addrs[6], "", "b")
 	floorA := a("floor-a", built[2].path, addrs[7], "", floorB, addrs[6], "a")
 	return []program{serviceB, serviceA, floorB, floorA}, []int64{built[0].size, built[1].size, built[2].size, built[2].size}, nil

@@ -12,6 +12,8 @@ import (
 	"os/signal"
 	"runtime"
 	"syscall"
+
+	"example.com/tandem/kit/logtext"
 )
 
 const usage = `run builds service-a and service-b, starts them on this machine, and calls service-b once over
@@ -85,7 +87,7 @@ func run(args []string, signals <-chan os.Signal) int {
 			}
 		}
 	}()
-	out := &output{w: os.Stdout, color: colors(os.Stdout), raw: set.rawLogs}
+	out := &output{w: os.Stdout, color: logtext.IsTerminal(os.Stdout) && logtext.Colored(os.Getenv), raw: set.rawLogs}
 	services := set.services()
 	code := 0
 	// After the signal to stop, errors are its consequence.

@@ -117,6 +117,7 @@ func (s settings) services() []*service {
 	a := []string{
 		"POD_NAME=service-a-1", "HTTP_ADDR=" + s.aHTTP.addr(), "ADMIN_ADDR=" + s.aAdmin.addr(), "DEBUG_ADDR=" + s.aDebug.addr(),
 		"SERVICE_B_HTTP_URL=http://" + s.bHTTP.byName(), "SERVICE_B_GRPC_TARGET=dns:///" + s.bGRPC.byName(),
+		"SERVICE_B_PODS_URL=http://" + s.bHTTP.byName(),
 	}
 	return []*service{
 		{name: "service-b", api: s.bHTTP, environ: slices.Concat(s.environ, b)},

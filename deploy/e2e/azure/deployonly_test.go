@@ -1,6 +1,8 @@
 package azure
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -75,6 +77,54 @@ func TestDeployOnly_RollBackGoesOn(t *testing.T) {
 	assert.Contains(t, commands, "rollout undo deployment/service-b --to-revision=1 ", got.stderr)
 	assert.Contains(t, commands, "rollout status deployment/service-b --timeout=600s ", got.stderr)
 	assert.Contains(t, lastLine(got.stderr), "not rolled back, see above: service-a")
+}
+
+// A cluster with another mesh than MESH is refused before anything is applied: the rest of the overlays would not fit it.
+func TestDeployOnly_RefusesOtherMesh(t *testing.T) {
+	t.Parallel()
+	r := afterFresh(t)
+	defer done(t, time.Now(), "nothing", "MESH=istio on a cluster without the add-on is refused by --deploy-only and github.sh, with the remedy")
+	for script, argument := range map[string]string{"up.sh": "--deploy-only", "github.sh": "owner/repository"} {
+		got := r.script(script, []string{"MESH=istio"}, argument)
+		require.Error(t, got.err)
+		assert.Contains(t, lastLine(got.stderr), "the cluster exists with MESH=none; set that")
+	}
+	assert.Empty(t, r.Changes())
+	assert.Empty(t, r.recorded("applied.yaml"))
+}
+
+// A context or a cluster of kubectl that has the name, but leads elsewhere, is not replaced.
+func TestUp_KeepsForeignContext(t *testing.T) {
+	t.Parallel()
+	r := afterFresh(t)
+	if !r.hasKubectl() {
+		t.Skip("skipped: kubectl is not on PATH")
+	}
+	defer done(t, time.Now(), "nothing", "a context of the cluster's name that leads elsewhere is refused before anything is created, and stays")
+	file := filepath.Join(r.home, "kubeconfig")
+	foreign := strings.ReplaceAll(string(fresh.kubeconfig), "azmk8s.io", "example.com")
+	renamed := strings.ReplaceAll(foreign, "\n  name: tandem\ncurrent-context: tandem\n", "\n  name: renamed\ncurrent-context: renamed\n")
+	require.Contains(t, renamed, "name: renamed")
+	for name, config := range map[string]string{"context and cluster": foreign, "cluster": renamed} {
+		require.NoError(t, os.WriteFile(file, []byte(config), 0o600))
+		for _, argument := range []string{"--yes", "--deploy-only"} {
+			got := r.script("up.sh", nil, argument)
+			require.Error(t, got.err, name)
+			assert.Contains(t, lastLine(got.stderr), "set AKS_CLUSTER to another name or KUBECONFIG", name)
+			after, err := os.ReadFile(file)
+			require.NoError(t, err)
+			assert.Equal(t, config, string(after), name)
+		}
+	}
+	assert.Empty(t, r.Changes())
+
+	// Where the cluster does not exist, each context of its name leads elsewhere.
+	empty := newRig(t, arm.Options{})
+	require.NoError(t, os.WriteFile(filepath.Join(empty.home, "kubeconfig"), fresh.kubeconfig, 0o600))
+	got := empty.script("up.sh", nil, "--yes")
+	require.Error(t, got.err)
+	assert.Contains(t, lastLine(got.stderr), "set AKS_CLUSTER to another name or KUBECONFIG")
+	assert.Empty(t, empty.Changes())
 }
 
 // Where nothing exists, --deploy-only and github.sh say what to run first.

@@ -95,6 +95,10 @@ func TestUp_FaultsNameTheRemedy(t *testing.T) {
 			fault: arm.Fault{Method: http.MethodPut, Path: clusters, Code: "ReconcileVNetError", Message: "The virtual network cannot be changed."},
 			want:  "it goes on where it stopped", changes: 2,
 		},
+		"another mesh": {
+			after: true, settings: []string{"MESH=istio"},
+			want: "the cluster exists with MESH=none",
+		},
 		"foreign group": {
 			prepare: func(r *rig) {
 				r.Add("/subscriptions/"+arm.Subscription+"/resourceGroups/tandem", map[string]any{"location": "eastus2"})
@@ -107,7 +111,9 @@ func TestUp_FaultsNameTheRemedy(t *testing.T) {
 			var r *rig
 			if tc.after {
 				r = afterFresh(t)
-				r.Forget(tc.missing)
+				if tc.missing != "" {
+					r.forget(tc.missing)
+				}
 			} else {
 				r = newRig(t, arm.Options{})
 			}
@@ -127,6 +133,15 @@ func TestUp_FaultsNameTheRemedy(t *testing.T) {
 			assert.LessOrEqual(t, len(r.Changes()), tc.changes, "%s", summary(r.Changes()))
 			t.Log(line)
 		})
+	}
+}
+
+// forget deletes the resources that match, as if somebody had deleted them. The context of a cluster goes with it.
+func (r *rig) forget(pattern string) {
+	r.t.Helper()
+	r.Forget(pattern)
+	if r.Resources()[clusterPath] == nil {
+		require.NoError(r.t, os.Remove(filepath.Join(r.home, "kubeconfig")))
 	}
 }
 
@@ -158,7 +173,7 @@ func TestUp_FailedClusterReconciled(t *testing.T) {
 	r := afterFresh(t)
 	defer done(t, time.Now(), "the cluster, after an operation that ended Failed", "the next run reconciles it")
 	r.Inject(arm.Fault{Method: http.MethodPut, Path: clusters, Times: 1, Code: "ReconcileVNetError", Message: "The virtual network cannot be changed."})
-	r.Forget(clusters)
+	r.forget(clusters)
 	require.Error(t, r.script("up.sh", nil, "--yes").err)
 	require.Equal(t, "Failed", at(r.Resources()[clusterPath], "properties", "provisioningState"))
 	r.script("up.sh", nil, "--yes").require(t)

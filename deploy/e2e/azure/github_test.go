@@ -2,6 +2,8 @@ package azure
 
 import (
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -52,6 +54,26 @@ func TestGitHub_LeastRoles(t *testing.T) {
 
 	r.script("down.sh", nil, "--yes").require(t)
 	assert.Empty(t, slices.Collect(maps.Keys(r.Resources())))
+}
+
+// Without reviewers, everybody who may push could deploy: the environment that github.sh creates has one, and another one without
+// is accepted only by --yes.
+func TestGitHub_WantsReviewers(t *testing.T) {
+	t.Parallel()
+	r := afterFresh(t)
+	defer done(t, time.Now(), "the environment in GitHub", "it has a reviewer; without reviewers, github.sh asks before it changes anything")
+	file := filepath.Join(r.records, "environment.json")
+	require.NoError(t, os.WriteFile(file, []byte(`{"protection_rules": [{"type": "branch_policy"}]}`), 0o600))
+	got := r.script("github.sh", nil, "owner/repository")
+	require.Error(t, got.err)
+	assert.Contains(t, lastLine(got.stderr), "nothing was changed")
+	assert.Empty(t, r.Changes())
+	r.script("github.sh", nil, "--yes", "owner/repository").require(t)
+	assert.NotEmpty(t, r.Changes())
+
+	require.NoError(t, os.Remove(file))
+	r.script("github.sh", nil, "owner/repository").require(t)
+	assert.Contains(t, r.recorded("environment.json"), "required_reviewers")
 }
 
 // An app of the same name, which any user of the tenant may have registered, gets no roles, and down.sh does not delete it.

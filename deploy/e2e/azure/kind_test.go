@@ -44,7 +44,7 @@ func TestKind_Serves(t *testing.T) {
 	r := newRig(t, arm.Options{Kubeconfig: c.kubeconfig(), Registry: registry, Builder: builder})
 	builder.host = strings.TrimPrefix(r.URL(), "https://")
 	// The real kubectl and curl.
-	r.environment = append(r.environment, "PATH="+strings.Join([]string{filepath.Dir(installed.az), filepath.Join(installed.root, "bin"), os.Getenv("PATH")}, string(os.PathListSeparator)))
+	r.environment = append(r.environment, "PATH="+strings.Join([]string{installed.server.client, filepath.Dir(installed.az), filepath.Join(installed.root, "bin"), os.Getenv("PATH")}, string(os.PathListSeparator)))
 	c.trust(builder.host, registry)
 
 	address := c.nodeAddress()

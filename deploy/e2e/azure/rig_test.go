@@ -30,6 +30,7 @@ var (
 	report struct {
 		sync.Mutex
 		lines []string
+		total time.Duration
 	}
 )
 
@@ -68,12 +69,17 @@ func run(m *testing.M) (int, error) {
 	if err := installed.logIn(folder); err != nil {
 		return 0, err
 	}
+	installed.server, err = startAzServer(az, folder)
+	if err != nil {
+		return 0, err
+	}
 	code := m.Run()
 	fmt.Println("azure: what each case made and asserted:")
 	for _, line := range report.lines {
 		fmt.Println("  " + line)
 	}
-	return code, nil
+	fmt.Printf("azure: together %.0f s, of which several cases share the CPUs\n", report.total.Seconds())
+	return code, installed.server.close()
 }
 
 // findAz returns the path of az: the one that an earlier run installed, or the one on
@@ -104,9 +110,10 @@ func findAz(root string) (string, error) {
 
 // installation is what all rigs share.
 type installation struct {
-	root string // of the repository
-	copy string // of its files, as they are now, with one commit
-	az   string
+	root   string // of the repository
+	copy   string // of its files, as they are now, with one commit
+	az     string
+	server *azServer
 	// What az writes when it logs in at the server of this URL.
 	loginURL      string
 	configuration string
@@ -158,13 +165,24 @@ func newRig(t *testing.T, options arm.Options) *rig {
 	require.NoError(t, err)
 	kubectl, _ := exec.LookPath("kubectl") // the stub does without
 	r.environment = append(server.Environment(),
-		"PATH="+strings.Join([]string{stubs, filepath.Dir(installed.az), filepath.Join(installed.root, "bin"), os.Getenv("PATH")}, string(os.PathListSeparator)),
+		"PATH="+strings.Join([]string{stubs, installed.server.client, filepath.Dir(installed.az), filepath.Join(installed.root, "bin"), os.Getenv("PATH")}, string(os.PathListSeparator)),
 		"HOME="+r.home, "KUBECONFIG="+filepath.Join(r.home, "kubeconfig"), "TMPDIR="+folder, "LANG=C.UTF-8",
 		"RECORDS="+r.records, "REAL_KUBECTL="+kubectl, "AZURE_CORE_NO_COLOR=yes",
 	)
+	settings, end, err := installed.server.serve(r.environment)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, end()) })
+	r.environment = append(r.environment, settings...)
 	require.NoError(t, os.MkdirAll(r.home, 0o750))
 	require.NoError(t, os.MkdirAll(r.records, 0o750))
 	return r
+}
+
+// withoutServer makes the rig run az as users do, without azserver.py.
+func (r *rig) withoutServer() {
+	for i, setting := range r.environment {
+		r.environment[i] = strings.Replace(setting, installed.server.client+string(os.PathListSeparator), "", 1)
+	}
 }
 
 // copyRepository copies the files that git knows, or would add, and commits the copy.
@@ -284,6 +302,7 @@ func done(t *testing.T, started time.Time, made, asserted string) {
 	if t.Failed() {
 		state = "FAILED"
 	}
+	report.total += time.Since(started)
 	report.lines = append(report.lines, fmt.Sprintf("%-34s %-6s %4.0fs | %s | %s", strings.TrimPrefix(t.Name(), "Test"), state, time.Since(started).Seconds(), made, asserted))
 }
 

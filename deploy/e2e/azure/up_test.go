@@ -99,7 +99,7 @@ func TestUp_Fresh(t *testing.T) {
 	t.Parallel()
 	defer done(t, time.Now(), "everything, in an empty subscription", "the bodies that az sent: network, Entra, autoscaler, zones, monitors, roles")
 	runFresh(t)
-	t.Logf("az changed:\n%s", summary(fresh.changes))
+	t.Logf("az changed:\n%s\n%s", summary(fresh.changes), fresh.stderr)
 	group := body(t, fresh.changes, "PUT", "/resourcegroups/tandem")
 	assert.Equal(t, "tandem-aks-up", at(group, "tags", "made-by"))
 
@@ -232,7 +232,8 @@ func TestUp_DryRunIsTheRecipe(t *testing.T) {
 	t.Parallel()
 	runFresh(t)
 	r := newRig(t, arm.Options{})
-	defer done(t, time.Now(), "everything, by the commands that --dry-run printed", "the same changes in Azure, and the same commands of kubectl, as the fresh run")
+	r.withoutServer() // so that it also shows that the server changes nothing
+	defer done(t, time.Now(), "everything, by the commands that --dry-run printed", "the same changes in Azure, and the same manifests, as the fresh run")
 	recipe := r.script("up.sh", nil, "--dry-run")
 	recipe.require(t)
 	assert.Empty(t, r.Requests(), "a dry run asks Azure nothing")

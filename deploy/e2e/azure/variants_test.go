@@ -1,6 +1,13 @@
 package azure
 
 import (
+	"bytes"
+	"encoding/json"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -38,6 +45,52 @@ func TestUp_Istio(t *testing.T) {
 	assert.Equal(t, "Istio", at(cluster, "properties", "serviceMeshProfile", "mode"))
 	assert.Nil(t, at(cluster, "properties", "ingressProfile", "webAppRouting", "gatewayAPIImplementations", "appRoutingIstio"))
 	assert.Contains(t, r.recorded("applied.yaml"), "istio.io/rev: "+arm.MeshRevision)
+}
+
+// AKS_ADMIN may be a group, if AKS_ADMIN_TYPE says so.
+func TestUp_AdminIsGroup(t *testing.T) {
+	t.Parallel()
+	r := afterFresh(t)
+	defer done(t, time.Now(), "the role of a group", "with AKS_ADMIN_TYPE=Group, the group gets the role; without it, the last line names the setting")
+	const admins = "66666666-6666-4666-8666-666666666666"
+	r.Add("/v1.0/groups/"+admins, map[string]any{"id": admins, "displayName": "admins"})
+	got := r.script("up.sh", []string{"AKS_ADMIN=" + admins}, "--yes")
+	require.Error(t, got.err)
+	assert.Contains(t, lastLine(got.stderr), "AKS_ADMIN="+admins+" is not a User; set AKS_ADMIN_TYPE")
+	r.script("up.sh", []string{"AKS_ADMIN=" + admins, "AKS_ADMIN_TYPE=Group"}, "--yes").require(t)
+	assert.Equal(t, []string{"/managedclusters/tandem " + clusterAdmin}, rolesOf(admins, r.Resources()))
+}
+
+// What follows the question is for the subscription that it named, though another terminal chooses another one meanwhile.
+func TestUp_KeepsSubscription(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, arm.Options{})
+	defer done(t, time.Now(), "everything, while az account set chooses another subscription", "each later request is for the first one")
+	const other = "77777777-7777-4777-8777-777777777777"
+	file := filepath.Join(r.Configuration(), "azureProfile.json")
+	content, err := os.ReadFile(file)
+	require.NoError(t, err)
+	var profile struct {
+		ID            string           `json:"installationId"`
+		Subscriptions []map[string]any `json:"subscriptions"`
+	}
+	require.NoError(t, json.Unmarshal(bytes.TrimPrefix(content, []byte("\ufeff")), &profile))
+	require.Len(t, profile.Subscriptions, 1)
+	chosen := maps.Clone(profile.Subscriptions[0])
+	chosen["id"], chosen["name"] = other, "Other"
+	profile.Subscriptions[0]["isDefault"] = false
+	profile.Subscriptions = append(profile.Subscriptions, chosen)
+	content, err = json.Marshal(profile)
+	require.NoError(t, err)
+	var once sync.Once
+	chose := make(chan error, 1)
+	r.OnChange(func(arm.Request) { once.Do(func() { chose <- os.WriteFile(file, content, 0o600) }) })
+	r.script("up.sh", nil, "--yes").require(t)
+	require.NoError(t, <-chose)
+	assert.Equal(t, other, strings.TrimSpace(r.shell("az account show --query id --output tsv").stdout))
+	for _, q := range r.Requests() {
+		assert.NotContains(t, q.Path, other)
+	}
 }
 
 // A region without zones gets nodes in none, which up.sh says. Unregistered providers

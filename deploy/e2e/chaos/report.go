@@ -154,8 +154,11 @@ func (r report) markdown() string {
 // tableLines writes one line for each of the row's figures.
 func tableLines(b *strings.Builder, entry row.Row) {
 	verdict := "held"
-	if !entry.Held {
+	switch {
+	case !entry.Held:
 		verdict = "**not held**"
+	case lessAsserted(entry):
+		verdict = "held in the short form, which asserts less"
 	}
 	number, event := fmt.Sprintf("[%d](#row-%d)", entry.Number, entry.Number), entry.Event
 	if len(entry.Figures) == 0 {
@@ -177,8 +180,12 @@ func (r report) details(b *strings.Builder, entry row.Row) {
 	if entry.Commit != "" && entry.Commit != r.Commit {
 		how += ", at " + entry.Commit
 	}
-	fmt.Fprintf(b, "\n<a id=\"row-%d\"></a>**%d. %s.** Expected: %s. (`%s`, %.0f s%s)\n",
-		entry.Number, entry.Number, capital(entry.Event), entry.Expected, entry.Test, entry.Seconds, how)
+	asserted := ""
+	if lessAsserted(entry) {
+		asserted = " Asserted in the short form, whose measurements are too short to be precise: " + entry.ShortAsserts + "."
+	}
+	fmt.Fprintf(b, "\n<a id=\"row-%d\"></a>**%d. %s.** Expected: %s.%s (`%s`, %.0f s%s)\n",
+		entry.Number, entry.Number, capital(entry.Event), entry.Expected, asserted, entry.Test, entry.Seconds, how)
 	for i, fact := range entry.Facts {
 		if i == 0 {
 			b.WriteString("\n")
@@ -189,6 +196,9 @@ func (r report) details(b *strings.Builder, entry row.Row) {
 		fmt.Fprintf(b, "\nLimits: %s\n", entry.Limits)
 	}
 }
+
+// lessAsserted reports whether the form that was run asserts less than is expected.
+func lessAsserted(entry row.Row) bool { return !entry.Full && entry.ShortAsserts != "" }
 
 // shortRows returns a sentence that names the rows in short form, or "".
 func (r report) shortRows() string {

@@ -4,6 +4,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -14,6 +15,8 @@ const (
 	first = `{"number":1,"event":"a pod deleted","expected":"nothing","test":"TestReliability_A","full":true,"held":true,"seconds":40,
 		"figures":[{"via":"http","calls":12345,"inFlight":49.9,"failed":{},"p50Ms":2.34,"p99Ms":9.96,"longestGapMs":57},{"via":"grpc","calls":7,"failed":{}}],
 		"facts":["gone after 21 s"]}`
+	third = `{"number":3,"event":"overload","expected":"at least 0.9","shortAsserts":"at least 0.7","test":"TestReliability_C","full":FULL,"held":true,
+		"seconds":1,"figures":[{"via":"http","calls":1,"failed":{}}],"facts":null}`
 	second = `{"number":2,"event":"a node cut off","expected":"little","test":"TestReliability_B","commit":"v0","held":false,"seconds":99,
 		"figures":[{"via":"http","during":"after it","calls":10,"failed":{"timeout (504)":2,"dns (503)":1}}],"facts":null,"limits":"physics"}`
 )
@@ -41,6 +44,20 @@ func TestMarkdown_ListsRowsInOrder(t *testing.T) {
 `)
 	assert.Contains(t, got, "**1. A pod deleted.** Expected: nothing. (`TestReliability_A`, 40 s)\n\n- gone after 21 s\n")
 	assert.Contains(t, got, "(`TestReliability_B`, 99 s, short form, at v0)\n\nLimits: physics\n")
+}
+
+// A row whose short form asserts less than is expected says so, unless the full form was run.
+func TestMarkdown_ShortFormAssertsLess(t *testing.T) {
+	for full, want := range map[string]struct{ verdict, details string }{
+		"false": {"held in the short form, which asserts less", "Expected: at least 0.9. Asserted in the short form, whose measurements are too short to be precise: at least 0.7. (`"},
+		"true":  {"held", "Expected: at least 0.9. (`"},
+	} {
+		r, err := collect(t.Context(), rows(t, strings.ReplaceAll(third, "FULL", full)))
+		require.NoError(t, err)
+		got := r.markdown()
+		assert.Contains(t, got, "| 0 | "+want.verdict+" |\n")
+		assert.Contains(t, got, want.details)
+	}
 }
 
 // The table replaces the previous one in a document, which may not lose a row.

@@ -20,11 +20,13 @@ type Row struct {
 	// Commit is the version that was measured. A table may hold rows of several runs.
 	Commit string `json:"commit,omitempty"`
 	// Full is false for the short form, which runs for less time and fewer times.
-	Full    bool      `json:"full"`
-	Held    bool      `json:"held"` // every assertion passed
-	Seconds float64   `json:"seconds"`
-	Figures []Figures `json:"figures"`
-	Facts   []string  `json:"facts"` // further observations, in words
+	Full bool `json:"full"`
+	// ShortAsserts says what the short form asserts instead, where that is less than Expected.
+	ShortAsserts string    `json:"shortAsserts,omitempty"`
+	Held         bool      `json:"held"` // every assertion passed
+	Seconds      float64   `json:"seconds"`
+	Figures      []Figures `json:"figures"`
+	Facts        []string  `json:"facts"` // further observations, in words
 	// Limits says why callers see more than nothing, and what would improve it.
 	Limits string `json:"limits,omitempty"`
 }

@@ -70,6 +70,17 @@ func (n *Name) Known() ([]string, error) {
 	return n.addrs, n.err
 }
 
+// Current is like Known, but also starts a lookup if it is time for one. It does not
+// wait for it.
+func (n *Name) Current() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !time.Now().Before(n.refresh) {
+		n.start()
+	}
+	return n.addrs
+}
+
 // Addresses returns the addresses. It waits for DNS only if none are known. The
 // error is that of the lookup, of class call.DNS even if the deadline of ctx passed.
 func (n *Name) Addresses(ctx context.Context) ([]string, error) {

@@ -1,9 +1,13 @@
 package api
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -36,7 +40,11 @@ func parseVia(query url.Values, backends map[string]backend.Backend) (backend.Ba
 	}
 	b, ok := backends[via]
 	if !ok {
-		return nil, "", fmt.Errorf("via is %.20q: want http or grpc", via)
+		valid := slices.SortedFunc(maps.Keys(backends), func(a, b string) int {
+			return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(b, a)) // http, grpc, grpc-service
+		})
+		last := len(valid) - 1
+		return nil, "", fmt.Errorf("via is %.20q: want %s or %s", via, strings.Join(valid[:last], ", "), valid[last])
 	}
 	return b, via, nil
 }

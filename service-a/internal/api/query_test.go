@@ -29,6 +29,16 @@ func TestParseVia(t *testing.T) {
 	}
 }
 
+// The error names every way that there is.
+func TestParseVia_NamesEveryWay(t *testing.T) {
+	all := map[string]backend.Backend{"http": &backend.HTTP{}, "grpc": &backend.GRPC{}, "grpc-service": &backend.GRPC{}}
+	_, via, err := parseVia(values(t, "via=grpc-service"), all)
+	require.NoError(t, err)
+	assert.Equal(t, "grpc-service", via)
+	_, _, err = parseVia(values(t, "via=tcp"), all)
+	require.EqualError(t, err, `via is "tcp": want http, grpc or grpc-service`)
+}
+
 func TestParseCount(t *testing.T) {
 	for query, want := range map[string]int{"": 100, "n=1": 1, "n=1000": 1000} {
 		n, err := parseCount(values(t, query))

@@ -32,10 +32,7 @@ func Stream(b backend.Watcher) http.HandlerFunc {
 			problem.Error(w, http.StatusBadRequest, err.Error())
 			return
 		}
-		w.Header().Set("Content-Type", "text/event-stream")
-		w.Header().Set("Cache-Control", "no-store")
-		w.Header().Set("X-Accel-Buffering", "no") // nginx ingresses would buffer events
-		events := eventWriter{w, http.NewResponseController(w)}
+		events := newEventWriter(w)
 		// When this instance drains, browsers reconnect to another after 1000 ms.
 		if events.send("retry: 1000\n\n") != nil {
 			return
@@ -61,12 +58,21 @@ type eventWriter struct {
 	conn *http.ResponseController
 }
 
-func (e eventWriter) send(text string) error {
+func newEventWriter(w http.ResponseWriter) eventWriter {
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Accel-Buffering", "no") // nginx ingresses would buffer events
+	return eventWriter{w, http.NewResponseController(w)}
+}
+
+func (e eventWriter) send(texts ...string) error {
 	if err := e.conn.SetWriteDeadline(time.Now().Add(streamWriteTimeout)); err != nil {
 		return err
 	}
-	if _, err := e.w.Write([]byte(text)); err != nil {
-		return err
+	for _, text := range texts {
+		if _, err := e.w.Write([]byte(text)); err != nil {
+			return err
+		}
 	}
 	return e.conn.Flush()
 }

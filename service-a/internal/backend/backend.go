@@ -48,6 +48,8 @@ type CallInfo struct {
 	Attempts   int     `json:"attempts"`
 	DurationMS float64 `json:"durationMs"`
 	TraceID    string  `json:"traceId,omitempty"`
+	// Tries are the attempts, in their order.
+	Tries []call.Try `json:"tries"`
 }
 
 // dataOf returns the data of a response. It returns errNoPod if the response does not
@@ -71,6 +73,7 @@ func newCallInfo(ctx context.Context, transport, target string, start time.Time,
 		Peer:       r.Peer,
 		Attempts:   r.Attempts,
 		DurationMS: float64(time.Since(start).Microseconds()) / 1000,
+		Tries:      r.Tries(),
 	}
 	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
 		info.TraceID = span.TraceID().String()

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"example.com/tandem/kit/call"
+	"example.com/tandem/kit/grpcclient"
 	"example.com/tandem/kit/retry"
 	datav1 "example.com/tandem/proto/data/v1"
 )
@@ -34,15 +35,22 @@ const (
 type GRPC struct {
 	client     datav1.DataServiceClient
 	target     string
+	view       *grpcclient.View
 	maxSilence time.Duration
 }
 
 // NewGRPC returns a Backend and Watcher that calls service-b over a connection of
-// kit's grpcclient. A stream counts as broken when a message is late by more than
-// maxSilence.
-func NewGRPC(conn *grpc.ClientConn, maxSilence time.Duration) *GRPC {
-	return &GRPC{client: datav1.NewDataServiceClient(conn), target: conn.Target(), maxSilence: maxSilence}
+// kit's grpcclient, whose view shows its endpoints. A stream counts as broken when a
+// message is late by more than maxSilence.
+func NewGRPC(conn *grpc.ClientConn, view *grpcclient.View, maxSilence time.Duration) *GRPC {
+	return &GRPC{client: datav1.NewDataServiceClient(conn), target: conn.Target(), view: view, maxSilence: maxSilence}
 }
+
+// Target returns the configured name of service-b.
+func (g *GRPC) Target() string { return g.target }
+
+// Endpoints returns the addresses behind it, as the client knows them now.
+func (g *GRPC) Endpoints() []call.Endpoint { return g.view.Endpoints() }
 
 // Get implements Backend.
 func (g *GRPC) Get(ctx context.Context, key string) (*datav1.Data, CallInfo, error) {

@@ -64,7 +64,7 @@ func newGRPC(t *testing.T, target string, maxSilence time.Duration) *GRPC {
 	conn, err := grpcclient.New(target, grpcclient.Options{Timeout: 2 * time.Second, Telemetry: kittest.Telemetry(t, io.Discard)})
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, conn.Close()) })
-	return NewGRPC(conn, maxSilence)
+	return NewGRPC(conn, nil, maxSilence)
 }
 
 func send(stream serverStream) error {

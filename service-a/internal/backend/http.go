@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"example.com/tandem/kit/call"
+	"example.com/tandem/kit/httpclient"
 	datav1 "example.com/tandem/proto/data/v1"
 )
 
@@ -23,6 +24,7 @@ const maxReason = 100
 // HTTP calls service-b over HTTP.
 type HTTP struct {
 	client *http.Client
+	base   url.URL
 	target string
 	url    url.URL
 }
@@ -30,8 +32,14 @@ type HTTP struct {
 // NewHTTP returns a Backend that calls service-b at base with a client of kit's
 // httpclient.
 func NewHTTP(client *http.Client, base url.URL) *HTTP {
-	return &HTTP{client: client, target: base.String(), url: *base.JoinPath("api", "data")}
+	return &HTTP{client: client, base: base, target: base.String(), url: *base.JoinPath("api", "data")}
 }
+
+// Target returns the configured name of service-b.
+func (h *HTTP) Target() string { return h.target }
+
+// Endpoints returns the addresses behind it, as the client knows them now.
+func (h *HTTP) Endpoints() []call.Endpoint { return httpclient.Endpoints(h.client, &h.base) }
 
 // Get implements Backend.
 func (h *HTTP) Get(ctx context.Context, key string) (*datav1.Data, CallInfo, error) {

@@ -197,13 +197,16 @@ func (s *Server) listAssignments(c *call) response {
 	})
 }
 
-// refuseAssignment refuses a second assignment of one role, under another name.
+// refuseAssignment refuses a second assignment of one role, under another name, and a group that is called something else.
 func (s *Server) refuseAssignment(c *call) (response, bool) {
 	scope, _, _ := cutLast(c.path, assignmentPath)
 	if s.contributor {
 		return failure(http.StatusForbidden, "AuthorizationFailed", "The client '%s' with object id '%s' does not have authorization to perform action 'Microsoft.Authorization/roleAssignments/write' over scope '%s' or the scope is invalid. If access was recently granted, please refresh your credentials.", Caller, Caller, scope), true
 	}
 	wanted := child(c.body, "properties")
+	if s.resources["/v1.0/groups/"+text(wanted["principalId"])] != nil && wanted["principalType"] != "Group" {
+		return failure(http.StatusBadRequest, "UnmatchedPrincipalType", "The PrincipalId '%s' has type 'Group', which is different from specified PrinciaplType '%s'.", wanted["principalId"], wanted["principalType"]), true
+	}
 	for path, r := range s.resources {
 		existing, isAssignment := strings.CutPrefix(path, scope+assignmentPath)
 		if isAssignment && path != c.path && r.properties()["principalId"] == wanted["principalId"] &&

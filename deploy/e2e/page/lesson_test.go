@@ -1,0 +1,127 @@
+package page
+
+import (
+	"encoding/json"
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// figures are the calls of a pod over one way.
+func figures(count int, p50 float64, errors object) object {
+	return object{"count": count, "rate": float64(count) / 30, "p50": p50, "p99": 2 * p50, "errors": errors}
+}
+
+func pod(i int, state string, fault, via object) object {
+	return object{"pod": fmt.Sprintf("b-%d", i), "ip": fmt.Sprintf("10.0.0.%d", i), "state": state, "fault": fault, "via": via}
+}
+
+func way(via, balancedBy string, addresses int) object {
+	all := []string{}
+	for i := range addresses {
+		all = append(all, fmt.Sprintf("10.0.0.%d:9090", i+1))
+	}
+	return object{"via": via, "target": "service-b", "balancedBy": balancedBy, "addresses": all}
+}
+
+// The sentences beside the picture follow from its figures.
+func TestLesson_FollowsFromFigures(t *testing.T) {
+	fake := serveSnapshots(t, 3) // before the tab: the tab must close first
+	tab := newTab(t)
+	open(t, tab, fake.url)
+	http, grpc, service := way("http", "network", 1), way("grpc", "client", 3), way("grpc-service", "network", 1)
+	over := func(via string, f object) object { return object{via: f} }
+	three := func(via string, a, b, c int) []object {
+		all := []object{}
+		for i, n := range []int{a, b, c} {
+			calls := object{}
+			if n > 0 {
+				calls = over(via, figures(n, 1, nil))
+			}
+			all = append(all, pod(i+1, "ready", nil, calls))
+		}
+		return all
+	}
+	for name, c := range map[string]struct {
+		ways, pods []object
+		unserved   object
+		want       []string
+	}{
+		"no calls": {
+			ways: []object{http, grpc}, pods: three("http", 0, 0, 0),
+			want: []string{"No calls to the 3 pods of service-b now. Choose a rate or send a burst to see where calls go."},
+		},
+		"pinned": {
+			ways: []object{http, grpc, service}, pods: three("grpc-service", 0, 200, 0),
+			want: []string{"All 200 gRPC calls went to one pod, because a ClusterIP picks a pod per connection and gRPC keeps one connection."},
+		},
+		"even": {
+			ways: []object{http, grpc, service}, pods: three("grpc", 67, 66, 67),
+			want: []string{"The 200 gRPC calls spread evenly over 3 pods (33 to 34 % each): the name has an address for each pod, and service-a picks one for each call."},
+		},
+		"HTTP spreads": {
+			ways: []object{http, grpc}, pods: three("http", 100, 40, 60),
+			want: []string{"The 200 HTTP calls went to 3 pods (20 to 50 % each): a ClusterIP picks a pod at random for each connection, and HTTP keeps several. That spreads calls, but not evenly."},
+		},
+		"HTTP on one connection": {
+			ways: []object{http, grpc}, pods: three("http", 20, 0, 0),
+			want: []string{"All 20 HTTP calls went to one pod: a ClusterIP picks a pod per connection, and service-a reuses its connection. More calls at a time open more connections, and reach other pods."},
+		},
+		"one pod": {
+			ways: []object{way("grpc", "network", 1)}, pods: []object{pod(1, "ready", nil, over("grpc", figures(20, 1, nil)))},
+			want: []string{"All 20 gRPC calls went to b-1, the only pod behind the name. With more pods, calls spread."},
+		},
+		"not ready": {
+			ways: []object{http, grpc}, pods: []object{pod(1, "notReady", nil, object{}), pod(2, "ready", nil, object{}), pod(3, "ready", nil, object{})},
+			want: []string{"b-1 is not ready, so calls go to b-2 and b-3 instead. No call has to fail for that."},
+		},
+		"no address": {
+			ways: []object{way("http", "", 0), way("grpc", "", 0)}, pods: []object{pod(1, "gone", nil, object{})},
+			unserved: object{"grpc": object{"dns": 7}},
+			want:     []string{"The name of service-b has no address: no pod is ready. Calls fail with class dns, and succeed again by themselves when a pod is ready."},
+		},
+		"gone": {
+			ways: []object{http, grpc}, pods: []object{pod(1, "gone", nil, object{})}, unserved: object{"http": object{"refused": 40, "timeout": 2}},
+			want: []string{"service-b is gone: all 42 calls failed (40 refused, 2 timeout). service-a limits its retries, so that service-b is not flooded when it returns."},
+		},
+		"slow": {
+			ways: []object{http, grpc},
+			pods: []object{pod(1, "ready", nil, over("grpc", figures(50, 1, nil))), pod(2, "ready", nil, over("grpc", figures(10, 300, nil))), pod(3, "ready", nil, over("grpc", figures(50, 1, nil)))},
+			want: []string{
+				"b-2 is slow: half of its calls take over 300 ms, those of the other pods 1.0 ms. service-a sends it fewer calls, because too many of them are pending.",
+				"The 110 gRPC calls went to 3 pods (9 to 45 % each): the name has an address for each pod, and service-a picks one for each call, but avoids a pod that is new, slow or failing.",
+			},
+		},
+		"ejected": {
+			ways: []object{grpc},
+			pods: []object{pod(1, "ready", object{"errorRate": 0.5}, over("grpc", figures(2, 1, nil))), pod(2, "ready", nil, over("grpc", figures(99, 1, nil))), pod(3, "ready", nil, over("grpc", figures(99, 1, nil)))},
+			want: []string{
+				"b-1 fails 50 % of its requests, so service-a ejected it: it gets almost no gRPC calls, except one every 10 s that tests it. No call failed.",
+				"The 200 gRPC calls went to 3 pods (1 to 50 % each): the name has an address for each pod, and service-a picks one for each call, but avoids a pod that is new, slow or failing.",
+			},
+		},
+		"retried": {
+			ways: []object{http},
+			pods: []object{pod(1, "ready", object{"errorRate": 0.3}, over("http", figures(30, 1, nil))), pod(2, "ready", nil, over("http", figures(30, 1, nil)))},
+			want: []string{
+				"b-1 fails 30 % of its requests, and yet all 60 calls succeeded: service-a retries what failed, on another pod if it can choose.",
+				"The 60 HTTP calls went to 2 pods (50 % each): a ClusterIP picks a pod at random for each connection, and HTTP keeps several. That spreads calls, but not evenly.",
+			},
+		},
+		"calls fail": {
+			ways: []object{http},
+			pods: []object{pod(1, "ready", nil, over("http", figures(30, 1, object{"timeout": 12}))), pod(2, "ready", nil, over("http", figures(30, 1, nil)))},
+			want: []string{"12 of 60 HTTP calls failed, most with class timeout: the deadline passed."},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			snapshot, err := json.Marshal(object{"at": 1, "ways": c.ways, "pods": c.pods, "unserved": c.unserved, "calls": nil, "more": 0})
+			require.NoError(t, err)
+			got := eval[[]string](t, tab, fmt.Sprintf(`Promise.all([import('/static/lesson.js'), import('/static/model.js')])
+				.then(([{ lessons }, { model }]) => lessons(model(%s)).map((l) => l.text))`, snapshot))
+			assert.Equal(t, c.want, got)
+		})
+	}
+}

@@ -1,0 +1,252 @@
+package page
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/tandem/deploy/e2e/page/browser"
+)
+
+// The page loads without an error, asks no other host for anything, shows each pod, and
+// fits screens from a small phone to a projector.
+func TestPage_LoadsOnEveryScreen(t *testing.T) {
+	p := startPair(t)
+	tab := newTab(t)
+	open(t, tab, p.url)
+	choose(t, tab, "via", "grpc")
+	choose(t, tab, "rate", "20")
+	await(t, tab, `document.querySelectorAll('.pod[data-state="ready"] .figures b').length >= 3`)
+	for _, screen := range []browser.Screen{browser.Small, browser.Phone, browser.Desktop, browser.Projector} {
+		require.NoError(t, browser.Show(tab, screen, "light"))
+		await(t, tab, fmt.Sprintf(`innerWidth === %d && document.documentElement.scrollWidth <= innerWidth`, screen.Width))
+	}
+	hosts := eval[[]string](t, tab, `[...new Set(performance.getEntriesByType('resource').map((r) => new URL(r.name).origin))]`)
+	assert.Equal(t, []string{eval[string](t, tab, `location.origin`)}, hosts)
+}
+
+// The page works below a path that a proxy cuts off.
+func TestPage_WorksBelowAPrefix(t *testing.T) {
+	p := startPair(t)
+	proxy := servePrefix(t, "/tandem/", p.url)
+	tab := newTab(t)
+	open(t, tab, proxy+"/tandem/")
+	click(t, tab, "#burst-send")
+	await(t, tab, `document.getElementById('outcome').textContent.startsWith('200 calls over HTTP in ')`)
+}
+
+// The table and the picture show the counts of a burst that service-a counted itself.
+func TestPage_BurstShowsServersCounts(t *testing.T) {
+	p := startPair(t)
+	for _, via := range []string{"http", "grpc", "grpc-service"} {
+		t.Run(via, func(t *testing.T) {
+			tab := newTab(t)
+			open(t, tab, p.url)
+			watchStreams(t, tab)
+			choose(t, tab, "via", via)
+			click(t, tab, "#burst-send")
+			await(t, tab, `outcomes.length > 0`)
+			pods := eval[map[string]int](t, tab, `outcomes[0].pods`)
+			total := 0
+			for pod, n := range pods {
+				total += n
+				await(t, tab, fmt.Sprintf(`[...document.querySelectorAll('#rows tr')].some((row) =>
+					row.cells[0].textContent === %q && row.cells[3].textContent === %q && row.cells[4].textContent === '%d')`, pod, labels[via], n))
+				await(t, tab, fmt.Sprintf(`document.querySelector('.pod[data-key=%q] .figures .%s b').textContent === '%d'`, pod, via, n))
+			}
+			assert.Equal(t, 200, total)
+		})
+	}
+}
+
+var labels = map[string]string{"http": "HTTP", "grpc": "gRPC", "grpc-service": "gRPC, Service"}
+
+// Through the ClusterIP, all gRPC calls go to one pod; through the headless name, they
+// spread. The page says so, and why.
+func TestPage_SaysWherePinned(t *testing.T) {
+	p := startPair(t)
+	tab := newTab(t)
+	open(t, tab, p.url)
+	choose(t, tab, "via", "grpc")
+	click(t, tab, "#burst-send")
+	await(t, tab, `document.getElementById('lesson').textContent.startsWith('The 200 gRPC calls spread evenly over 3 pods')`)
+	choose(t, tab, "via", "grpc-service")
+	click(t, tab, "#burst-send")
+	await(t, tab, `document.getElementById('lesson').textContent ===
+		'All 200 gRPC calls went to one pod, because a ClusterIP picks a pod per connection and gRPC keeps one connection.'`)
+	assert.Equal(t, 1, eval[int](t, tab, `document.querySelectorAll('.figures li.grpc-service').length`))
+}
+
+// A button makes a pod slow, failing or not ready, the page shows that, and heals it.
+func TestPage_FaultShowsAndHeals(t *testing.T) {
+	p := startPair(t)
+	tab := newTab(t)
+	open(t, tab, p.url)
+	choose(t, tab, "via", "grpc")
+	choose(t, tab, "rate", "50")
+	const tile = `.pod[data-key="service-b-2"]`
+	for _, fault := range []struct{ button, shows, lesson string }{
+		{"slow", "slow by 300ms", "service-b-2 is slow"},
+		{"failing", "fails 50 %", "service-b-2 fails 50 % of its requests"},
+		{"notReady", "says not ready", "service-b-2 is not ready"},
+	} {
+		t.Run(fault.button, func(t *testing.T) {
+			await(t, tab, `document.querySelector('`+tile+` .faults .`+fault.button+`:enabled')`)
+			click(t, tab, tile+" .faults ."+fault.button)
+			await(t, tab, fmt.Sprintf(`document.querySelector('%s .fault').textContent === %q`, tile, fault.shows))
+			await(t, tab, fmt.Sprintf(`document.querySelector('%s .faults .%s').getAttribute('aria-pressed') === 'true'`, tile, fault.button))
+			await(t, tab, fmt.Sprintf(`document.querySelector('.lesson').textContent.includes(%q)`, fault.lesson))
+			click(t, tab, tile+" .faults .heal")
+			await(t, tab, `document.querySelector('`+tile+` .fault').textContent === ''`)
+			await(t, tab, `document.querySelector('`+tile+`').dataset.state === 'ready'`)
+		})
+	}
+}
+
+// A click on a call opens its story: the attempts with their pods and reasons, and the trace.
+func TestPage_TellsTheStoryOfACall(t *testing.T) {
+	p := startPair(t)
+	tab := newTab(t)
+	open(t, tab, p.url)
+	p.bs[0].setFault(t, `{"errorRate":1}`)
+	choose(t, tab, "via", "grpc")
+	choose(t, tab, "rate", "20")
+	await(t, tab, `document.querySelector('#calls .retried')`)
+	eval[any](t, tab, `document.querySelector('#calls li:has(.retried) button').click(); null`)
+	await(t, tab, `document.querySelector('#story .verdict.ok')`)
+	story := eval[string](t, tab, `document.getElementById('story').innerText.replace(/\s+/g, ' ')`)
+	assert.Regexp(t, `service-a service-a-1 calls over gRPC`, story)
+	assert.Regexp(t, `name dns:///service-b\.test:\d+ addresses 127\.0\.0\.2:\d+, 127\.0\.0\.3:\d+, 127\.0\.0\.4:\d+`, story)
+	assert.Regexp(t, `attempt 1 127\.0\.0\.2:\d+ .*✕ unavailable .*attempt 2 127\.0\.0\.[34]:\d+ .*pod service-b-[23] responded`, story)
+	assert.Regexp(t, `^https://traces\.test/trace/[0-9a-f]{32}$`, eval[string](t, tab, `document.querySelector('#story .trace a').href`))
+
+	// A failed call says what to check next.
+	for _, b := range p.bs {
+		b.setFault(t, `{"latency":"1m"}`)
+	}
+	await(t, tab, `[...document.querySelectorAll('#calls .bad')].some((end) => end.textContent.startsWith('✕ timeout'))`)
+	eval[any](t, tab, `document.querySelector('#calls li:has(.bad) button').click(); null`)
+	await(t, tab, `document.querySelector('#story .verdict.bad')`)
+	assert.Contains(t, eval[string](t, tab, `document.getElementById('story').innerText`), "Check next: Check whether the pod is slow or hangs.")
+}
+
+// The page outlives service-a, and says that it tries again; it shows service-b's absence, too.
+func TestPage_ReconnectsAndShowsOutage(t *testing.T) {
+	p := startPair(t)
+	tab, _ := newTabWithConsole(t) // the browser itself reports each request that failed
+	open(t, tab, p.url)
+	p.a.kill()
+	await(t, tab, `document.getElementById('link').textContent === 'connection lost, trying again'`)
+	for _, b := range p.bs {
+		b.kill()
+	}
+	p.startA(t)
+	await(t, tab, `document.getElementById('link').textContent === 'live'`)
+	choose(t, tab, "rate", "20")
+	await(t, tab, `document.getElementById('lesson').textContent.startsWith('service-b is gone: all ')`)
+	await(t, tab, `[...document.querySelectorAll('#rows tr')].some((row) => /refused|unavailable/.test(row.cells[8].textContent))`)
+}
+
+// A hidden tab has no connection to service-a, and so makes no calls.
+func TestPage_HiddenMakesNoCalls(t *testing.T) {
+	p := startPair(t)
+	tab := newTab(t)
+	open(t, tab, p.url)
+	watchStreams(t, tab)
+	choose(t, tab, "rate", "100")
+	await(t, tab, `document.querySelectorAll('#calls button').length > 0`)
+	assert.Equal(t, 1, eval[int](t, tab, `streams.filter((s) => s.readyState === EventSource.OPEN).length`))
+	eval[any](t, tab, `Object.defineProperty(document, 'hidden', { value: true, configurable: true }); document.dispatchEvent(new Event('visibilitychange')); null`)
+	eval[any](t, tab, `new Promise((done) => setTimeout(done, 3000))`) // longer than the page waits to reconnect
+	assert.Equal(t, 0, eval[int](t, tab, `streams.filter((s) => s.readyState !== EventSource.CLOSED).length`))
+	eval[any](t, tab, `delete document.hidden; document.dispatchEvent(new Event('visibilitychange')); null`)
+	await(t, tab, `streams.at(-1).readyState === EventSource.OPEN && streams.at(-1).url.includes('rate=100')`)
+}
+
+// watchStreams makes the page keep the connections that it opens in streams, and the
+// outcomes of its bursts in outcomes.
+func watchStreams(t *testing.T, tab context.Context) {
+	t.Helper()
+	eval[any](t, tab, `{
+		window.streams = [];
+		window.outcomes = [];
+		window.EventSource = class extends window.EventSource {
+			constructor(...args) {
+				super(...args);
+				streams.push(this);
+				this.addEventListener('burst', (event) => outcomes.push(JSON.parse(event.data)));
+			}
+		};
+	} null`)
+}
+
+// axe-core finds no violation, in light and dark, on a desktop and on a phone.
+func TestPage_IsAccessible(t *testing.T) {
+	axe, err := os.ReadFile("testdata/axe/axe.min.js")
+	require.NoError(t, err)
+	p := startPair(t)
+	tab := newTab(t)
+	open(t, tab, p.url)
+	p.bs[0].setFault(t, `{"errorRate":1}`)
+	choose(t, tab, "via", "grpc")
+	choose(t, tab, "rate", "20")
+	await(t, tab, `document.querySelector('#calls .retried')`)
+	eval[any](t, tab, `document.querySelector('#calls li:has(.retried) button').click(); null`)
+	eval[any](t, tab, string(axe)+"; null")
+	for _, screen := range []browser.Screen{browser.Desktop, browser.Phone} {
+		for _, theme := range browser.Themes {
+			require.NoError(t, browser.Show(tab, screen, theme))
+			await(t, tab, fmt.Sprintf(`innerWidth === %d && matchMedia('(prefers-color-scheme: %s)').matches`, screen.Width, theme))
+			eval[any](t, tab, `Promise.all(document.getAnimations().map((a) => a.finished.catch(() => {}))).then(() => null)`)
+			violations := eval[json.RawMessage](t, tab, `axe.run().then((r) => r.violations.map((v) => ({ id: v.id, help: v.help, nodes: v.nodes.slice(0, 3).map((n) => n.html + ' ' + n.failureSummary) })))`)
+			assert.JSONEq(t, `[]`, string(violations), "%s, %s", screen.Name, theme)
+		}
+	}
+}
+
+// Everything that can be clicked is reached with the Tab key, and shows its focus.
+func TestPage_WorksByKeyboard(t *testing.T) {
+	p := startPair(t)
+	tab := newTab(t)
+	open(t, tab, p.url)
+	choose(t, tab, "rate", "5")
+	await(t, tab, `document.querySelectorAll('#calls button').length > 0`)
+	choose(t, tab, "rate", "0")
+	unreachable := eval[[]string](t, tab, `[...document.querySelectorAll('button, a, input')]
+		.filter((e) => e.tabIndex < 0 || !(e.matches('a[href], button, input'))).map((e) => e.outerHTML)`)
+	assert.Empty(t, unreachable)
+	nameless := eval[[]string](t, tab, `[...document.querySelectorAll('button, a')].filter((e) => !e.innerText.trim()).map((e) => e.outerHTML)`)
+	assert.Empty(t, nameless)
+	require.NoError(t, browser.Press(tab, "Tab"))
+	assert.NotEqual(t, "none", eval[string](t, tab, `{
+		const at = document.activeElement;
+		getComputedStyle(at.matches('.choice input') ? at.nextElementSibling : at).outlineStyle
+	}`))
+}
+
+// A hundred pods are a dense grid, and neither snapshots nor calls pile up in the page.
+func TestPage_HundredPodsStayBounded(t *testing.T) {
+	fake := serveSnapshots(t, 100) // before the tab: the tab must close first
+	tab := newTab(t)
+	open(t, tab, fake.url)
+	await(t, tab, `document.querySelectorAll('.pod').length === 100`)
+	assert.Equal(t, "dense", eval[string](t, tab, `document.getElementById('picture').dataset.size`))
+	for _, screen := range []browser.Screen{browser.Small, browser.Desktop} {
+		require.NoError(t, browser.Show(tab, screen, "light"))
+		await(t, tab, `document.documentElement.scrollWidth <= innerWidth`)
+		cut := eval[[]string](t, tab, `[...document.querySelectorAll('.pod strong')].filter((e) => e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0).map((e) => e.textContent)`)
+		assert.Empty(t, cut, "names that do not fit, on %s", screen.Name)
+	}
+	fake.await(t, 100)
+	nodes := eval[int](t, tab, `document.querySelectorAll('*').length`)
+	fake.await(t, 400)
+	// Marks come and go: at most 180 are on their way.
+	assert.InDelta(t, nodes, eval[int](t, tab, `document.querySelectorAll('*').length`), 200)
+	assert.LessOrEqual(t, eval[int](t, tab, `document.querySelectorAll('#dots > *').length`), 180)
+	assert.LessOrEqual(t, eval[int](t, tab, `document.querySelectorAll('#calls > *').length`), 10)
+}
