@@ -210,7 +210,7 @@ func TestClient_ReplacesRetiredConnection(t *testing.T) {
 					ok(w, r)
 				}
 			})
-			client := newClient(t, httpclient.Options{})
+			client := newClient(t, httpclient.Options{Timeout: time.Minute}) // a busy machine may need long to dial
 			together(calls, concurrency, func(int) {
 				method := http.MethodPost
 				if rand.IntN(2) == 0 {
