@@ -24,11 +24,12 @@ e2e-istio: ## run the tests of the mesh and the gateway, after make istio-up and
 	@TANDEM_E2E_MESH=1 $(MAKE) --no-print-directory e2e RUN='$(or $(RUN),$(IN_MESH))'
 
 # The tests scale and break pods by fault injection: autoscalers would interfere, and overlays/aks has it off.
-e2e-aks: ## run the tests on the cluster of make aks-up (TANDEM_E2E_CONTEXT=tandem TANDEM_E2E_URL=http://ADDRESS); make aks-deploy undoes their changes
+e2e-aks: ## run the tests on the cluster of make aks-up (TANDEM_E2E_CONTEXT=tandem TANDEM_E2E_URL=http://ADDRESS); make aks-deploy brings the autoscalers back
 	@test -n "$$TANDEM_E2E_URL" || { echo "set TANDEM_E2E_CONTEXT and TANDEM_E2E_URL: they change and break what runs there" >&2; exit 2; }
 	kubectl --context "$$TANDEM_E2E_CONTEXT" --namespace tandem delete horizontalpodautoscalers --all
 	kubectl --context "$$TANDEM_E2E_CONTEXT" --namespace tandem set env deployments --all FAULTS=on
-	@$(MAKE) --no-print-directory e2e RUN='$(or $(RUN),$(IN_AKS))'
+	@$(MAKE) --no-print-directory e2e RUN='$(or $(RUN),$(IN_AKS))'; status=$$?; \
+	kubectl --context "$$TANDEM_E2E_CONTEXT" --namespace tandem set env deployments --all FAULTS-; exit $$status
 
 chaos: ## run the rows of docs/reliability.md: over an hour, or FORM=short for 20 minutes; DOC=docs/reliability.md writes its table
 	@$(GO) run ./deploy/e2e/chaos $(if $(RUN),-run '$(RUN)') $(if $(filter short,$(FORM)),-short) $(if $(DOC),-doc '$(DOC)')

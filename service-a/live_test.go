@@ -56,6 +56,7 @@ type watcher struct {
 		WindowSeconds int
 		Faults        bool
 		TraceURL      string
+		NoLoad        string
 		ServedBy      struct{ Pod string }
 		Ways          []struct{ Via, Target string }
 	}
@@ -238,6 +239,21 @@ func TestLive_MakesLoadOfItsPage(t *testing.T) {
 
 // spread is how many calls of a connection may be in flight when it ends.
 const spread = 16
+
+// A connection beyond the limit is served, and told that it makes no calls.
+func TestLive_LimitsLoads(t *testing.T) {
+	t.Parallel()
+	a := startA(t, hostOf(t))
+	for range 10 {
+		w, _ := watchWith(t, a, "?rate=1", nil)
+		assert.Empty(t, w.hello.NoLoad)
+	}
+	w, leave := watchWith(t, a, "?rate=1&n=5", nil)
+	assert.Contains(t, w.hello.NoLoad, "Too many")
+	leave()
+	w = watch(t, a)
+	assert.Empty(t, w.hello.NoLoad)
+}
 
 func TestLive_RejectsInvalidLoad(t *testing.T) {
 	t.Parallel()

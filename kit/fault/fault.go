@@ -53,6 +53,7 @@ type Fault struct {
 // never injects a fault.
 type Switch struct {
 	current     atomic.Pointer[Fault]
+	setting     sync.Mutex // by Set
 	setNotReady func(bool)
 }
 
@@ -135,6 +136,8 @@ func (s *Switch) Set(f Fault) {
 	if s == nil {
 		return
 	}
+	s.setting.Lock()
+	defer s.setting.Unlock()
 	s.current.Store(&f)
 	s.setNotReady(f.NotReady)
 }

@@ -184,6 +184,7 @@ type check struct {
 
 	mu   sync.Mutex
 	last result
+	at   time.Time // of last
 }
 
 type result struct {
@@ -262,7 +263,7 @@ const (
 func (c *check) result() result {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if time.Since(c.last.Time) < checkInterval {
+	if time.Since(c.at) < checkInterval {
 		return c.last
 	}
 	// The request's context is not used: if its caller disconnects, the result is still
@@ -275,6 +276,7 @@ func (c *check) result() result {
 	if err != nil {
 		c.last = result{Status: "warn", Output: err.Error()}
 	}
-	c.last.Time = time.Now().UTC()
+	c.at = time.Now() // UTC drops the monotonic clock
+	c.last.Time = c.at.UTC()
 	return c.last
 }

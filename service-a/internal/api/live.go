@@ -24,6 +24,7 @@ type Hello struct {
 	Faults        bool              `json:"faults"`   // whether /api/faults exists
 	TraceURL      string            `json:"traceUrl"` // with {traceId} in it; empty if there is no trace UI
 	Ways          []live.WayState   `json:"ways"`
+	NoLoad        string            `json:"noLoad,omitempty"` // why no calls are made, if some were asked for
 }
 
 // Live handles GET /api/live?via=&rate=0..100&n=1..1000&key=: it sends snapshots of this
@@ -35,6 +36,7 @@ type Hello struct {
 // snapshots.
 func Live(c *live.Collector, hello Hello, tel *telemetry.Telemetry) http.HandlerFunc {
 	backends := c.Backends()
+	loads := make(chan struct{}, maxLoads)
 	return func(w http.ResponseWriter, r *http.Request) {
 		query := r.URL.Query()
 		params, err := parseParams(query, backends)
@@ -57,6 +59,15 @@ func Live(c *live.Collector, hello Hello, tel *telemetry.Telemetry) http.Handler
 		if r.Header.Get("Last-Event-ID") != "" {
 			n = 0 // a browser connects again by itself, and has had its burst
 		}
+		noLoad := ""
+		if rate > 0 || n > 0 {
+			select {
+			case loads <- struct{}{}:
+				defer func() { <-loads }()
+			default:
+				rate, n, noLoad = 0, 0, "Too many pages make calls already; this one makes none."
+			}
+		}
 		viewer, leave, err := c.Join()
 		if err != nil {
 			problem.Write(w, problem.Problem{Status: http.StatusServiceUnavailable, Detail: err.Error(), RetryAfter: 10})
@@ -65,12 +76,15 @@ func Live(c *live.Collector, hello Hello, tel *telemetry.Telemetry) http.Handler
 		defer leave()
 		events := newEventWriter(w)
 		hello := hello
-		hello.WindowSeconds, hello.Ways = live.WindowSeconds, c.Ways()
+		hello.WindowSeconds, hello.Ways, hello.NoLoad = live.WindowSeconds, c.Ways(), noLoad
 		first, err := json.Marshal(hello)
 		if err != nil || events.send(fmt.Sprintf("retry: 1000\n\nevent: hello\nid: 1\ndata: %s\n\n", first)) != nil {
 			return
 		}
-		ctx, cancel := context.WithCancel(r.Context())
+		// Without the cause with which the server ends the context when it drains: calls then
+		// end as canceled ones.
+		ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
+		defer context.AfterFunc(r.Context(), cancel)()
 		var calls errgroup.Group
 		defer func() {
 			cancel()
@@ -103,8 +117,12 @@ func Live(c *live.Collector, hello Hello, tel *telemetry.Telemetry) http.Handler
 	}
 }
 
-// maxRate is the highest rate of /api/live, in calls a second.
-const maxRate = 100
+const (
+	// maxRate is the highest rate of /api/live, in calls a second.
+	maxRate = 100
+	// maxLoads is how many clients of /api/live may make calls at once.
+	maxLoads = 10
+)
 
 // parseRate parses ?rate=, in calls a second; the default is 0, no calls.
 func parseRate(query url.Values) (int, error) {

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"math"
 	"net/http"
 	"slices"
@@ -80,6 +81,9 @@ func callMany(ctx context.Context, params params, n int) spreadResponse {
 	var group errgroup.Group
 	group.SetLimit(response.Concurrency)
 	for range n {
+		if errors.Is(ctx.Err(), context.Canceled) {
+			break // nobody reads the response
+		}
 		group.Go(func() error {
 			data, info, err := params.backend.Get(ctx, params.key)
 			mu.Lock()

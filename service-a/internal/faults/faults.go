@@ -29,6 +29,8 @@ import (
 const (
 	// timeout is the deadline of one request to all pods.
 	timeout = 2 * time.Second
+	// dialTimeout bounds what pods of a dead node take from the others.
+	dialTimeout = timeout / 4
 	// concurrency is how many pods are asked at once.
 	concurrency = 16
 	// maxResponse is the largest response accepted, in bytes.
@@ -47,6 +49,7 @@ type Pods struct {
 func New(pods url.URL, token *identity.Source) *Pods {
 	return &Pods{url: pods, token: token, http: http.Transport{
 		DisableKeepAlives:      true, // the pods are asked rarely, and may be many
+		DialContext:            (&net.Dialer{Timeout: dialTimeout}).DialContext,
 		MaxResponseHeaderBytes: maxResponse,
 	}}
 }
@@ -110,11 +113,11 @@ func (p *Pods) change(ctx context.Context, method, pod string, body []byte) (Sta
 		case err != nil:
 		case code == http.StatusMisdirectedRequest:
 			others++
+		case code != http.StatusOK: // another pod may still have the name: the address may be that of a pod that has gone
+			failed = refused(ip, code)
 		default:
 			done = true
-			if status, found = decode(ip, response); code != http.StatusOK {
-				found = refused(ip, code)
-			}
+			status, found = decode(ip, response)
 			cancel() // the others need not respond
 		}
 	})
@@ -134,7 +137,11 @@ func refused(ip string, code int) error {
 	if code == http.StatusNotFound {
 		return fmt.Errorf("%s has no fault switch: is FAULTS=on at service-b?", ip)
 	}
-	return &call.Error{Class: cmp.Or(call.ClassOfStatus(code), call.Other), Err: fmt.Errorf("%s responded with status %d", ip, code)}
+	class := call.ClassOfStatus(code)
+	if class == call.OK {
+		class = call.Other // such as 400
+	}
+	return &call.Error{Class: class, Err: fmt.Errorf("%s responded with status %d", ip, code)}
 }
 
 // each calls f for each IP of the pods, and waits until all calls have returned.

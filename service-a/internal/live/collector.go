@@ -87,7 +87,8 @@ type observed struct {
 // Get implements backend.Backend.
 func (o observed) Get(ctx context.Context, key string) (*datav1.Data, backend.CallInfo, error) {
 	data, info, err := o.way.Backend.Get(ctx, key)
-	if w := o.collector.open.Load(); w != nil {
+	// A caller that has gone says nothing about service-b.
+	if w := o.collector.open.Load(); w != nil && !errors.Is(ctx.Err(), context.Canceled) {
 		w.record(time.Now(), o.way.Via, data.GetServedBy(), info, err)
 	}
 	return data, info, err

@@ -45,12 +45,12 @@ export function connect({ hello, snapshot, burst, state }) {
       return;
     }
     source = new EventSource("api/live" + query);
-    source.addEventListener("hello", on(hello));
-    source.addEventListener("snapshot", on(snapshot));
-    source.addEventListener("burst", on((response) => {
-      withoutBurst();
-      burst(response);
+    source.addEventListener("hello", on((h) => {
+      withoutBurst(); // service-a has it now
+      hello(h);
     }));
+    source.addEventListener("snapshot", on(snapshot));
+    source.addEventListener("burst", on(burst));
     source.onerror = () => {
       state("lost");
       if (source?.readyState === EventSource.CLOSED) again(RETRY_MS);

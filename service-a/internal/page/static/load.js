@@ -3,7 +3,9 @@
 const BURST_MS = 30000; // service-a ends a burst after 10 s
 
 export class Load {
-  constructor() {
+  // noted shows why service-a makes no calls.
+  constructor(noted) {
+    this.noted = noted;
     this.via = "http";
     this.rate = 0;
     this.reconnect = () => {};
@@ -14,25 +16,34 @@ export class Load {
   set(change) {
     const before = this.rate;
     Object.assign(this, change);
-    if (before > 0 || this.rate > 0) this.reconnect(this.via, this.rate);
+    if (before === 0 && this.rate === 0) return;
+    this.waiting?.not("another load has replaced it");
+    this.reconnect(this.via, this.rate);
   }
 
   // burst makes n calls, and returns their outcome.
   burst(n) {
     return new Promise((resolve, reject) => {
-      const late = setTimeout(() => reject(new Error("service-a did not tell the outcome")), BURST_MS);
-      this.waiting = (outcome) => {
+      const end = (settle, value) => {
         clearTimeout(late);
-        resolve(outcome);
+        this.waiting = null;
+        settle(value);
       };
+      const late = setTimeout(() => end(reject, new Error("service-a did not tell the outcome")), BURST_MS);
+      this.waiting = { told: (outcome) => end(resolve, outcome), not: (why) => end(reject, new Error(why)) };
       this.reconnect(this.via, this.rate, n);
     });
   }
 
+  // refused takes the reason why service-a makes no calls.
+  refused(why) {
+    if (this.waiting) this.waiting.not(why);
+    else this.noted(why);
+  }
+
   // told takes the outcome of a burst from the connection.
   told(outcome) {
-    this.waiting?.(outcome);
-    this.waiting = null;
+    this.waiting?.told(outcome);
   }
 }
 

@@ -15,7 +15,7 @@ const RATES = [0, 5, 20, 50, 100];
 const DRAW_TABLE_MS = 1000;
 
 const say = announcer(byId("status"));
-const load = new Load();
+const load = new Load((why) => text(byId("outcome"), why));
 const picture = new Picture(press);
 const dots = new Dots(picture);
 const story = new Story(say);
@@ -39,6 +39,7 @@ function hello(h) {
   text(byId("served-by"), [caller, me.namespace, me.node, me.zone, me.version && "version " + me.version].filter(Boolean).join(" · "));
   text(byId("table-hint"), `Per pod and way, over the last ${h.windowSeconds ?? 30} seconds.`);
   drawWays((h.ways ?? []).map((w) => w.via));
+  if (h.noLoad) load.refused(h.noLoad);
 }
 
 function snapshot(s) {
