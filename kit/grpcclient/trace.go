@@ -15,31 +15,47 @@ import (
 	"example.com/tandem/kit/telemetry"
 )
 
-// traceOptions make each attempt a span if spans are exported. Otherwise they
-// only send the caller's trace context to the server.
+// traceOptions make each attempt a span if the trace is sampled. Otherwise they only send
+// the caller's trace context to the server.
 func traceOptions(t *telemetry.Telemetry) []grpc.DialOption {
+	send := []grpc.DialOption{grpc.WithChainUnaryInterceptor(sendTraceUnary), grpc.WithChainStreamInterceptor(sendTraceStream)}
 	if t.Traces == nil {
-		return []grpc.DialOption{grpc.WithChainUnaryInterceptor(sendTraceUnary), grpc.WithChainStreamInterceptor(sendTraceStream)}
+		return send
 	}
-	return []grpc.DialOption{grpc.WithStatsHandler(numbered{otelgrpc.NewClientHandler(
+	return append(send, grpc.WithStatsHandler(spans{t, otelgrpc.NewClientHandler(
 		otelgrpc.WithTracerProvider(t.Traces),
 		otelgrpc.WithPropagators(telemetry.Propagator),
 		otelgrpc.WithMeterProvider(noop.NewMeterProvider()), // metrics go to Prometheus
 		otelgrpc.WithFilter(filters.Not(filters.HealthCheck())),
-	)})}
+	)}))
 }
 
-// numbered adds to the span of a retry how many attempts came before it, under the name
-// that gRPC's own tracing uses (gRFC A72).
-type numbered struct{ stats.Handler }
+// spans makes spans of the attempts in sampled traces.
+type spans struct {
+	telemetry *telemetry.Telemetry
+	stats.Handler
+}
 
-// TagRPC starts the span of an attempt.
-func (n numbered) TagRPC(ctx context.Context, info *stats.RPCTagInfo) context.Context {
-	ctx = n.Handler.TagRPC(ctx, info)
+type spanKey struct{} // in the context of an attempt that is a span
+
+// TagRPC starts the span of an attempt. If the attempt is a retry, the span says how many
+// came before it, under the name that gRPC's own tracing uses (gRFC A72).
+func (s spans) TagRPC(ctx context.Context, info *stats.RPCTagInfo) context.Context {
+	if !s.telemetry.Traced(trace.SpanContextFromContext(ctx)) {
+		return ctx
+	}
+	ctx = context.WithValue(s.Handler.TagRPC(ctx, info), spanKey{}, true)
 	if a, ok := ctx.Value(attemptKey{}).(*attempt); ok && a.n > 1 {
 		trace.SpanFromContext(ctx).SetAttributes(attribute.Int("previous-rpc-attempts", a.n-1))
 	}
 	return ctx
+}
+
+// HandleRPC passes on what happens to an attempt that is a span.
+func (s spans) HandleRPC(ctx context.Context, event stats.RPCStats) {
+	if ctx.Value(spanKey{}) != nil {
+		s.Handler.HandleRPC(ctx, event)
+	}
 }
 
 func sendTraceUnary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
@@ -50,8 +66,12 @@ func sendTraceStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Client
 	return open(withTrace(ctx), desc, cc, method, opts...)
 }
 
-// withTrace adds the trace context of ctx to its outgoing metadata.
+// withTrace adds the trace context of ctx to its outgoing metadata. For an attempt that is
+// a span, spans does that.
 func withTrace(ctx context.Context) context.Context {
+	if trace.SpanFromContext(ctx).IsRecording() {
+		return ctx
+	}
 	var carrier pairs
 	telemetry.Propagator.Inject(ctx, &carrier)
 	return metadata.AppendToOutgoingContext(ctx, carrier...)

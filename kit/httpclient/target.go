@@ -9,6 +9,7 @@ import (
 	"example.com/tandem/kit/internal/endpoint"
 	"example.com/tandem/kit/internal/lookup"
 	"example.com/tandem/kit/retry"
+	"example.com/tandem/kit/telemetry"
 )
 
 const (
@@ -45,12 +46,14 @@ type target struct {
 	pooled      http.RoundTripper // reuses connections
 	unpooled    http.RoundTripper // opens a connection for each request
 	traced      http.RoundTripper // send as a span; nil if spans are not exported
+	telemetry   *telemetry.Telemetry
 	closeIdle   func()
 }
 
 func newTarget(u *url.URL, o Options) *target {
 	t := &target{
 		maxResponse: o.MaxResponse,
+		telemetry:   o.Telemetry,
 		budget:      retry.NewBudget(),
 		endpoints:   endpoint.NewSet(func(addr string) string { return addr }),
 	}

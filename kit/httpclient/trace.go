@@ -14,10 +14,10 @@ import (
 	"example.com/tandem/kit/telemetry"
 )
 
-// attempt makes one attempt with send. If spans are exported, it is a span, from the
+// attempt makes one attempt with send. If the trace is sampled, it is a span, from the
 // lookup of the name to the end of the response.
 func (t *target) attempt(ctx context.Context, req *http.Request, a *attempt) (*http.Response, error) {
-	if t.traced == nil {
+	if t.traced == nil || !t.telemetry.Traced(trace.SpanContextFromContext(ctx)) {
 		return t.send(ctx, req, a)
 	}
 	resp, err := t.traced.RoundTrip(req.WithContext(context.WithValue(ctx, attemptKey{}, a)))

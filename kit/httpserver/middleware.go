@@ -48,19 +48,30 @@ var methods = []string{http.MethodGet, http.MethodHead, http.MethodPost, http.Me
 
 // traceRequests continues the caller's trace, or starts one.
 func traceRequests(t *telemetry.Telemetry) func(http.Handler) http.Handler {
-	if t.Traces == nil {
-		return func(next http.Handler) http.Handler {
-			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				next.ServeHTTP(w, r.WithContext(telemetry.Continue(r.Context(), propagation.HeaderCarrier(r.Header))))
-			})
-		}
+	continued := func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			next.ServeHTTP(w, r.WithContext(telemetry.Continue(r.Context(), propagation.HeaderCarrier(r.Header))))
+		})
 	}
-	return otelhttp.NewMiddleware("http",
+	if t.Traces == nil {
+		return continued
+	}
+	traced := otelhttp.NewMiddleware("http",
 		otelhttp.WithTracerProvider(t.Traces),
 		otelhttp.WithPropagators(telemetry.Propagator),
 		otelhttp.WithMeterProvider(noop.NewMeterProvider()), // metrics go to Prometheus
-		otelhttp.WithFilter(func(r *http.Request) bool { return !isProbe(r.URL.Path) }),
 	)
+	return func(next http.Handler) http.Handler {
+		traced, continued := traced(next), continued(next)
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			caller := trace.SpanContextFromContext(telemetry.Propagator.Extract(r.Context(), propagation.HeaderCarrier(r.Header)))
+			if !isProbe(r.URL.Path) && r.URL.Path != fault.Path && t.Traced(caller) {
+				traced.ServeHTTP(w, r)
+			} else {
+				continued.ServeHTTP(w, r)
+			}
+		})
+	}
 }
 
 // logAndMeasure logs and measures every request, and turns a panic into a 500.

@@ -9,7 +9,7 @@ import (
 	oteltrace "go.opentelemetry.io/otel/trace"
 )
 
-// Continue is for a server that exports no spans. It continues the caller's trace, or
+// Continue is for a server that makes no span of a request (see Traced). It continues the caller's trace, or
 // starts one, with a new span id for the logs and for calls to other services. The
 // caller's sampling decision is kept, so that the trace does not end here.
 func Continue(ctx context.Context, headers propagation.TextMapCarrier) context.Context {
@@ -32,7 +32,7 @@ func Continue(ctx context.Context, headers propagation.TextMapCarrier) context.C
 // NewTrace is for work that no request asks for, such as calls at a rate: it starts a
 // trace, whatever ctx belongs to. Call end when the work has ended.
 func (t *Telemetry) NewTrace(ctx context.Context, name string) (_ context.Context, end func()) {
-	if t.Traces == nil {
+	if !t.Traced(oteltrace.SpanContext{}) {
 		ctx = oteltrace.ContextWithSpanContext(ctx, oteltrace.SpanContext{})
 		return Continue(ctx, propagation.MapCarrier{}), func() {}
 	}

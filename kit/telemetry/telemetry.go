@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net/url"
 	"strconv"
 	"strings"
@@ -32,10 +33,11 @@ import (
 type Telemetry struct {
 	Log     *slog.Logger
 	Metrics *prometheus.Registry
-	// Traces is nil if spans are not exported. Servers then use Continue.
+	// Traces is nil if spans are not exported.
 	Traces oteltrace.TracerProvider
 
-	flush func(context.Context) error
+	rootRatio *float64 // see Traced
+	flush     func(context.Context) error
 }
 
 // Propagator passes the trace from service to service in the W3C headers.
@@ -75,7 +77,7 @@ func New(ctx context.Context, me instance.Instance, level slog.Level, environ ma
 	if err != nil {
 		return nil, fmt.Errorf("set up traces: %w", err)
 	}
-	t.Traces, t.flush = provider, provider.Shutdown
+	t.Traces, t.flush, t.rootRatio = provider, provider.Shutdown, rootRatio(environ)
 	// The SDK reports background errors, such as a collector that does not respond, to
 	// this global handler. Its default writes plain text into the JSON log.
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("telemetry", "error", err.Error()) }))
@@ -96,7 +98,10 @@ func (t *Telemetry) Flush() {
 	}
 }
 
-const endpointKey, tracesEndpointKey = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+const (
+	endpointKey, tracesEndpointKey = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+	samplerKey, samplerArgKey      = "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"
+)
 
 func exporting(environ map[string]string) bool {
 	return environ[endpointKey]+environ[tracesEndpointKey] != "" && !strings.EqualFold(environ["OTEL_SDK_DISABLED"], "true") && environ["OTEL_TRACES_EXPORTER"] != "none"
@@ -132,21 +137,60 @@ func newProvider(ctx context.Context, me instance.Instance, environ map[string]s
 	if err != nil {
 		return nil, err
 	}
-	// The sampler is the SDK's default, parentbased_always_on, unless OTEL_TRACES_SAMPLER sets another.
-	return trace.NewTracerProvider(trace.WithBatcher(exporter), trace.WithResource(res)), nil
+	options := []trace.TracerProviderOption{trace.WithBatcher(exporter), trace.WithResource(res)}
+	if rootRatio(environ) != nil {
+		// Traced has decided before a span starts.
+		options = append(options, trace.WithSampler(trace.ParentBased(trace.AlwaysSample())))
+	} // else the SDK reads OTEL_TRACES_SAMPLER
+	return trace.NewTracerProvider(options...), nil
+}
+
+// rootRatio returns which share of the traces that start here a parent-based sampler keeps,
+// or nil for another sampler, which decides about each span. The default is
+// parentbased_always_on.
+func rootRatio(environ map[string]string) *float64 {
+	ratio := 1.0
+	switch sampler, ok := strings.CutPrefix(environ[samplerKey], "parentbased_"); {
+	case !ok && sampler != "":
+		return nil
+	case sampler == "always_off":
+		ratio = 0
+	case sampler == "traceidratio" && environ[samplerArgKey] != "":
+		ratio, _ = strconv.ParseFloat(environ[samplerArgKey], 64) // checkSampler has checked it
+	}
+	return &ratio
+}
+
+// Traced reports whether work in a trace becomes spans. parent is the caller's span, for a
+// server, or the span in whose course a call is made, for a client. If it is invalid, the
+// trace starts here, and each call of Traced decides anew.
+//
+// If the answer is no, servers use Continue, and clients pass on the ids of their context:
+// OpenTelemetry's instrumentation costs almost as much for a span that it drops as for one
+// that it keeps.
+func (t *Telemetry) Traced(parent oteltrace.SpanContext) bool {
+	switch {
+	case t.Traces == nil:
+		return false
+	case t.rootRatio == nil:
+		return true
+	case parent.IsValid():
+		return parent.IsSampled()
+	default:
+		return rand.Float64() < *t.rootRatio
+	}
 }
 
 // checkSampler returns an error for a sampler that the SDK would replace by its default,
 // which samples every call.
 func checkSampler(environ map[string]string) error {
-	const samplerKey, argKey = "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"
 	switch sampler := environ[samplerKey]; sampler {
 	case "", "always_on", "always_off", "parentbased_always_on", "parentbased_always_off":
 		return nil
 	case "traceidratio", "parentbased_traceidratio":
-		if arg := environ[argKey]; arg != "" {
+		if arg := environ[samplerArgKey]; arg != "" {
 			if ratio, err := strconv.ParseFloat(arg, 64); err != nil || !(ratio >= 0 && ratio <= 1) {
-				return config.Invalid(argKey, arg, "want a number from 0 to 1, such as 0.01")
+				return config.Invalid(samplerArgKey, arg, "want a number from 0 to 1, such as 0.01")
 			}
 		}
 		return nil

@@ -153,6 +153,50 @@ func TestNew_ExportsOnlyWithEndpoint(t *testing.T) {
 	}
 }
 
+// A parent-based sampler decides where a trace starts, and the others follow. Another
+// sampler decides about each span itself.
+func TestTraced_FollowsSampler(t *testing.T) {
+	_, url := kittest.StartReceiver(t, "")
+	ids := trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{1}}
+	dropped := trace.NewSpanContext(ids)
+	ids.TraceFlags = trace.FlagsSampled
+	sampled := trace.NewSpanContext(ids)
+	for name, tt := range map[string]struct {
+		sampler, arg string
+		roots        float64 // share of the traces that start here
+		dropped      bool    // for a caller's trace that is not sampled
+	}{
+		"default":                         {roots: 1},
+		"parent-based, on":                {sampler: "parentbased_always_on", roots: 1},
+		"parent-based, off":               {sampler: "parentbased_always_off", roots: 0},
+		"parent-based, a quarter":         {sampler: "parentbased_traceidratio", arg: "0.25", roots: 0.25},
+		"parent-based, ratio by default":  {sampler: "parentbased_traceidratio", roots: 1},
+		"not parent-based: the SDK's own": {sampler: "traceidratio", arg: "0.25", roots: 1, dropped: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+			t.Setenv("OTEL_TRACES_SAMPLER", tt.sampler)
+			t.Setenv("OTEL_TRACES_SAMPLER_ARG", tt.arg)
+			tel, err := newTelemetry(t, io.Discard)
+			require.NoError(t, err)
+			defer tel.Flush()
+			assert.True(t, tel.Traced(sampled))
+			assert.Equal(t, tt.dropped, tel.Traced(dropped))
+			const n = 10_000
+			kept := 0
+			for range n {
+				if tel.Traced(trace.SpanContext{}) {
+					kept++
+				}
+			}
+			assert.InDelta(t, tt.roots, float64(kept)/n, 0.05) // 11 standard deviations
+		})
+	}
+	tel, err := newTelemetry(t, io.Discard)
+	require.NoError(t, err)
+	assert.False(t, tel.Traced(sampled), "without an endpoint")
+}
+
 // Without a caller's trace, Continue starts a new one, which is not sampled.
 func TestContinue_SetsIDs(t *testing.T) {
 	ctx := telemetry.Continue(t.Context(), propagation.MapCarrier{})
