@@ -38,15 +38,15 @@ type metricLabel struct {
 var metricLabels = map[string]metricLabel{
 	"code":                         {pattern: `^(0|[1-5]\d\d)$`, meaning: "the HTTP status; in a client's metric 0 if there was no response"},
 	"grpc_code":                    {values: grpcCodes()},
-	"grpc_method":                  {},
-	"grpc_service":                 {},
+	"grpc_method":                  {values: []string{"GetData", "WatchData", "Check", "List", "Watch", "ServerReflectionInfo"}},
+	"grpc_service":                 {values: []string{"data.v1.DataService", "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"}},
 	"grpc_type":                    {values: []string{"unary", "client_stream", "server_stream", "bidi_stream"}},
 	"method":                       {values: []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "_OTHER"}},
 	"outcome":                      {values: outcomes()},
 	"peer":                         {pattern: `^service-b\.[0-9a-f]+\.test$`, meaning: "the host of the target, as configured"},
 	"identity_checks_total result": {values: []string{"ok", "no token", "invalid", "denied", "unavailable", "canceled"}},
 	"identity_loads_total result":  {values: []string{"ok", "failed"}},
-	"route":                        {},
+	"route":                        {values: []string{"/", "/api/data", "/api/faults/{pod}", "/api/live", "/api/spread", "/api/stream", "/faults", "/health", "/livez", "/readyz", "/static/*", "unmatched"}},
 	"server":                       {values: []string{"http", "grpc"}},
 	"service":                      {values: []string{"service-a", "service-b"}},
 	"transport":                    {values: transports},
@@ -94,7 +94,7 @@ func TestMetrics_AreDocumented(t *testing.T) {
 		getSpread(t, a, via, 2)
 	}
 	assert.Contains(t, firstEvent(t, a), `"sequence":`)
-	for _, path := range []string{"/", "/health", "/livez", "/readyz", "/secret"} {
+	for _, path := range []string{"/", "/health", "/livez", "/readyz", "/static/style.css", "/secret"} {
 		kittest.Get(t, a.URL+path)
 	}
 	req, err := http.NewRequestWithContext(t.Context(), "BREW", a.URL+"/", nil)
