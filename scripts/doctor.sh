@@ -52,6 +52,19 @@ compiler() {
 	cc=$("$go" env CC) && "$cc" --version
 }
 
+# browser prints the version of the browser that the tests of the page use.
+# shellcheck disable=SC2317 # tool calls it
+browser() {
+	local name
+	for name in chromium chromium-browser google-chrome; do
+		if command -v "$name" >/dev/null; then
+			"$name" --version
+			return
+		fi
+	done
+	return 1
+}
+
 wanted=$(sed -n 's/^go //p' go.work)
 printf '%-15s %-10s %-52s %s\n' tool version 'needed for' state
 tool required go "$wanted" "everything" "go.dev/dl" "$go" version
@@ -59,6 +72,7 @@ tool required make '' "everything" "apt-get install make, or xcode-select --inst
 tool required git '' "build, lint" "apt-get install git, or xcode-select --install" git --version
 tool optional "C compiler" '' "test: the race detector" "apt-get install gcc libc6-dev, or xcode-select --install" compiler
 tool optional shellcheck '' "lint" "apt-get install shellcheck, or brew install shellcheck" shellcheck --version
+tool optional Chromium '' "test: the page; screenshots" "apt-get install chromium, or install Google Chrome" browser
 tool optional promtool '' "lint: the tests of the alert rules" "apt-get install prometheus, or brew install prometheus" promtool --version
 tool optional curl '' "compose-test, aks-up, aks-deploy" "apt-get install curl" curl --version
 tool optional jq '' "compose-test" "apt-get install jq, or brew install jq" jq --version
