@@ -178,8 +178,9 @@ func (c *Collector) askFaults(ctx context.Context, w *window) {
 	ticker := time.NewTicker(faultsEvery)
 	defer ticker.Stop()
 	for {
+		asked := time.Now()
 		pods, _ := c.faults.List(ctx) // those that do not respond are not in it
-		w.hear(time.Now(), pods...)
+		w.hear(asked, pods...)
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():

@@ -239,9 +239,6 @@ func TestWindow_StateOfPod(t *testing.T) {
 		return []WayState{s}
 	}
 	virtual := headless("10.96.0.1:80")
-	told := func(f string) faults.Status {
-		return faults.Status{Status: fault.Status{Instance: instance.Instance{Pod: "b-1"}, Fault: json.RawMessage(f)}, IP: "10.0.0.1"}
-	}
 	for _, c := range []struct {
 		name string
 		ways []WayState
@@ -271,6 +268,22 @@ func TestWindow_StateOfPod(t *testing.T) {
 			assert.Equal(t, c.want, got[0].State)
 		})
 	}
+}
+
+// told is what the pod b-1 says of its fault.
+func told(f string) faults.Status {
+	return faults.Status{Status: fault.Status{Instance: instance.Instance{Pod: "b-1"}, Fault: json.RawMessage(f)}, IP: "10.0.0.1"}
+}
+
+// A late response about a fault does not replace a newer one.
+func TestWindow_NewestFaultCounts(t *testing.T) {
+	start := time.Unix(1_000_000, 0)
+	w := newWindow(start)
+	w.hear(start.Add(time.Second), told(`{"latency":"300ms"}`)) // by a button
+	w.hear(start, told(`{}`))                                   // by a poll that began before
+	assert.Equal(t, "300ms", w.snapshot(start.Add(time.Second), nil).Pods[0].Fault.Latency)
+	w.hear(start.Add(2*time.Second), told(`{}`))
+	assert.Nil(t, w.snapshot(start.Add(2*time.Second), nil).Pods[0].Fault)
 }
 
 // A pod that comes back under its name with another IP leaves nothing behind, and a failed

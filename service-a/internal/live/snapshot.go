@@ -209,7 +209,8 @@ func (w *window) listedIPs(ways []WayState) (unready map[string]bool, complete b
 // seriesStates returns what is known of the calls to a pod, and how many there are.
 func (w *window) seriesStates(now time.Time, all map[string]*series) (states map[string]seriesState, n uint32) {
 	states = map[string]seriesState{}
-	past := min(now.Sub(w.opened).Seconds(), now.Sub(time.Unix(w.second-rateSeconds+1, 0)).Seconds())
+	open := now.Sub(w.opened).Seconds()
+	past := min(open, open-float64(w.second-w.opened.Unix())+rateSeconds-1)
 	for via, s := range all {
 		if s.total.count == 0 {
 			continue

@@ -87,8 +87,9 @@ func (w *window) record(now time.Time, via string, about *datav1.Instance, info 
 	w.calls.add(entry{at: now, via: via, pod: name, class: class, err: err, info: info})
 }
 
-// hear records the faults that pods told.
-func (w *window) hear(now time.Time, statuses ...faults.Status) {
+// hear records the faults that pods told when they were asked. What a pod has told since
+// then counts.
+func (w *window) hear(asked time.Time, statuses ...faults.Status) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, s := range statuses {
@@ -102,7 +103,10 @@ func (w *window) hear(now time.Time, statuses ...faults.Status) {
 		}
 		p := w.meet(&datav1.Instance{Service: i.Service, Version: i.Version, Pod: i.Pod, Node: i.Node, Zone: i.Zone, Namespace: i.Namespace, Ip: i.IP})
 		w.locate(p, s.IP)
-		p.heard, p.fault = now, f
+		if asked.Before(p.heard) {
+			continue
+		}
+		p.heard, p.fault = asked, f
 	}
 }
 
@@ -171,9 +175,15 @@ func (w *window) drop(name string) {
 	delete(w.pods, name)
 }
 
+// secondOf returns the second of a time, by the monotonic clock: the system's may be set
+// back.
+func (w *window) secondOf(now time.Time) int64 {
+	return w.opened.Unix() + int64(now.Sub(w.opened)/time.Second)
+}
+
 // advance drops the buckets that are too old.
 func (w *window) advance(now time.Time) {
-	if second := now.Unix(); second > w.second {
+	if second := w.secondOf(now); second > w.second {
 		for _, p := range w.pods {
 			for _, s := range p.series {
 				s.advance(w.second, second)
