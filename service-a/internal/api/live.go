@@ -14,6 +14,7 @@ import (
 	"example.com/tandem/kit/instance"
 	"example.com/tandem/kit/problem"
 	"example.com/tandem/kit/telemetry"
+	"example.com/tandem/service-a/internal/backend"
 	"example.com/tandem/service-a/internal/live"
 )
 
@@ -38,23 +39,10 @@ func Live(c *live.Collector, hello Hello, tel *telemetry.Telemetry) http.Handler
 	backends := c.Backends()
 	loads := make(chan struct{}, maxLoads)
 	return func(w http.ResponseWriter, r *http.Request) {
-		query := r.URL.Query()
-		params, err := parseParams(query, backends)
+		params, rate, n, err := parseLoad(r.URL.Query(), backends)
 		if err != nil {
 			problem.Error(w, http.StatusBadRequest, err.Error())
 			return
-		}
-		rate, err := parseRate(query)
-		if err != nil {
-			problem.Error(w, http.StatusBadRequest, err.Error())
-			return
-		}
-		n := 0
-		if query.Has("n") {
-			if n, err = parseCount(query); err != nil {
-				problem.Error(w, http.StatusBadRequest, err.Error())
-				return
-			}
 		}
 		if r.Header.Get("Last-Event-ID") != "" {
 			n = 0 // a browser connects again by itself, and has had its burst
@@ -123,6 +111,19 @@ const (
 	// maxLoads is how many clients of /api/live may make calls at once.
 	maxLoads = 10
 )
+
+// parseLoad parses what /api/live is to call, at which rate, and how often at once; the
+// default is no call.
+func parseLoad(query url.Values, backends map[string]backend.Backend) (params params, rate, n int, err error) {
+	if params, err = parseParams(query, backends); err != nil {
+		return
+	}
+	if rate, err = parseRate(query); err != nil || !query.Has("n") {
+		return
+	}
+	n, err = parseCount(query)
+	return
+}
 
 // parseRate parses ?rate=, in calls a second; the default is 0, no calls.
 func parseRate(query url.Values) (int, error) {

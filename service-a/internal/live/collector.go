@@ -128,11 +128,12 @@ func (c *Collector) leave(v *Viewer) {
 	defer c.mu.Unlock()
 	delete(c.viewers, v)
 	if len(c.viewers) == 0 {
-		c.closing = time.AfterFunc(linger, c.closeUnwatched)
+		c.closing = time.AfterFunc(linger, c.Close)
 	}
 }
 
-func (c *Collector) closeUnwatched() {
+// Close closes the window if nobody watches, without waiting for linger.
+func (c *Collector) Close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.viewers) == 0 && c.close != nil {
@@ -140,9 +141,6 @@ func (c *Collector) closeUnwatched() {
 		c.close = nil
 	}
 }
-
-// Close closes the window at once. Call it when all viewers have left.
-func (c *Collector) Close() { c.closeUnwatched() }
 
 // start opens a window. The caller has locked c.mu.
 func (c *Collector) start() {
