@@ -108,16 +108,22 @@ func TestPage_FaultShowsAndHeals(t *testing.T) {
 	}
 }
 
-// A click on a call opens its story: the attempts with their pods and reasons, and the trace.
-func TestPage_TellsTheStoryOfACall(t *testing.T) {
-	p := startPair(t)
-	tab := newTab(t)
+// openRetriedCall opens the page and, on it, the story of a call that was retried.
+func openRetriedCall(t *testing.T, tab context.Context, p *pair) {
+	t.Helper()
 	open(t, tab, p.url)
 	p.bs[0].setFault(t, `{"errorRate":1}`)
 	choose(t, tab, "via", "grpc")
 	choose(t, tab, "rate", "20")
 	await(t, tab, `document.querySelector('#calls .retried')`)
 	eval[any](t, tab, `document.querySelector('#calls li:has(.retried) button').click(); null`)
+}
+
+// A click on a call opens its story: the attempts with their pods and reasons, and the trace.
+func TestPage_TellsTheStoryOfACall(t *testing.T) {
+	p := startPair(t)
+	tab := newTab(t)
+	openRetriedCall(t, tab, p)
 	await(t, tab, `document.querySelector('#story .verdict.ok')`)
 	story := eval[string](t, tab, `document.getElementById('story').innerText.replace(/\s+/g, ' ')`)
 	assert.Regexp(t, `service-a service-a-1 calls over gRPC`, story)
@@ -191,12 +197,7 @@ func TestPage_IsAccessible(t *testing.T) {
 	require.NoError(t, err)
 	p := startPair(t)
 	tab := newTab(t)
-	open(t, tab, p.url)
-	p.bs[0].setFault(t, `{"errorRate":1}`)
-	choose(t, tab, "via", "grpc")
-	choose(t, tab, "rate", "20")
-	await(t, tab, `document.querySelector('#calls .retried')`)
-	eval[any](t, tab, `document.querySelector('#calls li:has(.retried) button').click(); null`)
+	openRetriedCall(t, tab, p)
 	eval[any](t, tab, string(axe)+"; null")
 	for _, screen := range []browser.Screen{browser.Desktop, browser.Phone} {
 		for _, theme := range browser.Themes {
