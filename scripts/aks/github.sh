@@ -80,7 +80,7 @@ find_subject() {
 	GITHUB_SUBJECT=$SUBJECT_PREFIX:environment:$GITHUB_ENVIRONMENT
 }
 
-# make_environment: Entra accepts the tokens of the environment's jobs, and whoever may push a branch may change the workflow
+# make_environment: Entra accepts the tokens of the environment's jobs, and everybody who may push a branch may change the workflow
 # there. So the reviewers keep them from the cluster.
 make_environment() {
 	local found=missing path=repos/$repository/environments/$GITHUB_ENVIRONMENT
