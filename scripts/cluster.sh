@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sourced by kind.sh and mesh.sh, which set name: their output, and their calls of the kind cluster.
+# Sourced by kind.sh, mesh.sh and logs.sh, which set name: their output, and their calls of the kind cluster.
 #
 # bash 3.2, which macOS has, ignores a failure inside $(…) unless it is the last command there. So each $(…) here and in
 # those scripts has one command, and its output is assigned on a line of its own, whose failure ends the script. A failure

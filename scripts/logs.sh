@@ -3,7 +3,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-cluster=${KIND_CLUSTER:-tandem}
+name=logs
+. scripts/cluster.sh
 trace=${TRACE-}
 selector=app.kubernetes.io/part-of=tandem${SERVICE:+,app.kubernetes.io/name=$SERVICE}
 
@@ -24,14 +25,6 @@ Environment, with defaults:
 HELP
 }
 
-fail() {
-	echo "logs: $*" >&2
-	exit 1
-}
-
-# kubectl's current context may be another cluster.
-kubectl() { command kubectl --context "kind-$cluster" "$@"; }
-
 # One line for each pod: namespace, name, and the id of its container, which is another one after a restart.
 list_pods() {
 	kubectl get pods --all-namespaces --selector "$selector" --output \
@@ -47,9 +40,9 @@ main() {
 	if [[ -n $trace ]]; then
 		[[ $trace =~ ^[0-9a-f]{8,32}$ ]] || fail "TRACE=\"$trace\": want a trace id, or its first 8 or more characters"
 	fi
-	type -P kubectl >/dev/null || fail "kubectl is not on PATH"
+	need_tools kubectl
 	pods=$(list_pods) || fail "list the pods of cluster $cluster; make kind-up deploy creates it"
-	[[ -n $pods ]] || echo "logs: there are no pods yet; make deploy creates them" >&2
+	[[ -n $pods ]] || say "there are no pods yet; make deploy creates them"
 
 	trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 	trap 'exit 143' TERM
