@@ -22,7 +22,8 @@ const startLimit = 10 * time.Second
 // program is one of the four programs.
 type program struct {
 	name   string
-	binary string
+	pkg    string
+	binary string // built from pkg
 	args   []string
 	env    []string
 	addr   string // of its HTTP server
