@@ -5,15 +5,14 @@ import (
 	"encoding/binary"
 	"math/rand/v2"
 
-	"go.opentelemetry.io/otel/propagation"
 	oteltrace "go.opentelemetry.io/otel/trace"
 )
 
-// Continue is for a server that makes no span of a request (see Traced). It continues the caller's trace, or
-// starts one, with a new span id for the logs and for calls to other services. The
-// caller's sampling decision is kept, so that the trace does not end here.
-func Continue(ctx context.Context, headers propagation.TextMapCarrier) context.Context {
-	ctx = Propagator.Extract(ctx, headers)
+// Continue is for a server that makes no span of a request (see Traced). It continues the
+// trace that Propagator has extracted into ctx, or starts one, with a new span id for the
+// logs and for calls to other services. The caller's sampling decision is kept, so that
+// the trace does not end here.
+func Continue(ctx context.Context) context.Context {
 	caller := oteltrace.SpanContextFromContext(ctx)
 	ids := oteltrace.SpanContextConfig{
 		TraceID:    caller.TraceID(),
@@ -33,8 +32,7 @@ func Continue(ctx context.Context, headers propagation.TextMapCarrier) context.C
 // trace, whatever ctx belongs to. Call end when the work has ended.
 func (t *Telemetry) NewTrace(ctx context.Context, name string) (_ context.Context, end func()) {
 	if !t.Traced(oteltrace.SpanContext{}) {
-		ctx = oteltrace.ContextWithSpanContext(ctx, oteltrace.SpanContext{})
-		return Continue(ctx, propagation.MapCarrier{}), func() {}
+		return Continue(oteltrace.ContextWithSpanContext(ctx, oteltrace.SpanContext{})), func() {}
 	}
 	ctx, span := t.Traces.Tracer("example.com/tandem/kit/telemetry").Start(ctx, name, oteltrace.WithNewRoot())
 	return ctx, func() { span.End() }

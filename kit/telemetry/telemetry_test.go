@@ -199,18 +199,18 @@ func TestTraced_FollowsSampler(t *testing.T) {
 
 // Without a caller's trace, Continue starts a new one, which is not sampled.
 func TestContinue_SetsIDs(t *testing.T) {
-	ctx := telemetry.Continue(t.Context(), propagation.MapCarrier{})
+	ctx := telemetry.Continue(t.Context())
 	made := trace.SpanContextFromContext(ctx)
 	assert.True(t, made.IsValid(), "the ids are needed in logs and by called services")
 	assert.False(t, made.IsSampled())
-	other := trace.SpanContextFromContext(telemetry.Continue(t.Context(), propagation.MapCarrier{}))
+	other := trace.SpanContextFromContext(telemetry.Continue(t.Context()))
 	assert.NotEqual(t, made.TraceID(), other.TraceID())
 }
 
 func TestContinue_KeepsSamplingDecision(t *testing.T) {
 	const traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 	in := propagation.MapCarrier{"traceparent": traceparent, "baggage": "tenant=7"}
-	ctx := telemetry.Continue(t.Context(), in)
+	ctx := telemetry.Continue(telemetry.Propagator.Extract(t.Context(), in))
 	out := propagation.MapCarrier{}
 	telemetry.Propagator.Inject(ctx, out)
 	assert.Regexp(t, "^00-0af7651916cd43dd8448eb211c80319c-[0-9a-f]{16}-01$", out["traceparent"])
@@ -276,7 +276,7 @@ func TestLog_IsJSONWithTraceID(t *testing.T) {
 	tel, err := telemetry.New(t.Context(), testInstance, slog.LevelInfo, nil, log)
 	require.NoError(t, err)
 	defer tel.Flush()
-	ctx := telemetry.Continue(t.Context(), propagation.MapCarrier{})
+	ctx := telemetry.Continue(t.Context())
 	s := trace.SpanFromContext(ctx)
 
 	tel.Log.DebugContext(ctx, "below the level")
