@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 	"time"
 )
@@ -40,7 +42,7 @@ func measure(ctx context.Context, o options, progress io.Writer) (r *Report, err
 	r = &Report{
 		When: time.Now().UTC().Truncate(time.Second), Go: runtime.Version(),
 		Platform: runtime.GOOS + "/" + runtime.GOARCH, CPUs: runtime.NumCPU(),
-		Base: o.base(), Env: o.env, Rounds: o.rounds, RoundSeconds: o.round.Seconds(),
+		Other: o.other(), Env: o.env, Base: o.base, Rounds: o.rounds, RoundSeconds: o.round.Seconds(),
 	}
 	fmt.Fprintf(progress, "starting each service %d times\n", starts)
 	readyIn := map[string]float64{}
@@ -72,7 +74,7 @@ func measure(ctx context.Context, o options, progress io.Writer) (r *Report, err
 		r.Processes = append(r.Processes, Process{Name: s.name, ReadyMS: readyIn[s.name], RestMiB: memory, BinaryMB: float64(sizes[i]) / 1e6})
 	}
 
-	pair, base := side{all[1], all[0]}, side{all[3], all[2]}
+	pair, other := side{all[1], all[0]}, side{all[3], all[2]}
 	ours := func() (sum time.Duration) {
 		for _, s := range all {
 			sum += cpuTime(s.cmd.Process.Pid)
@@ -83,7 +85,7 @@ func measure(ctx context.Context, o options, progress io.Writer) (r *Report, err
 	usedBefore, givenBefore := allTime()
 	for _, via := range o.via {
 		for _, c := range o.c {
-			row, err := compare(ctx, o, via, c, pair, base, progress)
+			row, err := compare(ctx, o, via, c, pair, other, progress)
 			if err != nil {
 				return nil, err
 			}
@@ -113,9 +115,10 @@ func prepare(ctx context.Context, root, dir string, o options) (programs []progr
 		{name: "floor-b", pkg: pkgFloor, args: []string{"b"}},
 		{name: "floor-a", pkg: pkgFloor, args: []string{"a"}},
 	}
-	if o.base() == plain {
-		programs[2], programs[3] = program{name: "plain-b", pkg: pkgB}, program{name: "plain-a", pkg: pkgA}
+	if o.other() == base {
+		programs[2], programs[3] = program{name: "base-b", pkg: pkgB}, program{name: "base-a", pkg: pkgA}
 	}
+	roots := []string{root, root, cmp.Or(o.base, root), cmp.Or(o.base, root)}
 	addrs, err := freeAddrs(5 * len(programs) / 2)
 	if err != nil {
 		return nil, nil, err
@@ -132,7 +135,12 @@ func prepare(ctx context.Context, root, dir string, o options) (programs []progr
 	}
 	sizes = make([]int64, len(programs))
 	for i := range programs {
-		if programs[i].binary, sizes[i], err = build(ctx, root, dir, programs[i].pkg); err != nil {
+		p := &programs[i]
+		p.binary = filepath.Join(dir, p.name)
+		if runtime.GOOS == "windows" {
+			p.binary += ".exe"
+		}
+		if sizes[i], err = build(ctx, roots[i], p.pkg, p.binary); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -154,9 +162,9 @@ func timeStarts(ctx context.Context, p program, dir string) (float64, error) {
 }
 
 // compare puts both sides under the same load in turns.
-func compare(ctx context.Context, o options, via string, c int, pair, base side, progress io.Writer) (Row, error) {
+func compare(ctx context.Context, o options, via string, c int, pair, other side, progress io.Writer) (Row, error) {
 	path := "/api/data?via=" + via
-	sides := []side{pair, base}
+	sides := []side{pair, other}
 	// Not measured: the first load makes heaps and pools grow.
 	for _, s := range sides {
 		if _, err := load(ctx, s.a.addr, path, c, 0, min(o.round, time.Second)); err != nil {
@@ -171,10 +179,10 @@ func compare(ctx context.Context, o options, via string, c int, pair, base side,
 			}
 		}
 		fmt.Fprintf(progress, "%s c = %d, round %d of %d: pair %.0f/s, %s %.0f/s: %.2f\n",
-			via, c, n+1, o.rounds, of[0].perSecond[n], o.base(), of[1].perSecond[n], of[0].perSecond[n]/of[1].perSecond[n])
+			via, c, n+1, o.rounds, of[0].perSecond[n], o.other(), of[1].perSecond[n], of[0].perSecond[n]/of[1].perSecond[n])
 	}
 	return Row{
-		Via: via, C: c, Pair: of[0].medians(), Base: of[1].medians(),
+		Via: via, C: c, Pair: of[0].medians(), Other: of[1].medians(),
 		Ratio:    ratioOf(of[0].perSecond, of[1].perSecond),
 		RatioCPU: ratioOf(of[1].cpu, of[0].cpu),
 	}, nil

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -25,9 +26,10 @@ type Report struct {
 	Go       string    `json:"go"`
 	Platform string    `json:"platform"`
 	CPUs     int       `json:"cpus"`
-	// Base is what the pair is compared with: the floor, or the plain pair without Env.
-	Base         string   `json:"base"`
+	// Other is what the pair is compared with: the floor, or the pair of Base without Env.
+	Other        string   `json:"other"`
 	Env          []string `json:"env,omitempty"`
+	Base         string   `json:"base,omitempty"` // a checkout; empty for the pair's own
 	Rounds       int      `json:"rounds"`
 	RoundSeconds float64  `json:"roundSeconds"`
 	// OthersCPU is the share of the machine's CPU time that other processes used
@@ -42,10 +44,11 @@ type Row struct {
 	Via  string  `json:"via"`
 	C    int     `json:"c"`
 	Pair Figures `json:"pair"`
-	Base Figures `json:"base"`
-	// Ratio is the pair's throughput divided by the base's.
+	// Other is what the pair is compared with (see Report).
+	Other Figures `json:"other"`
+	// Ratio is the pair's throughput divided by the other's.
 	Ratio Ratio `json:"ratio"`
-	// RatioCPU is the base's CPU time per call divided by the pair's. Unlike Ratio, it
+	// RatioCPU is the other's CPU time per call divided by the pair's. Unlike Ratio, it
 	// does not include the load generator and other processes.
 	RatioCPU Ratio `json:"ratioCPU"`
 }
@@ -81,22 +84,25 @@ func (r *Report) writeJSON(path string) error {
 
 func (r *Report) print(w io.Writer) {
 	what := "the floor: raw net/http and grpc-go"
-	if r.Base == plain {
-		what = "the plain pair, without " + strings.Join(r.Env, " ")
+	if r.Other == base {
+		what = "the pair of " + cmp.Or(r.Base, "the same checkout")
+		if len(r.Env) > 0 {
+			what += " without " + strings.Join(r.Env, " ")
+		}
 	}
 	fmt.Fprintf(w, "\nThe pair as released, with the access log on (to a file), and "+what+".\n"+
 		"Medians of %d rounds of %gs in turns; %s, %s, %d CPUs.\n\n", r.Rounds, r.RoundSeconds, r.Go, r.Platform, r.CPUs)
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	row := func(cells ...string) { fmt.Fprintln(table, strings.Join(cells, "\t")+"\t") }
 	row("", "", "calls/s", "", "", "", "p50 ms", "", "p99 ms", "", "CPU µs/call", "", "", "")
-	row("via", "c", "pair", r.Base, "ratio", "min–max", "pair", r.Base, "pair", r.Base, "pair", r.Base, r.Base+"/pair", "min–max")
+	row("via", "c", "pair", r.Other, "ratio", "min–max", "pair", r.Other, "pair", r.Other, "pair", r.Other, r.Other+"/pair", "min–max")
 	for _, l := range r.Load {
 		row(l.Via, fmt.Sprint(l.C),
-			fmt.Sprintf("%.0f", l.Pair.PerSecond), fmt.Sprintf("%.0f", l.Base.PerSecond),
+			fmt.Sprintf("%.0f", l.Pair.PerSecond), fmt.Sprintf("%.0f", l.Other.PerSecond),
 			fmt.Sprintf("%.2f", l.Ratio.Median), fmt.Sprintf("%.2f–%.2f", l.Ratio.Min, l.Ratio.Max),
-			fmt.Sprintf("%.2f", l.Pair.P50MS), fmt.Sprintf("%.2f", l.Base.P50MS),
-			fmt.Sprintf("%.2f", l.Pair.P99MS), fmt.Sprintf("%.2f", l.Base.P99MS),
-			known("%.0f", l.Pair.CPUMicros), known("%.0f", l.Base.CPUMicros),
+			fmt.Sprintf("%.2f", l.Pair.P50MS), fmt.Sprintf("%.2f", l.Other.P50MS),
+			fmt.Sprintf("%.2f", l.Pair.P99MS), fmt.Sprintf("%.2f", l.Other.P99MS),
+			known("%.0f", l.Pair.CPUMicros), known("%.0f", l.Other.CPUMicros),
 			known("%.2f", l.RatioCPU.Median), fmt.Sprintf("%.2f–%.2f", l.RatioCPU.Min, l.RatioCPU.Max))
 	}
 	_ = table.Flush() // without a terminal, the error cannot be shown either
@@ -127,7 +133,7 @@ func (r *Report) verdict() string {
 		results = append(results, map[bool]string{true: "good: ", false: "MISSED: "}[good]+what)
 	}
 	for _, l := range r.Load {
-		if l.C == verdictC && r.Base == floor {
+		if l.C == verdictC && r.Other == floor {
 			add(fmt.Sprintf("%.2f of the floor over %s at c = %d (want %.2f)", l.Ratio.Median, l.Via, l.C, wantRatio), l.Ratio.Median >= wantRatio)
 		}
 	}
