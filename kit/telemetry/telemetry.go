@@ -42,8 +42,9 @@ type Telemetry struct {
 	flush     func(context.Context) error
 }
 
-// Propagator passes the trace from service to service in the W3C headers.
-var Propagator = propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{})
+// Propagator passes the trace from service to service in the W3C headers. It ignores a
+// caller's tracestate or baggage that is large.
+var Propagator propagation.TextMapPropagator = propagator{propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{})}
 
 // New sets up telemetry for one instance. Log lines of level and above go to w. If w
 // has a method Flush, the logger calls it after each warning and error: they must not
@@ -71,6 +72,11 @@ func New(ctx context.Context, me instance.Instance, level slog.Level, environ ma
 		}, func() float64 { return 1 }),
 	)
 
+	// OpenTelemetry reports errors in the background, such as a collector that does not respond
+	// or a caller's malformed baggage, to this global handler. Its default writes plain text into
+	// the JSON log.
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("telemetry", "error", err.Error()) }))
+
 	t := &Telemetry{Log: log, Metrics: metrics, flush: func(context.Context) error { return nil }}
 	if !exporting(environ) {
 		return t, nil
@@ -80,9 +86,6 @@ func New(ctx context.Context, me instance.Instance, level slog.Level, environ ma
 		return nil, fmt.Errorf("set up traces: %w", err)
 	}
 	t.Traces, t.flush, t.rootRatio = provider, provider.Shutdown, rootRatio(environ)
-	// The SDK reports background errors, such as a collector that does not respond, to
-	// this global handler. Its default writes plain text into the JSON log.
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("telemetry", "error", err.Error()) }))
 	return t, nil
 }
 
