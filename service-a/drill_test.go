@@ -268,7 +268,7 @@ func (d *drill) suspend(times int) {
 		b := d.bs[i%len(d.bs)]
 		d.awaitShare(b)
 		d.markEvent()
-		b.Signal(d.T, syscall.SIGSTOP)
+		b.Suspend(d.T)
 		time.Sleep(5 * time.Second)
 		b.Signal(d.T, syscall.SIGCONT)
 		d.awaitShare(b)

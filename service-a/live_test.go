@@ -519,7 +519,7 @@ func TestFaults_RejectInvalidRequests(t *testing.T) {
 func TestFaults_ReportUnreachablePod(t *testing.T) {
 	t.Parallel()
 	a, bs, name := startFaulty(t, 2)
-	bs[0].Signal(t, syscall.SIGSTOP)
+	bs[0].Suspend(t)
 	code, body := changeFault(t, a, http.MethodPut, "b-1", `{}`)
 	bs[0].Signal(t, syscall.SIGCONT)
 	assert.Equal(t, http.StatusGatewayTimeout, code, body)
@@ -550,6 +550,7 @@ func TestFaults_LimitConnections(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 		w.WriteHeader(http.StatusMisdirectedRequest)
 	}))
+	require.NoError(t, pods.Listener.Close())
 	var err error
 	pods.Listener, err = net.Listen("tcp", "0.0.0.0:0")
 	require.NoError(t, err)
