@@ -114,7 +114,7 @@ func TestLesson_FollowsFromFigures(t *testing.T) {
 			pods: []object{pod(1, "ready", object{"errorRate": 0.3}, over("http", figures(30, 1, nil))), pod(2, "ready", nil, over("http", figures(30, 1, nil)))},
 			want: []string{
 				"b-1 fails 30 % of its requests, and yet all 60 calls succeeded: service-a retries what failed, on another pod if it can choose.",
-				"The 60 HTTP calls spread evenly over 2 pods (50 % each), although the name has one address: either a ClusterIP happened to pick each pod for as many connections, or a proxy, such as the sidecar of a mesh, picks a pod for each call.",
+				"The 60 HTTP calls spread evenly over 2 pods (50 % each): by chance, as a ClusterIP picks a pod for each connection, or because a mesh's sidecar picks one for each call.",
 			},
 		},
 		"calls fail": {
@@ -137,16 +137,16 @@ func TestLesson_FollowsFromFigures(t *testing.T) {
 		},
 		"a mesh picks a pod per call": {
 			ways: []object{http, grpc, service}, pods: three("grpc-service", 50, 50, 0),
-			want: []string{"The 100 gRPC calls spread evenly over 2 pods (50 % each), although the name has one address: a proxy, such as the sidecar of a mesh, picks a pod for each call."},
+			want: []string{"The 100 gRPC calls spread evenly over 2 pods (50 % each), although the name has one address: a proxy, such as a mesh's sidecar, picks a pod for each call."},
 		},
 		"a mesh, and a pod that is gone": {
 			ways: []object{http, grpc, service},
 			pods: []object{pod(1, "gone", nil, over("grpc-service", idle(figures(5, 1, nil)))), pod(2, "ready", nil, over("grpc-service", figures(50, 1, nil))), pod(3, "ready", nil, over("grpc-service", figures(45, 1, nil)))},
-			want: []string{"The 100 gRPC calls spread evenly over 2 pods (47 to 53 % each), although the name has one address: a proxy, such as the sidecar of a mesh, picks a pod for each call."},
+			want: []string{"The 100 gRPC calls spread evenly over 2 pods (47 to 53 % each), although the name has one address: a proxy, such as a mesh's sidecar, picks a pod for each call."},
 		},
 		"HTTP spreads evenly": {
 			ways: []object{http, grpc}, pods: three("http", 70, 60, 70),
-			want: []string{"The 200 HTTP calls spread evenly over 3 pods (30 to 35 % each), although the name has one address: either a ClusterIP happened to pick each pod for as many connections, or a proxy, such as the sidecar of a mesh, picks a pod for each call."},
+			want: []string{"The 200 HTTP calls spread evenly over 3 pods (30 to 35 % each): by chance, as a ClusterIP picks a pod for each connection, or because a mesh's sidecar picks one for each call."},
 		},
 		"headless name with one address left": {
 			ways: []object{onePodAddress},

@@ -92,7 +92,7 @@ func TestPage_FaultShowsAndHeals(t *testing.T) {
 	const tile = `.pod[data-key="service-b-2"]`
 	for _, fault := range []struct{ button, shows, lesson, heal string }{
 		{"slow", "slow by 300ms", "service-b-2 is slow", "heal"},
-		{"failing", "fails 50 %", "service-b-2 fails 50 % of its requests", "failing"}, // a second press
+		{"failing", "fails 50 %", "service-b-2 fails 50\u00a0% of its requests", "failing"}, // a second press
 		{"notReady", "says not ready", "service-b-2 is not ready", "heal"},
 	} {
 		t.Run(fault.button, func(t *testing.T) {

@@ -145,9 +145,10 @@ function spreadByProxy(w) {
   const now = shares.filter((s) => s.rate > 0).length;
   if (w.balancedBy !== "network" || shares.length < 2 || now === 1) return null;
   if (!even(shares, 1 / shares.length, w.via === "http" ? 0.2 : 0.4)) return null;
-  const proxy = "a proxy, such as the sidecar of a mesh, picks a pod for each call";
-  const why = w.via === "http" ? `either a ClusterIP happened to pick each pod for as many connections, or ${proxy}` : proxy;
-  return { id: "proxy-" + w.via, weight: 1, text: `The ${calls(w)} spread evenly over ${spread(shares)}, although the name has one address: ${why}.` };
+  const why = w.via === "http"
+    ? ": by chance, as a ClusterIP picks a pod for each connection, or because a mesh's sidecar picks one for each call."
+    : ", although the name has one address: a proxy, such as a mesh's sidecar, picks a pod for each call.";
+  return { id: "proxy-" + w.via, weight: 1, text: `The ${calls(w)} spread evenly over ${spread(shares)}${why}` };
 }
 
 function moved(w) {

@@ -10,7 +10,7 @@ import { model } from "./model.js";
 import { Picture } from "./picture.js";
 import { Story } from "./story.js";
 import { Table } from "./table.js";
-import { WAYS, count, errorsText, few, list, shortPod, stateText, wayLabel, wayShort } from "./words.js";
+import { WAYS, count, errorsText, few, joinUnits, list, shortPod, stateText, wayLabel, wayShort } from "./words.js";
 
 const RATES = [0, 5, 20, 50, 100];
 const DRAW_TABLE_MS = 1000;
@@ -84,8 +84,8 @@ function tell(found) {
   }
   if (id !== shown) say(found[0].text);
   shown = seen = id;
-  text(byId("lesson"), found[0].text);
-  text(byId("lesson-more"), found[1]?.text ?? "");
+  text(byId("lesson"), joinUnits(found[0].text));
+  text(byId("lesson-more"), joinUnits(found[1]?.text ?? ""));
 }
 
 // announce says which pods came, went or changed.
