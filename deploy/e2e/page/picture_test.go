@@ -88,26 +88,6 @@ func TestPicture_LinesFollowPods(t *testing.T) {
 	}
 }
 
-// The mark of a failed call ends at the pod with the address that service-a called, also if the
-// pod is not known by name and the address is of IPv6.
-func TestMark_ReachesPodByAddress(t *testing.T) {
-	const ip = "fd00::2"
-	unnamed := object{"ip": ip, "state": "ready", "via": object{}}
-	fake := serveSnapshots(t, func(n int) object {
-		time.Sleep(50 * time.Millisecond)
-		return picture([]object{unnamed}, []object{callOf(n, "grpc", "", "["+ip+"]:9090", "timeout")})
-	})
-	tab := newTab(t)
-	open(t, tab, fake.url)
-	await(t, tab, `(() => {
-		const pod = document.querySelector('.pod').getBoundingClientRect();
-		return [...document.querySelectorAll('#dots .failed')].some((mark) => {
-			const m = mark.getBoundingClientRect();
-			return m.width > 0 && Math.hypot(m.left + m.width / 2 - pod.left, m.top + m.height / 2 - (pod.top + pod.bottom) / 2) < 3;
-		});
-	})()`)
-}
-
 // A click on a mark that moves opens the story of its call.
 func TestMark_ClickOpensStory(t *testing.T) {
 	pods := readyPods(1, 3)

@@ -143,7 +143,7 @@ func (w *window) podStates(now time.Time, ways []WayState) []podState {
 			continue
 		}
 		states = append(states, podState{
-			Pod: name, Node: p.about.GetNode(), Zone: p.about.GetZone(), IP: cmp.Or(p.at, p.about.GetIp()), Version: p.about.GetVersion(),
+			Pod: name, Node: p.about.GetNode(), Zone: p.about.GetZone(), IP: cmp.Or(p.at[0], p.at[1], p.about.GetIp()), Version: p.about.GetVersion(),
 			State: state, Fault: p.faultState(now), Seen: unixMilli(p.seen), Via: calls,
 		})
 	}

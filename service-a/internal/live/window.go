@@ -5,6 +5,7 @@ import (
 	"math"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -46,7 +47,7 @@ type window struct {
 // pod is an instance of service-b.
 type pod struct {
 	about  *datav1.Instance
-	at     string    // the IP at which a client that balances reached it; at home it differs from its own
+	at     [2]string // the IPv4 and the IPv6 address at which a client that balances reached it; at home they differ from its own
 	seen   time.Time // when it last responded to a call
 	heard  time.Time // when it last told its fault
 	listed time.Time // when its address was last resolved
@@ -130,32 +131,33 @@ func (w *window) meet(about *datav1.Instance) *pod {
 		w.pods[about.GetPod()] = p
 	}
 	if ip := about.GetIp(); ip != p.about.GetIp() {
-		w.forget(p, p.about.GetIp())
+		for _, former := range w.ips(p) {
+			delete(w.podAt, former)
+		}
+		p.at = [2]string{}
 		w.podAt[ip] = about.GetPod()
 	}
 	p.about = about
 	return p
 }
 
-// locate records that a client that balances reached p at an IP.
+// locate records that a client that balances reached p at an IP, in place of the former one of
+// the same family.
 func (w *window) locate(p *pod, ip string) {
-	if p.at != ip {
-		w.forget(p, p.at)
+	family := 0
+	if strings.Contains(ip, ":") {
+		family = 1
 	}
-	p.at = ip
+	if former := p.at[family]; former != ip && w.podAt[former] == p.about.GetPod() {
+		delete(w.podAt, former)
+	}
+	p.at[family] = ip
 	w.podAt[ip] = p.about.GetPod()
-}
-
-// forget records that p is no longer at an IP.
-func (w *window) forget(p *pod, ip string) {
-	if w.podAt[ip] == p.about.GetPod() {
-		delete(w.podAt, ip)
-	}
 }
 
 // ips returns the IPs that are p's, and no other pod's meanwhile.
 func (w *window) ips(p *pod) []string {
-	return slices.DeleteFunc([]string{p.at, p.about.GetIp()}, func(ip string) bool { return w.podAt[ip] != p.about.GetPod() })
+	return slices.DeleteFunc([]string{p.at[0], p.at[1], p.about.GetIp()}, func(ip string) bool { return w.podAt[ip] != p.about.GetPod() })
 }
 
 func (w *window) dropOldest() {
