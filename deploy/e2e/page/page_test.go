@@ -334,9 +334,9 @@ func TestPage_HundredPodsStayBounded(t *testing.T) {
 		cut := eval[[]string](t, tab, `[...document.querySelectorAll('.pod strong')].filter((e) => e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0).map((e) => e.textContent)`)
 		assert.Empty(t, cut, "names that do not fit, on %s", screen.Name)
 	}
-	fake.await(t, 100)
+	fake.await(t, 20)
 	nodes := eval[int](t, tab, `document.querySelectorAll('*').length`)
-	fake.await(t, 400)
+	fake.await(t, 100)
 	// Marks come and go: at most 180 are on their way.
 	assert.InDelta(t, nodes, eval[int](t, tab, `document.querySelectorAll('*').length`), 200)
 	assert.LessOrEqual(t, eval[int](t, tab, `document.querySelectorAll('#dots > *').length`), 180)
