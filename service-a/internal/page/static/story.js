@@ -30,7 +30,7 @@ export class Story {
     const sorted = [...calls].sort((a, b) => a.id - b.id); // a snapshot begins with the failures
     // service-a's clock may differ, and after its restart its ids begin again.
     for (const c of sorted) Object.assign(c, { seen: now, order: this.order++ });
-    keep(this.calls, sorted, SHOWN + NOTABLE); // as many as the notable ones may be among the latest
+    keep(this.calls, sorted, SHOWN + NOTABLE); // the notable ones among them have rows of their own
     keep(this.notable, sorted.filter(notable), NOTABLE);
     const held = this.held || this.list.contains(document.activeElement);
     text(byId("calls-hint"), held && this.calls.length > 0 ? "The list stands still while you use it." : "Choose a call to see how it went.");
