@@ -29,13 +29,15 @@ func servePrefix(t *testing.T, prefix, target string) string {
 	return server.URL
 }
 
-// snapshots serves the page's real files, and snapshots of pods and calls that it makes up.
+// snapshots serves the page's real files, and snapshots that a test makes up.
 type snapshots struct {
 	url  string
 	sent atomic.Int64
 }
 
-func serveSnapshots(t *testing.T, pods int) *snapshots {
+// serveSnapshots serves what next returns for 1, 2, 3 and so on, as fast as next returns and
+// the page reads.
+func serveSnapshots(t *testing.T, next func(n int) object) *snapshots {
 	t.Helper()
 	s := &snapshots{}
 	mux := http.NewServeMux()
@@ -45,11 +47,10 @@ func serveSnapshots(t *testing.T, pods int) *snapshots {
 	mux.HandleFunc("GET /api/live", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
 		_, _ = fmt.Fprint(w, `event: hello`+"\n"+`data: {"servedBy":{"pod":"service-a-1"},"windowSeconds":30,"faults":true,"ways":[{"via":"http"},{"via":"grpc"}]}`+"\n\n")
-		// Faster than service-a, which sends two snapshots a second.
-		for tick := time.NewTicker(50 * time.Millisecond); r.Context().Err() == nil; <-tick.C {
-			body, err := json.Marshal(snapshotOf(pods, int(s.sent.Add(1))))
+		for r.Context().Err() == nil {
+			body, err := json.Marshal(next(int(s.sent.Add(1))))
 			if err != nil {
-				panic(err) // the values are all of this file
+				panic(err) // the values are all of this package
 			}
 			if _, err := fmt.Fprintf(w, "event: snapshot\ndata: %s\n\n", body); err != nil {
 				return
@@ -72,34 +73,50 @@ func (s *snapshots) await(t *testing.T, n int64) {
 	require.Eventually(t, func() bool { return s.sent.Load() >= n }, 4*timeout, 50*time.Millisecond)
 }
 
+// busy returns snapshots of some pods that never change, ten times as often as service-a.
+func busy(pods int) func(n int) object {
+	return func(n int) object {
+		time.Sleep(50 * time.Millisecond)
+		return snapshotOf(0, pods, n)
+	}
+}
+
 type object = map[string]any
 
-// snapshotOf returns the tick-th snapshot: all pods with calls over both transports.
-func snapshotOf(pods, tick int) object {
+// snapshotOf returns the n-th snapshot: pods from first on, with calls over both transports.
+func snapshotOf(first, pods, n int) object {
 	now := time.Now().UnixMilli()
 	var states, calls []object
 	var addresses []string
-	for i := range pods {
-		pod, ip := fmt.Sprintf("service-b-6d4cb77f9c-x%04d", i), fmt.Sprintf("10.244.%d.%d", i%6, i+2)
+	for i := first; i < first+pods; i++ {
+		ip := fmt.Sprintf("10.244.%d.%d", i/200, i%200+2)
 		addresses = append(addresses, ip+":9090")
-		figures := object{"count": tick + i, "rate": 3.5, "p50": 1.2, "p99": 9.5, "errors": object{}}
+		figures := object{"count": n + i, "rate": 3.5, "p50": 1.2, "p99": 9.5, "errors": object{}}
 		states = append(states, object{
-			"pod": pod, "node": fmt.Sprintf("node-%d", i%6), "zone": fmt.Sprintf("zone-%d", i%3), "ip": ip, "state": "ready", "seen": now,
+			"pod": fmt.Sprintf("service-b-6d4cb77f9c-x%04d", i), "node": fmt.Sprintf("node-%d", i%6), "zone": fmt.Sprintf("zone-%d", i%3), "ip": ip, "state": "ready", "seen": now,
 			"via": object{"http": figures, "grpc": figures},
 		})
 	}
 	for i := range 24 {
-		pod := states[(tick*7+i)%pods]
-		calls = append(calls, object{
-			"id": tick*24 + i, "at": now, "via": []string{"http", "grpc"}[i%2], "pod": pod["pod"], "class": "ok",
-			"call": object{"target": "service-b", "addresses": addresses[:min(pods, 16)], "attempts": 1, "durationMs": 1.5, "tries": []object{}},
-		})
+		pod := states[(n*7+i)%pods]
+		calls = append(calls, callOf(n*24+i, []string{"http", "grpc"}[i%2], pod["pod"].(string), pod["ip"].(string)+":9090", "ok"))
 	}
 	return object{
 		"at": now, "pods": states, "unserved": object{}, "calls": calls, "more": 1000,
 		"ways": []object{
 			{"via": "http", "target": "http://service-b", "addresses": []string{"10.96.0.9:80"}, "balancedBy": "network"},
 			{"via": "grpc", "target": "dns:///service-b-headless:9090", "addresses": addresses, "balancedBy": "client"},
+		},
+	}
+}
+
+// callOf returns a call with one attempt, whose trace id has the call's id.
+func callOf(id int, via, pod, peer, class string) object {
+	return object{
+		"id": id, "at": time.Now().UnixMilli(), "via": via, "pod": pod, "class": class,
+		"call": object{
+			"target": "service-b", "addresses": []string{peer}, "peer": peer, "attempts": 1, "durationMs": 1.5, "traceId": fmt.Sprintf("%032x", id),
+			"tries": []object{{"peer": peer, "durationMs": 1.5, "class": class, "pod": pod}},
 		},
 	}
 }

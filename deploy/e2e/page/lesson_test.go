@@ -18,21 +18,28 @@ func pod(i int, state string, fault, via object) object {
 	return object{"pod": fmt.Sprintf("b-%d", i), "ip": fmt.Sprintf("10.0.0.%d", i), "state": state, "fault": fault, "via": via}
 }
 
-func way(via, balancedBy string, addresses int) object {
+// way has the addresses of the first pods, or that of a ClusterIP.
+func way(via, balancedBy string, pods int) object {
 	all := []string{}
-	for i := range addresses {
+	for i := range pods {
 		all = append(all, fmt.Sprintf("10.0.0.%d:9090", i+1))
+	}
+	if balancedBy == "network" {
+		all = []string{"10.96.0.9:9090"}
 	}
 	return object{"via": via, "target": "service-b", "balancedBy": balancedBy, "addresses": all}
 }
 
 // The sentences beside the picture follow from its figures.
 func TestLesson_FollowsFromFigures(t *testing.T) {
-	fake := serveSnapshots(t, 3) // before the tab: the tab must close first
+	fake := serveSnapshots(t, busy(3)) // before the tab: the tab must close first
 	tab := newTab(t)
 	open(t, tab, fake.url)
-	http, grpc, service := way("http", "network", 1), way("grpc", "client", 3), way("grpc-service", "network", 1)
+	http, grpc, service := way("http", "network", 0), way("grpc", "client", 3), way("grpc-service", "network", 0)
+	onePodAddress := object{"via": "grpc", "target": "service-b", "balancedBy": "network", "addresses": []string{"10.0.0.2:9090"}}
 	over := func(via string, f object) object { return object{via: f} }
+	// idle are figures of calls that ended more than 5 s ago.
+	idle := func(f object) object { f["rate"] = 0; return f }
 	three := func(via string, a, b, c int) []object {
 		all := []object{}
 		for i, n := range []int{a, b, c} {
@@ -70,7 +77,7 @@ func TestLesson_FollowsFromFigures(t *testing.T) {
 			want: []string{"All 20 HTTP calls went to one pod: a ClusterIP picks a pod per connection, and service-a reuses its connection. More calls at a time open more connections, and reach other pods."},
 		},
 		"one pod": {
-			ways: []object{way("grpc", "network", 1)}, pods: []object{pod(1, "ready", nil, over("grpc", figures(20, 1, nil)))},
+			ways: []object{onePodAddress}, pods: []object{pod(1, "ready", nil, over("grpc", figures(20, 1, nil)))},
 			want: []string{"All 20 gRPC calls went to b-1, the only pod behind the name. With more pods, calls spread."},
 		},
 		"not ready": {
@@ -107,13 +114,93 @@ func TestLesson_FollowsFromFigures(t *testing.T) {
 			pods: []object{pod(1, "ready", object{"errorRate": 0.3}, over("http", figures(30, 1, nil))), pod(2, "ready", nil, over("http", figures(30, 1, nil)))},
 			want: []string{
 				"b-1 fails 30 % of its requests, and yet all 60 calls succeeded: service-a retries what failed, on another pod if it can choose.",
-				"The 60 HTTP calls went to 2 pods (50 % each): a ClusterIP picks a pod at random for each connection, and HTTP keeps several. That spreads calls, but not evenly.",
+				"The 60 HTTP calls spread evenly over 2 pods (50 % each): by chance, as a ClusterIP picks a pod for each connection, or because a mesh's sidecar picks one for each call.",
 			},
 		},
 		"calls fail": {
 			ways: []object{http},
 			pods: []object{pod(1, "ready", nil, over("http", figures(30, 1, object{"timeout": 12}))), pod(2, "ready", nil, over("http", figures(30, 1, nil)))},
 			want: []string{"12 of 60 HTTP calls failed, most with class timeout: the deadline passed."},
+		},
+		"moved": {
+			ways: []object{http, grpc, service},
+			pods: []object{pod(1, "ready", nil, over("grpc-service", idle(figures(50, 1, nil)))), pod(2, "ready", nil, over("grpc-service", figures(50, 1, nil))), pod(3, "ready", nil, object{})},
+			want: []string{"The 100 gRPC calls went to one pod at a time: when gRPC's connection ends, a ClusterIP may pick another pod for the next one. Now it is b-2."},
+		},
+		"moved, and one pod not ready": {
+			ways: []object{http, grpc, service},
+			pods: []object{pod(1, "notReady", nil, over("grpc-service", idle(figures(70, 1, nil)))), pod(2, "ready", nil, over("grpc-service", figures(30, 1, nil)))},
+			want: []string{
+				"b-1 is not ready, so calls go to b-2 instead. No call has to fail for that.",
+				"The 100 gRPC calls went to one pod at a time: when gRPC's connection ends, a ClusterIP may pick another pod for the next one. Now it is b-2.",
+			},
+		},
+		"a mesh picks a pod per call": {
+			ways: []object{http, grpc, service}, pods: three("grpc-service", 50, 50, 0),
+			want: []string{"The 100 gRPC calls spread evenly over 2 pods (50 % each), although the name has one address: a proxy, such as a mesh's sidecar, picks a pod for each call."},
+		},
+		"a mesh, and a pod that is gone": {
+			ways: []object{http, grpc, service},
+			pods: []object{pod(1, "gone", nil, over("grpc-service", idle(figures(5, 1, nil)))), pod(2, "ready", nil, over("grpc-service", figures(50, 1, nil))), pod(3, "ready", nil, over("grpc-service", figures(45, 1, nil)))},
+			want: []string{"The 100 gRPC calls spread evenly over 2 pods (47 to 53 % each), although the name has one address: a proxy, such as a mesh's sidecar, picks a pod for each call."},
+		},
+		"HTTP spreads evenly": {
+			ways: []object{http, grpc}, pods: three("http", 70, 60, 70),
+			want: []string{"The 200 HTTP calls spread evenly over 3 pods (30 to 35 % each): by chance, as a ClusterIP picks a pod for each connection, or because a mesh's sidecar picks one for each call."},
+		},
+		"headless name with one address left": {
+			ways: []object{onePodAddress},
+			pods: []object{pod(1, "notReady", nil, over("grpc", figures(50, 1, nil))), pod(2, "ready", nil, over("grpc", figures(50, 1, nil)))},
+			want: []string{
+				"b-1 is not ready, so calls go to b-2 instead. No call has to fail for that.",
+				"The 100 gRPC calls went to 2 pods (50 % each). Now the name has one address, that of b-2, and calls go to this pod only.",
+			},
+		},
+		"none ready": {
+			ways: []object{http, way("grpc", "", 0)}, pods: []object{pod(1, "notReady", nil, object{}), pod(2, "notReady", nil, object{})},
+			want: []string{"b-1 and b-2 are not ready, and there is no other pod. The headless name has no address now, and calls fail."},
+		},
+		"none ready, and all calls fail": {
+			ways: []object{http, grpc}, pods: []object{pod(1, "notReady", nil, object{}), pod(2, "notReady", nil, object{})}, unserved: object{"grpc": object{"dns": 40}},
+			want: []string{"b-1 and b-2 are not ready, and there is no other pod. Calls fail.", "40 of 40 gRPC calls failed, most with class dns: the name has no address, or DNS did not respond."},
+		},
+		"addresses that do not respond": {
+			ways: []object{http, grpc}, pods: []object{{"ip": "10.0.0.1", "state": "notReady"}}, unserved: object{"http": object{"unavailable": 40}},
+			want: []string{"service-b is gone: all 40 calls failed (40 unavailable). service-a limits its retries, so that service-b is not flooded when it returns."},
+		},
+		"all calls fail, though pods are ready": {
+			ways: []object{http, grpc},
+			pods: []object{pod(1, "ready", nil, over("grpc", figures(30, 0, object{"denied": 30}))), pod(2, "notReady", nil, object{})}, unserved: object{"http": object{"timeout": 12}},
+			want: []string{"No call succeeds: all 42 calls failed (30 denied, 12 timeout). service-a limits its retries, so that it does not make an outage worse."},
+		},
+		"one of two pods fails all calls": {
+			ways: []object{grpc},
+			pods: []object{pod(1, "ready", nil, over("grpc", figures(50, 0, object{"unavailable": 50}))), pod(2, "ready", nil, over("grpc", figures(50, 30, nil)))},
+			want: []string{"50 of 100 gRPC calls failed, most with class unavailable: the pod is overloaded, draining or unreachable, or broke the connection."},
+		},
+		"failing without calls": {
+			ways: []object{http, grpc}, pods: []object{pod(1, "ready", object{"errorRate": 0.5}, object{}), pod(2, "ready", nil, object{})},
+			want: []string{"b-1 fails 50 % of its requests. Make calls to see what service-a does about it."},
+		},
+		"failing": {
+			ways: []object{http},
+			pods: []object{pod(1, "ready", object{"errorRate": 0.5}, over("http", figures(300, 1, object{"unavailable": 2}))), pod(2, "ready", nil, over("http", figures(100, 1, nil)))},
+			want: []string{
+				"b-1 fails 50 % of its requests, and 2 calls of 400 failed: service-a retries, but only within a budget, because retries must not make an outage worse.",
+				"The 400 HTTP calls went to 2 pods (25 to 75 % each): a ClusterIP picks a pod at random for each connection, and HTTP keeps several. That spreads calls, but not evenly.",
+			},
+		},
+		// An unequal spread is said, an equal one is not, while there is something else to say.
+		"slow over one of two ways": {
+			ways: []object{http, grpc},
+			pods: []object{
+				pod(1, "ready", nil, object{"http": figures(50, 1, nil), "grpc": figures(80, 1, nil)}),
+				pod(2, "ready", nil, object{"http": figures(50, 300, nil), "grpc": figures(10, 1, nil)}),
+			},
+			want: []string{
+				"b-2 is slow: half of its calls take over 300 ms, those of the other pods 1.0 ms. The median of all calls hides it; the p99 shows it.",
+				"The 90 gRPC calls went to 2 pods (11 to 89 % each): the name has an address for each pod, and service-a picks one for each call, but avoids a pod that is new, slow or failing.",
+			},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

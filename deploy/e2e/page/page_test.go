@@ -90,18 +90,18 @@ func TestPage_FaultShowsAndHeals(t *testing.T) {
 	choose(t, tab, "via", "grpc")
 	choose(t, tab, "rate", "50")
 	const tile = `.pod[data-key="service-b-2"]`
-	for _, fault := range []struct{ button, shows, lesson string }{
-		{"slow", "slow by 300ms", "service-b-2 is slow"},
-		{"failing", "fails 50 %", "service-b-2 fails 50 % of its requests"},
-		{"notReady", "says not ready", "service-b-2 is not ready"},
+	for _, fault := range []struct{ button, shows, lesson, heal string }{
+		{"slow", "slow by 300ms", "service-b-2 is slow", "heal"},
+		{"failing", "fails 50 %", "service-b-2 fails 50\u00a0% of its requests", "failing"}, // a second press
+		{"notReady", "says not ready", "service-b-2 is not ready", "heal"},
 	} {
 		t.Run(fault.button, func(t *testing.T) {
-			await(t, tab, `document.querySelector('`+tile+` .faults .`+fault.button+`:enabled')`)
+			await(t, tab, `document.querySelector('`+tile+` .faults .`+fault.button+`:enabled')?.getAttribute('aria-pressed') === 'false'`)
 			click(t, tab, tile+" .faults ."+fault.button)
 			await(t, tab, fmt.Sprintf(`document.querySelector('%s .fault').textContent === %q`, tile, fault.shows))
 			await(t, tab, fmt.Sprintf(`document.querySelector('%s .faults .%s').getAttribute('aria-pressed') === 'true'`, tile, fault.button))
 			await(t, tab, fmt.Sprintf(`document.querySelector('.lesson').textContent.includes(%q)`, fault.lesson))
-			click(t, tab, tile+" .faults .heal")
+			click(t, tab, tile+" .faults ."+fault.heal)
 			await(t, tab, `document.querySelector('`+tile+` .fault').textContent === ''`)
 			await(t, tab, `document.querySelector('`+tile+`').dataset.state === 'ready'`)
 		})
@@ -207,7 +207,8 @@ func watchStreams(t *testing.T, tab context.Context) {
 	} null`)
 }
 
-// axe-core finds no violation, in light and dark, on a desktop and on a phone.
+// axe-core finds no violation, in light and dark, on a desktop and on a phone, also while the
+// connection is lost.
 func TestPage_IsAccessible(t *testing.T) {
 	axe, err := os.ReadFile("testdata/axe/axe.min.js")
 	require.NoError(t, err)
@@ -220,35 +221,68 @@ func TestPage_IsAccessible(t *testing.T) {
 			require.NoError(t, browser.Show(tab, screen, theme))
 			await(t, tab, fmt.Sprintf(`innerWidth === %d && matchMedia('(prefers-color-scheme: %s)').matches`, screen.Width, theme))
 			eval[any](t, tab, `Promise.all(document.getAnimations().map((a) => a.finished.catch(() => {}))).then(() => null)`)
-			violations := eval[json.RawMessage](t, tab, `axe.run().then((r) => r.violations.map((v) => ({ id: v.id, help: v.help, nodes: v.nodes.slice(0, 3).map((n) => n.html + ' ' + n.failureSummary) })))`)
-			assert.JSONEq(t, `[]`, string(violations), "%s, %s", screen.Name, theme)
+			for _, stale := range []bool{false, true} {
+				eval[any](t, tab, fmt.Sprintf(`document.getElementById('picture').classList.toggle('stale', %t); null`, stale))
+				violations := eval[json.RawMessage](t, tab, `axe.run().then((r) => r.violations.map((v) => ({ id: v.id, help: v.help, nodes: v.nodes.slice(0, 3).map((n) => n.html + ' ' + n.failureSummary) })))`)
+				assert.JSONEq(t, `[]`, string(violations), "%s, %s, stale: %t", screen.Name, theme, stale)
+			}
+			assert.GreaterOrEqual(t, eval[float64](t, tab, contrastOfField), 3.0, "the border of the number field, %s", theme)
 		}
+	}
+	levels := eval[[]int](t, tab, `[...document.querySelectorAll('h1, h2, h3, h4')].map((h) => Number(h.tagName[1]))`)
+	for i := 1; i < len(levels); i++ {
+		assert.LessOrEqual(t, levels[i], levels[i-1]+1, "levels of the headings: %v", levels)
 	}
 }
 
-// Everything that can be clicked is reached with the Tab key, and shows its focus.
+// contrastOfField is the contrast of the number field's border, by WCAG 2.
+const contrastOfField = `(() => {
+	const luminance = (color) => {
+		const [r, g, b] = color.match(/[\d.]+/g).map((v) => v / 255).map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+		return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+	};
+	const border = luminance(getComputedStyle(document.getElementById('burst-n')).borderTopColor);
+	const back = luminance(getComputedStyle(document.body).backgroundColor);
+	return (Math.max(border, back) + 0.05) / (Math.min(border, back) + 0.05);
+})()`
+
+// Every control is reached with the Tab key, shows its focus, and has the name that it shows.
 func TestPage_WorksByKeyboard(t *testing.T) {
 	p := startPair(t)
 	tab := newTab(t)
 	open(t, tab, p.url)
 	choose(t, tab, "rate", "5")
-	await(t, tab, `document.querySelectorAll('#calls button').length > 0`)
+	await(t, tab, `document.querySelectorAll('#calls button').length === 10`)
 	choose(t, tab, "rate", "0")
-	unreachable := eval[[]string](t, tab, `[...document.querySelectorAll('button, a, input')]
-		.filter((e) => e.tabIndex < 0 || !(e.matches('a[href], button, input'))).map((e) => e.outerHTML)`)
-	assert.Empty(t, unreachable)
-	nameless := eval[[]string](t, tab, `[...document.querySelectorAll('button, a')].filter((e) => !e.innerText.trim()).map((e) => e.outerHTML)`)
-	assert.Empty(t, nameless)
-	require.NoError(t, browser.Press(tab, "Tab"))
-	assert.NotEqual(t, "none", eval[string](t, tab, `{
-		const at = document.activeElement;
-		getComputedStyle(at.matches('.choice input') ? at.nextElementSibling : at).outlineStyle
-	}`))
+	assert.Empty(t, eval[[]string](t, tab, `[...document.querySelectorAll('button, a')].filter((e) => !e.innerText.trim()).map((e) => e.outerHTML)`))
+	assert.Empty(t, eval[[]string](t, tab, `[...document.querySelectorAll('label [aria-label]')].map((e) => e.outerHTML)`))
+
+	eval[any](t, tab, `{
+		// Of the radio buttons of a group, Tab reaches the checked one; the arrow keys reach the others.
+		window.controls = [...document.querySelectorAll('button, a, input:not([type=radio]), input:checked, .scroll')];
+		window.focused = new Map();
+		document.activeElement.blur();
+		document.addEventListener('focusin', ({ target }) => {
+			const shown = target.matches('.choice input') ? target.nextElementSibling : target;
+			focused.set(target, getComputedStyle(shown).outlineStyle);
+		});
+	} null`)
+	for range eval[int](t, tab, `controls.length`) + 2 {
+		require.NoError(t, browser.Press(tab, "Tab"))
+	}
+	assert.Empty(t, eval[[]string](t, tab, `controls.filter((e) => !focused.has(e)).map((e) => e.outerHTML)`), "not reached with Tab")
+	assert.Empty(t, eval[[]string](t, tab, `[...focused].filter(([, outline]) => outline === 'none').map(([e]) => e.outerHTML)`), "without a visible focus")
+
+	// A burst does not take the focus away.
+	eval[any](t, tab, `document.getElementById('burst-send').focus()`)
+	require.NoError(t, browser.Press(tab, "Enter"))
+	await(t, tab, `document.getElementById('outcome').textContent.startsWith('200 calls over HTTP in ')`)
+	assert.Equal(t, "burst-send", eval[string](t, tab, `document.activeElement.id`))
 }
 
 // An attempt at an address from which no pod has responded goes to its box, for IPv6, too.
 func TestPage_AttemptGoesToItsAddress(t *testing.T) {
-	fake := serveSnapshots(t, 1) // before the tab: the tab must close first
+	fake := serveSnapshots(t, busy(1)) // before the tab: the tab must close first
 	tab := newTab(t)
 	open(t, tab, fake.url)
 	for peer, ip := range map[string]string{"10.0.0.1:9090": "10.0.0.1", "[fd00::1]:9090": "fd00::1"} {
@@ -268,7 +302,7 @@ func TestPage_AttemptGoesToItsAddress(t *testing.T) {
 
 // Names are text, whatever they hold.
 func TestPage_NamesAreText(t *testing.T) {
-	fake := serveSnapshots(t, 1)
+	fake := serveSnapshots(t, busy(1))
 	tab := newTab(t)
 	open(t, tab, fake.url)
 	hostile := `<img src=x onerror="document.title='taken'">${}</script>`
@@ -289,7 +323,7 @@ func TestPage_NamesAreText(t *testing.T) {
 
 // A hundred pods are a dense grid, and neither snapshots nor calls pile up in the page.
 func TestPage_HundredPodsStayBounded(t *testing.T) {
-	fake := serveSnapshots(t, 100) // before the tab: the tab must close first
+	fake := serveSnapshots(t, busy(100)) // before the tab: the tab must close first
 	tab := newTab(t)
 	open(t, tab, fake.url)
 	await(t, tab, `document.querySelectorAll('.pod').length === 100`)
@@ -300,9 +334,9 @@ func TestPage_HundredPodsStayBounded(t *testing.T) {
 		cut := eval[[]string](t, tab, `[...document.querySelectorAll('.pod strong')].filter((e) => e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0).map((e) => e.textContent)`)
 		assert.Empty(t, cut, "names that do not fit, on %s", screen.Name)
 	}
-	fake.await(t, 100)
+	fake.await(t, 20)
 	nodes := eval[int](t, tab, `document.querySelectorAll('*').length`)
-	fake.await(t, 400)
+	fake.await(t, 100)
 	// Marks come and go: at most 180 are on their way.
 	assert.InDelta(t, nodes, eval[int](t, tab, `document.querySelectorAll('*').length`), 200)
 	assert.LessOrEqual(t, eval[int](t, tab, `document.querySelectorAll('#dots > *').length`), 180)

@@ -134,10 +134,11 @@ func newTabWithConsole(t *testing.T) (tab context.Context, complaints func() []s
 	}
 }
 
+// open opens the page, and waits for its first snapshot, whose sentences move the controls.
 func open(t *testing.T, tab context.Context, url string) {
 	t.Helper()
 	require.NoError(t, browser.Open(tab, url))
-	await(t, tab, `document.getElementById('link').dataset.state === 'live'`)
+	await(t, tab, `document.getElementById('link').dataset.state === 'live' && document.getElementById('lesson').textContent !== 'The page waits for service-a.'`)
 }
 
 func await(t *testing.T, tab context.Context, expression string) {
@@ -165,6 +166,9 @@ func choose(t *testing.T, tab context.Context, name, value string) {
 	t.Helper()
 	click(t, tab, fmt.Sprintf(`input[name=%q][value=%q]`, name, value))
 }
+
+// What follows partly stands in kit/kittest, too. To require kit, this module would need gRPC, OpenTelemetry
+// and thirty more modules, and a newer client_golang than the module of Prometheus that it uses.
 
 // pair is service-a and three pods of service-b, on loopback. As in a cluster, a headless
 // name has the address of each pod, and one address for HTTP and one for gRPC stand for a

@@ -11,6 +11,9 @@ import (
 
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/heapprofiler"
+	"github.com/chromedp/cdproto/memory"
+	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 )
@@ -70,7 +73,7 @@ var (
 // Themes are the color schemes of the page.
 var Themes = []string{"light", "dark"}
 
-// Show sets the screen and the color scheme of a tab.
+// Show sets the screen and the color scheme of a tab. It ends ReduceMotion.
 func Show(tab context.Context, s Screen, theme string) error {
 	return chromedp.Do(tab, func(ctx context.Context, t *chromedp.Target) (none chromedp.Void, err error) {
 		_, err = cdp.Call(ctx, t, emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{
@@ -79,11 +82,23 @@ func Show(tab context.Context, s Screen, theme string) error {
 		if err != nil {
 			return none, err
 		}
-		_, err = cdp.Call(ctx, t, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
-			Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: theme}},
-		})
-		return none, err
+		return none, emulate(ctx, t, "prefers-color-scheme", theme)
 	})
+}
+
+// ReduceMotion makes a tab prefer reduced motion.
+func ReduceMotion(tab context.Context) error {
+	return chromedp.Do(tab, func(ctx context.Context, t *chromedp.Target) (chromedp.Void, error) {
+		return chromedp.Void{}, emulate(ctx, t, "prefers-reduced-motion", "reduce")
+	})
+}
+
+// emulate sets one feature of CSS media queries, and no others.
+func emulate(ctx context.Context, t *chromedp.Target, name, value string) error {
+	_, err := cdp.Call(ctx, t, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+		Features: []*emulation.MediaFeature{{Name: name, Value: value}},
+	})
+	return err
 }
 
 // Open loads a URL.
@@ -118,6 +133,30 @@ func Click(tab context.Context, selector string) error {
 		return fmt.Errorf("click %s: %w", selector, err)
 	}
 	return nil
+}
+
+// Memory is what a tab holds in memory after a garbage collection.
+type Memory struct {
+	Nodes     int64 // of the DOM, also those that are in no document
+	Listeners int64 // of events
+	Heap      int64 // bytes of JavaScript's heap
+}
+
+// Measure collects a tab's garbage, and returns what is left.
+func Measure(tab context.Context) (Memory, error) {
+	return chromedp.Run(tab, func(ctx context.Context, t *chromedp.Target) (m Memory, err error) {
+		for range 3 { // what one collection finalizes, the next one frees
+			if _, err = cdp.Call(ctx, t, heapprofiler.CollectGarbage, cdp.Empty{}); err != nil {
+				return m, err
+			}
+		}
+		dom, err := cdp.Call(ctx, t, memory.GetDOMCounters, cdp.Empty{})
+		if err != nil {
+			return m, err
+		}
+		heap, err := cdp.Call(ctx, t, runtime.GetHeapUsage, cdp.Empty{})
+		return Memory{Nodes: dom.Nodes, Listeners: dom.JsEventListeners, Heap: int64(heap.UsedSize)}, err
+	})
 }
 
 // Screenshot returns the visible part of the page as PNG.

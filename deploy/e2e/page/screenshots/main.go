@@ -95,7 +95,7 @@ func makeCalls(tab context.Context) error {
 		func() error { return await(tab, `document.querySelectorAll('.pod').length > 0`) },
 		func() error { return click(tab, `input[name="via"][value="http"]`) },
 		func() error { return click(tab, `#burst-send`) },
-		func() error { return await(tab, `!document.getElementById('burst-send').disabled`) },
+		func() error { return await(tab, `!document.getElementById('burst-send').ariaDisabled`) },
 		func() error { return click(tab, `input[name="via"][value="grpc"]`) },
 		func() error { return click(tab, `input[name="rate"][value="50"]`) },
 		func() error { return click(tab, `.pod .faults .failing`) },

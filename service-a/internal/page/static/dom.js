@@ -39,34 +39,44 @@ const reduced = matchMedia("(prefers-reduced-motion: reduce)");
 export const calm = () => reduced.matches;
 
 // keyed makes parent's children match items: it creates, updates, moves and removes as few as possible. make(item)
-// returns a node, update(node, item) fills it. A removed node fades out first, if leaveMs is set.
-export function keyed(parent, items, keyOf, make, update, leaveMs = 0) {
+// returns a node, update(node, item) fills it, and remove(node) removes it, now or later.
+export function keyed(parent, items, keyOf, make, update, remove = (node) => node.remove()) {
   const nodes = (parent.keyedNodes ??= new Map());
   const wanted = new Set(items.map(keyOf));
   for (const [key, node] of nodes) {
     if (wanted.has(key)) continue;
     nodes.delete(key);
-    if (leaveMs && !calm() && !document.hidden) {
-      node.classList.add("leaving");
-      node.inert = true;
-      setTimeout(() => node.remove(), leaveMs);
-    } else {
-      node.remove();
-    }
+    remove(node);
   }
-  let next = parent.firstChild;
+  let next = parent.firstElementChild;
   for (const item of items) {
     const key = keyOf(item);
     let node = nodes.get(key);
     if (!node) nodes.set(key, (node = make(item)));
-    while (next?.classList?.contains("leaving")) next = next.nextSibling;
-    if (node === next) next = next.nextSibling;
+    while (next?.classList.contains("leaving")) next = next.nextElementSibling;
+    if (node === next) next = next.nextElementSibling;
     else parent.insertBefore(node, next);
     update(node, item);
   }
 }
 
-// glyph is the mark of a way, the same in the picture, the legend and the list.
+const LEAVE_MS = 600; // .leaving in style.css takes less
+
+// fadeOut removes a node after it has faded out, and then calls done. Without motion the node is gone at once.
+export function fadeOut(node, done) {
+  if (calm()) {
+    node.remove();
+    return;
+  }
+  node.classList.add("leaving");
+  node.inert = true;
+  setTimeout(() => {
+    node.remove();
+    done();
+  }, LEAVE_MS);
+}
+
+// SHAPES are the outlines of the marks, for the attribute d of a path.
 export const SHAPES = {
   "http": "M0-5a5 5 0 1 0 .01 0z",
   "grpc": "M0-6.200L6.200 0 0 6.200-6.200 0z",
@@ -74,6 +84,7 @@ export const SHAPES = {
   "failed": "M-5-5L5 5M5-5L-5 5",
 };
 
+// glyph returns the mark of a way or of a failure, the same in the picture, the legend and the list.
 export function glyph(kind) {
   return svg("svg", { class: "glyph", viewBox: "-8 -8 16 16", "aria-hidden": "true" }, svg("path", { class: "mark " + kind, d: SHAPES[kind] ?? SHAPES.http }));
 }

@@ -2,7 +2,7 @@
 // its calls only; the others become dots without a story, shared among the pods as the calls were.
 
 import { SHAPES, byId, calm, svg } from "./dom.js";
-import { hostOf } from "./model.js";
+import { hostOf, sum } from "./words.js";
 
 const MAX_DOTS = 180;      // in the picture at once
 const MAX_PER_SNAPSHOT = 60;
@@ -26,7 +26,7 @@ export class Dots {
   add(m) {
     const listed = m.calls;
     const total = listed.length + m.more;
-    if (total === 0 || document.hidden || calm()) return 1;
+    if (total === 0 || calm()) return 1;
     const per = Math.max(1, total / MAX_PER_SNAPSHOT);
     const now = performance.now();
     const start = () => now + Math.random() * SPREAD_MS;
@@ -41,13 +41,13 @@ export class Dots {
 
   // fill starts the dots of calls that are not listed, so that each pod gets the share that it has of the rate.
   fill(m, dots, shown, start) {
-    const all = m.pods.reduce((n, p) => n + p.rate, 0);
+    const all = sum(m.pods.map((p) => p.rate));
     if (all === 0) return;
     for (const p of m.pods) {
       for (const [via, f] of Object.entries(p.via)) {
         const k = key(via, p.pod);
         let owed = (dots * f.rate) / all - (shown.get(k) ?? 0) + (this.carry.get(k) ?? 0);
-        for (; owed >= 1; owed--) this.start(via, [{ pod: p.key, ok: true }], start(), null);
+        for (; owed >= 1; owed--) this.start(via, [{ pod: p.name, ok: true }], start(), null);
         if (this.carry.size > 1000) this.carry.clear(); // of pods that are long gone
         this.carry.set(k, Math.max(-2, owed));
       }
@@ -60,7 +60,7 @@ export class Dots {
     node.setAttribute("class", "mark " + via);
     node.setAttribute("d", SHAPES[via] ?? SHAPES.http);
     node.style.display = "none";
-    const wait = Math.min(MAX_WAIT_MS, call?.call?.durationMs > 60 ? call.call.durationMs : 0);
+    const wait = Math.min(MAX_WAIT_MS, call?.call.durationMs > 60 ? call.call.durationMs : 0);
     this.moving.push({ node, via, call, legs: legsOf(via, stops, wait), leg: 0, at, x: -99, y: -99 });
     if (!this.running) {
       this.running = true;
@@ -113,8 +113,8 @@ export class Dots {
     return true;
   }
 
-  // at returns the listed call whose dot is next to a point of the picture, or null.
-  at(x, y) {
+  // callAt returns the listed call whose dot is next to a point of the picture, or null.
+  callAt(x, y) {
     let found = null;
     let nearest = 18 * 18;
     for (const dot of this.moving) {
@@ -129,10 +129,9 @@ const key = (via, pod) => via + " " + pod;
 
 // routeOf returns where a call went: the pods of its attempts, in order. An attempt whose pod is unknown has pod null.
 function routeOf(c, m) {
-  const keyOf = (t) => m.pods.find((p) => (t.pod ? p.pod === t.pod : p.ip && p.ip === hostOf(t.peer ?? "")))?.key ?? null;
-  const tries = c.call?.tries ?? [];
-  const stops = tries.slice(0, -1).map((t) => ({ pod: keyOf(t), ok: false }));
-  stops.push({ pod: keyOf({ pod: c.pod, peer: c.call?.peer }), ok: c.class === "ok" });
+  const nameOf = (pod, peer) => m.pods.find((p) => (pod ? p.pod === pod : peer && p.ip === hostOf(peer)))?.name ?? null;
+  const stops = c.call.tries.slice(0, -1).map((t) => ({ pod: nameOf(t.pod, t.peer), ok: false }));
+  stops.push({ pod: nameOf(c.pod, c.call.peer), ok: c.class === "ok" });
   return stops;
 }
 
@@ -158,7 +157,7 @@ const ease = (t) => t * t * (3 - 2 * t);
 function pointOf(c, t) {
   const lengths = [];
   for (let i = 0; i + 7 < c.length; i += 6) lengths.push(Math.hypot(c[i + 6] - c[i], c[i + 7] - c[i + 1]));
-  let left = t * lengths.reduce((a, b) => a + b, 0);
+  let left = t * sum(lengths);
   let i = 0;
   while (i < lengths.length - 1 && left > lengths[i]) left -= lengths[i++];
   const [x1, y1, x2, y2, x3, y3, x4, y4] = c.slice(6 * i);

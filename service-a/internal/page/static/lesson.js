@@ -1,17 +1,17 @@
 // What is to be learned from the picture now, as rules over a model. The first rule that applies wins, for the state of
-// service-b and for each way of calling. A rule returns { id, text }, or nothing.
+// service-b and for each way of calling. A rule returns { id, text }, or nothing; one for a way also returns its weight: what
+// has the greatest is said first.
 
-import { CLASSES, count, errorsText, list, ms, shortPod, sum, wayLabel } from "./words.js";
+import { CLASSES, addErrors, count, errorsText, hostOf, list, ms, shortPod, sum, wayLabel } from "./words.js";
 
 const FEW = 10; // calls of a way; fewer show nothing
 
 // lessons returns the one or two things to say, the most important first.
 export function lessons(m) {
-  const general = first([noAddress, gone, notReady, failing, slow], m);
+  const general = first([noAddress, allFail, gone, someNotReady, failing, slow], m);
   if (general?.alone) return [general];
-  const ways = m.ways.filter((w) => w.calls >= FEW).map((w) => first([failed, onlyPod, pinned, oneConnection, spreadByNetwork, spreadByClient], w, m)).filter(Boolean);
-  // An unequal spread is news; an equal one is not, while a pod is slow or fails.
-  ways.sort((a, b) => (b.weight ?? 0) - (a.weight ?? 0));
+  const ways = m.ways.filter((w) => w.calls >= FEW).map((w) => first([failed, onlyPod, oneAddress, pinned, oneConnection, spreadByProxy, moved, spreadByNetwork, spreadByClient], w, m)).filter(Boolean);
+  ways.sort((a, b) => b.weight - a.weight);
   const found = [general, ...ways].filter(Boolean).slice(0, 2);
   return found.length ? found : [idle(m)];
 }
@@ -25,7 +25,10 @@ function first(rules, ...args) {
 }
 
 const present = (m) => m.pods.filter((p) => p.state !== "gone");
-const ready = (m) => m.pods.filter((p) => p.state === "ready" && !p.fault?.notReady);
+const ready = (m) => m.pods.filter((p) => p.state === "ready");
+const notReady = (m) => m.pods.filter((p) => p.state === "notReady");
+// An address from which nothing has responded is not known to be a pod.
+const hasResponded = (p) => Boolean(p.pod);
 const names = (pods) => (pods.length > 3 ? count(pods.length, "pod") : list(pods.map((p) => shortPod(p.name))));
 const percent = (share) => Math.round(share * 100) + " %";
 const calls = (w) => count(w.calls, `${w.via === "http" ? "HTTP" : "gRPC"} call`);
@@ -39,26 +42,35 @@ function noAddress(m) {
   };
 }
 
-function gone(m) {
-  const total = sum(m.ways.map((w) => w.calls));
-  const errors = sum(m.ways.map((w) => w.errors));
-  if (total === 0 || errors < total) return null;
-  // An address from which nobody has responded says nothing about a pod.
-  if (ready(m).some((p) => p.pod)) return total < FEW ? null : { id: "all-fail", alone: true, text: `No call succeeds: all ${count(total, "call")} failed (${errorsText(byClass(m))}). service-a limits its retries, so that it does not make an outage worse.` };
-  return {
-    id: "gone",
-    alone: true,
-    text: `service-b is gone: all ${count(total, "call")} failed (${errorsText(byClass(m))}). service-a limits its retries, so that service-b is not flooded when it returns.`,
-  };
+function allFail(m) {
+  const n = failedCalls(m);
+  if (n < FEW || !ready(m).some(hasResponded)) return null;
+  return { id: "all-fail", alone: true, text: `No call succeeds: all ${count(n, "call")} failed (${classes(m)}). service-a limits its retries, so that it does not make an outage worse.` };
 }
 
-function notReady(m) {
-  // The name of a pod that is not ready may have lost its address.
-  const out = m.pods.filter((p) => p.state === "notReady" || p.fault?.notReady);
+function gone(m) {
+  const n = failedCalls(m);
+  if (n === 0 || [...ready(m), ...notReady(m)].some(hasResponded)) return null;
+  return { id: "gone", alone: true, text: `service-b is gone: all ${count(n, "call")} failed (${classes(m)}). service-a limits its retries, so that service-b is not flooded when it returns.` };
+}
+
+// failedCalls returns how many calls failed, or 0 if one succeeded.
+function failedCalls(m) {
+  const errors = sum(m.ways.map((w) => w.errors));
+  return errors < sum(m.ways.map((w) => w.calls)) ? 0 : errors;
+}
+
+const classes = (m) => errorsText(addErrors(m.ways.map((w) => w.byClass)));
+
+function someNotReady(m) {
+  const out = notReady(m);
   const rest = ready(m);
   if (out.length === 0) return null;
-  if (rest.length === 0) return { id: "none-ready", text: `No pod is ready: ${names(out)} ${out.length === 1 ? "says" : "say"} so. A headless name has no address now, and calls fail.` };
   const verb = out.length === 1 ? "is" : "are";
+  if (rest.length === 0) {
+    const why = m.ways.some((w) => w.addresses.length === 0) ? "The headless name has no address now, and calls fail." : "Calls fail.";
+    return { id: "none-ready", text: `${names(out)} ${verb} not ready, and there is no other pod. ${why}` };
+  }
   return { id: "not-ready", text: `${names(out)} ${verb} not ready, so calls go to ${names(rest)} instead. No call has to fail for that.` };
 }
 
@@ -83,8 +95,8 @@ function failing(m) {
 
 function slow(m) {
   for (const w of m.ways) {
-    if (w.shares.length < 2 || w.calls < FEW) continue;
-    const sorted = [...w.shares].sort((a, b) => b.p50 - a.p50);
+    const sorted = w.shares.filter((s) => s.p50 > 0).sort((a, b) => b.p50 - a.p50); // without a success there is no p50
+    if (sorted.length < 2 || w.calls < FEW) continue;
     const [worst] = sorted;
     const usual = sorted[Math.floor(sorted.length / 2)].p50;
     if (worst.p50 < 5 * usual || worst.p50 - usual < 20) continue;
@@ -100,12 +112,9 @@ function slow(m) {
 
 function failed(w) {
   if (w.errors === 0 || w.errors < w.calls / 100) return null;
-  const errors = {};
-  for (const s of w.shares) merge(errors, s.errors);
-  merge(errors, w.lost);
-  const top = Object.entries(errors).sort((a, b) => b[1] - a[1])[0]?.[0];
+  const [[top]] = Object.entries(w.byClass).sort((a, b) => b[1] - a[1]);
   const means = CLASSES[top]?.[0];
-  return { id: "failed-" + w.via, weight: 3, text: `${w.errors} of ${calls(w)} failed${top ? `, most with class ${top}` : ""}${means ? `: ${means}` : ""}.` };
+  return { id: "failed-" + w.via, weight: 4, text: `${w.errors} of ${calls(w)} failed, most with class ${top}${means ? `: ${means}` : ""}.` };
 }
 
 function onlyPod(w, m) {
@@ -113,35 +122,53 @@ function onlyPod(w, m) {
   return { id: "only-pod", weight: 1, text: `All ${calls(w)} went to ${shortPod(w.shares[0].pod.name)}, the only pod behind the name. With more pods, calls spread.` };
 }
 
+// oneAddress is about a headless name that has one pod left.
+function oneAddress(w, m) {
+  const pod = m.pods.find((p) => w.addresses.length === 1 && hostOf(w.addresses[0]) === p.ip);
+  if (!pod || w.shares.length < 2) return null;
+  return { id: "one-address", weight: 2, text: `The ${calls(w)} went to ${spread(w.shares)}. Now the name has one address, that of ${shortPod(pod.name)}, and calls go to this pod only.` };
+}
+
 function pinned(w, m) {
-  if (w.via === "http" || w.balancedBy !== "network" || ready(m).length < 2) return null;
-  if (w.shares.length !== 1) {
-    const top = [...w.shares].sort((a, b) => b.rate - a.rate)[0];
-    if (!top) return null;
-    return { id: "moved", weight: 2, text: `The ${calls(w)} through the Service stay on one pod at a time: when gRPC's connection ends, the next one may lead to another pod. Now it is ${shortPod(top.pod.name)}.` };
-  }
-  return { id: "pinned", weight: 4, text: `All ${calls(w)} went to one pod, because a ClusterIP picks a pod per connection and gRPC keeps one connection.` };
+  if (w.via === "http" || w.balancedBy !== "network" || w.shares.length !== 1 || ready(m).length < 2) return null;
+  return { id: "pinned", weight: 5, text: `All ${calls(w)} went to one pod, because a ClusterIP picks a pod per connection and gRPC keeps one connection.` };
 }
 
 function oneConnection(w, m) {
   if (w.via !== "http" || w.balancedBy !== "network" || w.shares.length !== 1 || ready(m).length < 2) return null;
-  return { id: "http-one", weight: 2, text: `All ${calls(w)} went to one pod: a ClusterIP picks a pod per connection, and service-a reuses its connection. More calls at a time open more connections, and reach other pods.` };
+  return { id: "http-one", weight: 3, text: `All ${calls(w)} went to one pod: a ClusterIP picks a pod per connection, and service-a reuses its connection. More calls at a time open more connections, and reach other pods.` };
+}
+
+// spreadByProxy is about an equal spread behind a virtual IP. Over HTTP it may also be chance, as there are several connections.
+function spreadByProxy(w) {
+  const shares = w.shares.filter((s) => s.pod.state !== "gone");
+  const now = shares.filter((s) => s.rate > 0).length;
+  if (w.balancedBy !== "network" || shares.length < 2 || now === 1) return null;
+  if (!even(shares, 1 / shares.length, w.via === "http" ? 0.2 : 0.4)) return null;
+  const why = w.via === "http"
+    ? ": by chance, as a ClusterIP picks a pod for each connection, or because a mesh's sidecar picks one for each call."
+    : ", although the name has one address: a proxy, such as a mesh's sidecar, picks a pod for each call.";
+  return { id: "proxy-" + w.via, weight: 1, text: `The ${calls(w)} spread evenly over ${spread(shares)}${why}` };
+}
+
+function moved(w) {
+  if (w.via === "http" || w.balancedBy !== "network" || w.shares.length < 2) return null;
+  const [top] = [...w.shares].sort((a, b) => b.rate - a.rate);
+  return { id: "moved", weight: 3, text: `The ${calls(w)} went to one pod at a time: when gRPC's connection ends, a ClusterIP may pick another pod for the next one. Now it is ${shortPod(top.pod.name)}.` };
 }
 
 function spreadByNetwork(w) {
-  if (w.balancedBy !== "network" || w.shares.length < 2) return null;
-  return { id: "http-spread", weight: 1, text: `The ${calls(w)} went to ${count(w.shares.length, "pod")} (${range(w)} each): a ClusterIP picks a pod at random for each connection, and HTTP keeps several. That spreads calls, but not evenly.` };
+  if (w.via !== "http" || w.balancedBy !== "network" || w.shares.length < 2) return null;
+  return { id: "http-spread", weight: 2, text: `The ${calls(w)} went to ${spread(w.shares)}: a ClusterIP picks a pod at random for each connection, and HTTP keeps several. That spreads calls, but not evenly.` };
 }
 
 function spreadByClient(w, m) {
   if (w.balancedBy !== "client" || w.shares.length === 0) return null;
-  const [low, high] = bounds(w);
-  const fair = 1 / Math.max(ready(m).length, 1);
-  const why = `the name has an address for each pod, and service-a picks one for each call`;
-  if (w.shares.length >= ready(m).length && low > 0.6 * fair && high < 1.4 * fair) {
-    return { id: "even-" + w.via, weight: 1, text: `The ${calls(w)} spread evenly over ${count(w.shares.length, "pod")} (${range(w)} each): ${why}.` };
+  const why = "the name has an address for each pod, and service-a picks one for each call";
+  if (w.shares.length >= ready(m).length && even(w.shares, 1 / Math.max(ready(m).length, 1))) {
+    return { id: "even-" + w.via, weight: 1, text: `The ${calls(w)} spread evenly over ${spread(w.shares)}: ${why}.` };
   }
-  return { id: "uneven-" + w.via, weight: 1, text: `The ${calls(w)} went to ${count(w.shares.length, "pod")} (${range(w)} each): ${why}, but avoids a pod that is new, slow or failing.` };
+  return { id: "uneven-" + w.via, weight: 2, text: `The ${calls(w)} went to ${spread(w.shares)}: ${why}, but avoids a pod that is new, slow or failing.` };
 }
 
 function idle(m) {
@@ -150,28 +177,22 @@ function idle(m) {
   return { id: "idle", text: `No calls to the ${count(pods, "pod")} of service-b now. Choose a rate or send a burst to see where calls go.` };
 }
 
-const shareOf = (w, pod) => (w.shares.find((s) => s.pod.key === pod.key)?.count ?? 0) / w.calls;
+const shareOf = (w, pod) => (w.shares.find((s) => s.pod.name === pod.name)?.count ?? 0) / w.calls;
 
-function bounds(w) {
-  const total = sum(w.shares.map((s) => s.count));
-  const shares = w.shares.map((s) => s.count / total);
-  return [Math.min(...shares), Math.max(...shares)];
+// bounds returns the smallest and the largest share of the calls that some pods got.
+function bounds(shares) {
+  const total = sum(shares.map((s) => s.count));
+  const parts = shares.map((s) => s.count / total);
+  return [Math.min(...parts), Math.max(...parts)];
 }
 
-function range(w) {
-  const [low, high] = bounds(w).map((s) => Math.round(s * 100));
-  return low === high ? `${low} %` : `${low} to ${high} %`;
+function even(shares, fair, tolerance = 0.4) {
+  const [low, high] = bounds(shares);
+  return low > (1 - tolerance) * fair && high < (1 + tolerance) * fair;
 }
 
-function byClass(m) {
-  const errors = {};
-  for (const w of m.ways) {
-    for (const s of w.shares) merge(errors, s.errors);
-    merge(errors, m.unserved[w.via]);
-  }
-  return errors;
-}
-
-function merge(into, errors = {}) {
-  for (const [c, n] of Object.entries(errors ?? {})) into[c] = (into[c] ?? 0) + n;
+// spread says how many pods there are, and which shares they got: 3 pods (20 to 50 % each).
+function spread(shares) {
+  const [low, high] = bounds(shares).map((s) => Math.round(s * 100));
+  return `${count(shares.length, "pod")} (${low === high ? `${low} %` : `${low} to ${high} %`} each)`;
 }

@@ -16,15 +16,9 @@ export function connect({ hello, snapshot, burst, state }) {
   let retry = 0;
 
   const on = (use) => (event) => {
-    let data;
-    try {
-      data = JSON.parse(event.data);
-    } catch {
-      return; // half an event, from a connection that broke
-    }
     state("live");
     listen();
-    use(data);
+    use(JSON.parse(event.data));
   };
   const listen = () => {
     clearTimeout(silence);

@@ -1,15 +1,15 @@
 // The load that this page asks service-a for: a rate, or a burst. It ends with the page's connection.
 
-const BURST_MS = 30000; // service-a ends a burst after 10 s
+const BURST_TIMEOUT_MS = 30000; // service-a ends a burst after 10 s
 
 export class Load {
-  // noted shows why service-a makes no calls.
-  constructor(noted) {
-    this.noted = noted;
+  // showReason shows why service-a makes no calls.
+  constructor(showReason) {
+    this.showReason = showReason;
     this.via = "http";
     this.rate = 0;
     this.reconnect = () => {};
-    this.waiting = null;
+    this.pending = null; // how to settle the promise of the burst that is under way
   }
 
   // set changes the way or the rate.
@@ -17,46 +17,32 @@ export class Load {
     const before = this.rate;
     Object.assign(this, change);
     if (before === 0 && this.rate === 0) return;
-    this.waiting?.not("another load has replaced it");
+    this.pending?.reject(new Error("another load has replaced it"));
     this.reconnect(this.via, this.rate);
   }
 
   // burst makes n calls, and returns their outcome.
   burst(n) {
     return new Promise((resolve, reject) => {
-      const end = (settle, value) => {
-        clearTimeout(late);
-        this.waiting = null;
-        settle(value);
+      const settle = (how) => (value) => {
+        clearTimeout(timer);
+        this.pending = null;
+        how(value);
       };
-      const late = setTimeout(() => end(reject, new Error("service-a did not tell the outcome")), BURST_MS);
-      this.waiting = { told: (outcome) => end(resolve, outcome), not: (why) => end(reject, new Error(why)) };
+      this.pending = { resolve: settle(resolve), reject: settle(reject) };
+      const timer = setTimeout(() => this.pending.reject(new Error("service-a did not tell the outcome")), BURST_TIMEOUT_MS);
       this.reconnect(this.via, this.rate, n);
     });
   }
 
-  // refused takes the reason why service-a makes no calls.
-  refused(why) {
-    if (this.waiting) this.waiting.not(why);
-    else this.noted(why);
+  // noLoad takes the reason why service-a makes no calls.
+  noLoad(reason) {
+    if (this.pending) this.pending.reject(new Error(reason));
+    else this.showReason(reason);
   }
 
-  // told takes the outcome of a burst from the connection.
-  told(outcome) {
-    this.waiting?.told(outcome);
+  // burstDone takes the outcome of a burst from the connection.
+  burstDone(outcome) {
+    this.pending?.resolve(outcome);
   }
-}
-
-// setFault makes a pod slow, failing or not ready; null heals it.
-export async function setFault(pod, fault) {
-  const url = "api/faults/" + encodeURIComponent(pod);
-  const headers = { "X-Tandem": "1" };
-  const request = fault ? { method: "PUT", headers: { ...headers, "Content-Type": "application/json" }, body: JSON.stringify(fault) } : { method: "DELETE", headers };
-  return result(await fetch(url, { ...request, signal: AbortSignal.timeout(10000) }));
-}
-
-async function result(response) {
-  const body = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(body.detail || body.title || `status ${response.status}`);
-  return body;
 }

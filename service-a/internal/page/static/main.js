@@ -2,14 +2,15 @@
 
 import { announcer, attr, byId, el, glyph, text } from "./dom.js";
 import { Dots } from "./dots.js";
+import { setFault } from "./faults.js";
 import { lessons } from "./lesson.js";
 import { connect } from "./live.js";
-import { Load, setFault } from "./load.js";
+import { Load } from "./load.js";
 import { model } from "./model.js";
 import { Picture } from "./picture.js";
 import { Story } from "./story.js";
 import { Table } from "./table.js";
-import { WAYS, count, list, shortPod, wayLabel, wayShort } from "./words.js";
+import { WAYS, count, errorsText, few, joinUnits, list, shortPod, stateText, wayLabel, wayShort } from "./words.js";
 
 const RATES = [0, 5, 20, 50, 100];
 const DRAW_TABLE_MS = 1000;
@@ -26,7 +27,7 @@ let latest = null;
 let caller = "";
 let tableAt = 0;
 
-load.reconnect = connect({ hello, snapshot, burst: (outcome) => load.told(outcome), state });
+load.reconnect = connect({ hello, snapshot, burst: (outcome) => load.burstDone(outcome), state });
 controls();
 
 function hello(h) {
@@ -39,14 +40,13 @@ function hello(h) {
   text(byId("served-by"), [caller, me.namespace, me.node, me.zone, me.version && "version " + me.version].filter(Boolean).join(" · "));
   text(byId("table-hint"), `Per pod and way, over the last ${h.windowSeconds ?? 30} seconds.`);
   drawWays((h.ways ?? []).map((w) => w.via));
-  if (h.noLoad) load.refused(h.noLoad);
+  if (h.noLoad) load.noLoad(h.noLoad);
 }
 
 function snapshot(s) {
   const m = model(s);
   const known = latest;
   latest = m;
-  if (document.hidden) return; // nothing is drawn, and nothing piles up
   draw();
   const per = dots.add(m);
   text(byId("scale"), per > 1.05 ? `Each mark is about ${Math.round(per * 10) / 10} calls.` : "Each mark is a call.");
@@ -84,17 +84,17 @@ function tell(found) {
   }
   if (id !== shown) say(found[0].text);
   shown = seen = id;
-  text(byId("lesson"), found[0].text);
-  text(byId("lesson-more"), found[1]?.text ?? "");
+  text(byId("lesson"), joinUnits(found[0].text));
+  text(byId("lesson-more"), joinUnits(found[1]?.text ?? ""));
 }
 
 // announce says which pods came, went or changed.
 function announce(before, after) {
-  const old = new Map(before.pods.map((p) => [p.key, p]));
+  const old = new Map(before.pods.map((p) => [p.name, p]));
   const words = [];
   for (const p of after.pods) {
-    const was = old.get(p.key)?.state;
-    if (p.pod && was !== p.state && (was || p.state !== "ready")) words.push(`${shortPod(p.pod)} is ${{ ready: "ready", notReady: "not ready", gone: "gone" }[p.state] ?? p.state}`);
+    const was = old.get(p.name)?.state;
+    if (p.pod && was !== p.state && (was || p.state !== "ready")) words.push(`${shortPod(p.pod)} is ${stateText(p.state)}`);
     else if (p.pod && !was) words.push(`${shortPod(p.pod)} is new`);
   }
   if (words.length > 0) say(words.length > 4 ? `${count(words.length, "pod")} changed.` : list(words) + ".");
@@ -117,14 +117,11 @@ function controls() {
     if (!event.target.closest("button")) story.tell(callAt(event));
   });
   picture.root.addEventListener("pointermove", (event) => picture.root.classList.toggle("pointing", Boolean(callAt(event))));
-  document.addEventListener("visibilitychange", () => {
-    if (!document.hidden && latest) draw();
-  });
 }
 
 function callAt(event) {
   const frame = picture.root.getBoundingClientRect();
-  return dots.at(event.clientX - frame.left, event.clientY - frame.top);
+  return dots.callAt(event.clientX - frame.left, event.clientY - frame.top);
 }
 
 // drawWays shows the ways of calling that service-a has.
@@ -137,7 +134,6 @@ function drawWays(ways) {
   if (!ways.includes(load.via)) load.set({ via: ways[0] });
   for (const via of ways) {
     const input = option(root, "via", via, wayShort(via), via === load.via, glyph(via));
-    input.setAttribute("aria-label", wayLabel(via));
     input.addEventListener("change", () => {
       load.set({ via });
       say(`Calls go over ${wayLabel(via)}.`);
@@ -156,15 +152,15 @@ function option(parent, name, value, label, checked, mark) {
 async function burst(n) {
   const button = byId("burst-send");
   const outcome = byId("outcome");
-  if (button.disabled) return;
-  button.disabled = true;
+  if (button.ariaDisabled === "true") return;
+  button.ariaDisabled = "true"; // disabled would take the focus away
   const via = load.via;
   text(outcome, `${count(n, "call")} over ${wayLabel(via)} …`);
   try {
     const r = await load.burst(n);
     const pods = Object.entries(r.pods ?? {}).sort((a, b) => b[1] - a[1]);
-    const to = pods.slice(0, 4).map(([pod, c]) => `${shortPod(pod)} ${c}`).join(", ") + (pods.length > 4 ? ` and ${pods.length - 4} more` : "");
-    const failed = Object.entries(r.errors ?? {}).map(([c, k]) => `${k} ${c}`).join(", ");
+    const to = few(pods.map(([pod, c]) => `${shortPod(pod)} ${c}`), 4);
+    const failed = errorsText(r.errors);
     const words = `${count(r.n, "call")} over ${wayLabel(via)} in ${Math.round(r.durationMs)} ms` + (to ? `: ${to}` : "") + (failed ? `; failed: ${failed}` : "");
     text(outcome, words);
     say(words);
@@ -172,7 +168,7 @@ async function burst(n) {
     text(outcome, `The burst failed: ${err.message}`);
     say(outcome.textContent);
   } finally {
-    button.disabled = false;
+    button.ariaDisabled = null;
   }
 }
 

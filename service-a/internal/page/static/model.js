@@ -1,10 +1,8 @@
 // What the picture, the table and the lesson read from a snapshot.
 
-import { sum } from "./words.js";
+import { addErrors, errorCount, sum } from "./words.js";
 
-export const errorCount = (errors) => sum(Object.values(errors ?? {}));
-
-// model adds to a snapshot what several parts need: a key and totals for each pod, and the figures by way.
+// model adds to a snapshot what several parts need: a name and totals for each pod, and the figures by way.
 export function model(snapshot) {
   const pods = (snapshot.pods ?? []).map((p) => {
     // In the order of the ways, which a JSON object does not keep.
@@ -13,7 +11,6 @@ export function model(snapshot) {
     return {
       ...p,
       via,
-      key: p.pod || p.ip,
       name: p.pod || p.ip,
       calls,
       rate: sum(Object.values(via).map((f) => f.rate)),
@@ -21,28 +18,26 @@ export function model(snapshot) {
     };
   });
   pods.sort((a, b) => order(a.zone, b.zone) || order(a.node, b.node) || order(a.name, b.name));
-  const unserved = snapshot.unserved ?? {};
   const ways = (snapshot.ways ?? []).map((w) => {
     const shares = pods.filter((p) => p.via[w.via]?.count > 0).map((p) => ({ pod: p, ...p.via[w.via] }));
-    const lost = errorCount(unserved[w.via]); // they name no pod
+    const unserved = snapshot.unserved?.[w.via] ?? {}; // failed calls that name no pod, by class
+    const byClass = addErrors([...shares.map((s) => s.errors), unserved]);
     return {
       ...w,
       addresses: w.addresses ?? [],
       shares,
-      lost: unserved[w.via],
-      calls: sum(shares.map((s) => s.count)) + lost,
+      unserved,
+      calls: sum(shares.map((s) => s.count)) + errorCount(unserved),
       rate: sum(shares.map((s) => s.rate)),
-      errors: sum(shares.map((s) => errorCount(s.errors))) + lost,
+      byClass,
+      errors: errorCount(byClass),
     };
   });
-  return { at: snapshot.at, pods, ways, unserved, calls: snapshot.calls ?? [], more: snapshot.more ?? 0 };
+  return { pods, ways, calls: snapshot.calls ?? [], more: snapshot.more ?? 0 };
 }
 
 // node-1 and node-01 have the same place as numbers, and are still two nodes.
 const order = (a = "", b = "") => a.localeCompare(b, "en", { numeric: true }) || (a < b ? -1 : Number(a > b));
-
-// hostOf returns the host of host:port.
-export const hostOf = (address) => address.replace(/:\d+$/, "").replace(/^\[|\]$/g, "");
 
 // zones groups pods that are sorted: [{ zone, nodes: [{ node, pods }] }].
 export function zones(pods) {

@@ -1,15 +1,14 @@
 // The list of recent calls, and the story of one of them.
 
 import { attr, byId, el, glyph, keyed, text } from "./dom.js";
-import { CLASSES, count, ms, shortPod, wayLabel, wayShort } from "./words.js";
+import { CLASSES, count, few, ms, shortPod, wayLabel, wayShort } from "./words.js";
 
-const KEPT = 200;   // calls
-const SHOWN = 10;   // rows
-const NOTABLE = 4;  // rows kept for calls that failed or were retried, which would otherwise pass unseen
+const SHOWN = 10;  // rows
+const NOTABLE = 4; // rows kept for calls that failed or were retried, which would otherwise pass unseen
 const NOTABLE_MS = 30000;
 const EVERY_MS = 1000;
 
-const notable = (c) => c.class !== "ok" || c.call?.attempts > 1;
+const notable = (c) => c.class !== "ok" || c.call.attempts > 1;
 
 export class Story {
   constructor(say) {
@@ -31,7 +30,7 @@ export class Story {
     const sorted = [...calls].sort((a, b) => a.id - b.id); // a snapshot begins with the failures
     // service-a's clock may differ, and after its restart its ids begin again.
     for (const c of sorted) Object.assign(c, { seen: now, order: this.order++ });
-    keep(this.calls, sorted, KEPT);
+    keep(this.calls, sorted, SHOWN + NOTABLE); // the notable ones among them have rows of their own
     keep(this.notable, sorted.filter(notable), NOTABLE);
     const held = this.held || this.list.contains(document.activeElement);
     text(byId("calls-hint"), held && this.calls.length > 0 ? "The list stands still while you use it." : "Choose a call to see how it went.");
@@ -65,8 +64,8 @@ export class Story {
       kind.replaceChildren(glyph(c.via), wayShort(c.via));
     }
     text(to, c.pod ? shortPod(c.pod) : "no pod");
-    text(took, ms(c.call?.durationMs));
-    const n = c.call?.attempts ?? 1;
+    text(took, ms(c.call.durationMs));
+    const n = c.call.attempts;
     text(end, (c.class === "ok" ? "ok" : "✕ " + c.class) + (n > 1 ? `, ${n} attempts` : ""));
     attr(end, "class", "end " + (c.class === "ok" ? (n > 1 ? "retried" : "ok") : "bad"));
     attr(button, "aria-current", c.order === this.told ? "true" : null);
@@ -78,7 +77,7 @@ export class Story {
     this.told = c.order;
     for (const row of this.list.children) attr(row.firstChild, "aria-current", row.call?.order === c.order ? "true" : null);
     byId("story").replaceChildren(...tree(c, this.caller, this.traceUrl));
-    this.say(`Story of a call over ${wayLabel(c.via)}: ${c.class === "ok" ? "succeeded" : "failed, class " + c.class} after ${ms(c.call?.durationMs)}.`);
+    this.say(`Story of a call over ${wayLabel(c.via)}: ${c.class === "ok" ? "succeeded" : "failed, class " + c.class} after ${ms(c.call.durationMs)}.`);
     // On a phone the story is below the list.
     const box = byId("story").parentElement.getBoundingClientRect();
     if (box.top > innerHeight * 0.9 || box.bottom < 0) byId("story").parentElement.scrollIntoView({ behavior: "auto", block: "nearest" });
@@ -92,27 +91,25 @@ function keep(list, more, n) {
 }
 
 function tree(c, caller, traceUrl) {
-  const call = c.call ?? {};
+  const call = c.call;
   const ok = c.class === "ok";
   const root = el("ul", { class: "tree" });
   const from = el("li", {}, line("service-a", caller || "", `calls over ${wayLabel(c.via)}, at ${clock(c.at)}`));
   root.append(from);
-  const name = child(from, line("name", call.target || "unknown"));
+  const name = child(from, line("name", call.target));
   const addresses = call.addresses ?? [];
   const picked = { client: "service-a picks one for each call", network: "the network picks the pod behind it" }[call.balancedBy];
-  const resolved = child(name, line(addresses.length === 1 ? "address" : "addresses", addresses.length ? shorten(addresses) : "none", picked));
-  const tries = call.tries?.length ? call.tries : call.attempts > 0 ? [{ peer: call.peer, durationMs: call.durationMs, class: c.class, reason: "", pod: c.pod }] : [];
-  tries.forEach((t, i) => {
-    const last = i === tries.length - 1;
+  const resolved = child(name, line(addresses.length === 1 ? "address" : "addresses", addresses.length ? few(addresses, 6) : "none", picked));
+  call.tries.forEach((t, i) => {
+    const last = i === call.tries.length - 1;
     const pod = t.pod || (last ? c.pod : "");
-    const done = !t.class || t.class === "ok";
-    const attempt = child(resolved, line(`attempt ${i + 1}`, t.peer || "no address", ms(t.durationMs), done ? "ok" : "bad"));
-    if (!done) child(attempt, line("✕ " + t.class, "", t.reason || CLASSES[t.class]?.[0], "bad"));
-    if (pod) child(attempt, line("pod", pod, done ? "responded" : "", done ? "ok" : ""));
+    const ok = t.class === "ok";
+    const attempt = child(resolved, line(`attempt ${i + 1}`, t.peer || "no address", ms(t.durationMs), ok ? "ok" : "bad"));
+    if (!ok) child(attempt, line("✕ " + t.class, "", t.reason || CLASSES[t.class]?.[0], "bad"));
+    if (pod) child(attempt, line("pod", pod, ok ? "responded" : "", ok ? "ok" : ""));
   });
-  if (call.attempts > tries.length) child(resolved, line(`${call.attempts} attempts in all`, ""));
 
-  const n = call.attempts ?? tries.length;
+  const n = call.attempts;
   const parts = [root, el("p", { class: "verdict " + (ok ? "ok" : "bad") }, ok ? `It succeeded after ${ms(call.durationMs)}, with ${count(n, "attempt")}.` : `It failed after ${ms(call.durationMs)}, with ${count(n, "attempt")}. Class ${c.class}: ${CLASSES[c.class]?.[0] ?? "unknown"}.`)];
   if (!ok) {
     if (c.detail) parts.push(el("p", { class: "detail" }, c.detail));
@@ -137,11 +134,6 @@ function child(item, content) {
 
 function line(label, value, note, kind = "") {
   return el("div", { class: "step " + kind }, el("span", { class: "what" }, label), value ? el("code", {}, value) : "", note ? el("span", { class: "note" }, note) : "");
-}
-
-function shorten(addresses) {
-  const most = 6;
-  return addresses.slice(0, most).join(", ") + (addresses.length > most ? ` and ${addresses.length - most} more` : "");
 }
 
 function clock(at) {

@@ -1,10 +1,8 @@
 // The table of all pods and figures: what the picture shows, for those who read instead.
 
 import { attr, byId, el, keyed, text } from "./dom.js";
-import { faultButtons, updateFaultButtons } from "./picture.js";
-import { errorsText, faultText, ms, rate, wayShort } from "./words.js";
-
-const STATES = { ready: "ready", notReady: "not ready", gone: "gone" };
+import { showFaults } from "./faults.js";
+import { errorCount, errorsText, faultText, ms, rate, stateText, wayShort } from "./words.js";
 
 export class Table {
   constructor(press) {
@@ -16,11 +14,11 @@ export class Table {
     const rows = [];
     for (const p of m.pods) {
       const used = Object.entries(p.via);
-      for (const [via, figures] of used.length ? used : [["", null]]) rows.push({ key: `${p.key} ${via}`, pod: p, via, figures, first: via === (used[0]?.[0] ?? "") });
+      for (const [via, figures] of used.length ? used : [["", null]]) rows.push({ key: `${p.name} ${via}`, pod: p, via, figures, first: via === (used[0]?.[0] ?? "") });
     }
     for (const w of m.ways) {
-      const n = Object.values(m.unserved[w.via] ?? {}).reduce((a, b) => a + b, 0);
-      if (n > 0) rows.push({ key: "none " + w.via, via: w.via, figures: { count: n, errors: m.unserved[w.via] }, first: true });
+      const n = errorCount(w.unserved);
+      if (n > 0) rows.push({ key: "none " + w.via, via: w.via, figures: { count: n, errors: w.unserved }, first: true });
     }
     attr(byId("rows").parentElement, "data-faults", faults);
     keyed(byId("rows"), rows, (r) => r.key, makeRow, (node, r) => this.updateRow(node, r, faults));
@@ -29,7 +27,7 @@ export class Table {
   updateRow(node, { pod, via, figures, first }, faults) {
     const cells = node.children;
     // Further rows of a pod repeat its name for screen readers only.
-    const about = pod ? [pod.name, [pod.zone, pod.node].filter(Boolean).join(", ") || "–", [STATES[pod.state] ?? pod.state, faultText(pod.fault)].filter(Boolean).join(", ")] : ["no pod", "–", "–"];
+    const about = pod ? [pod.name, [pod.zone, pod.node].filter(Boolean).join(", ") || "–", [stateText(pod.state), faultText(pod.fault)].filter(Boolean).join(", ")] : ["no pod", "–", "–"];
     about.forEach((words, i) => {
       text(cells[i].firstChild, words);
       attr(cells[i].firstChild, "class", first ? null : "unseen");
@@ -42,13 +40,7 @@ export class Table {
     text(cells[8], errorsText(figures?.errors) || "none");
     attr(cells[8], "class", errorsText(figures?.errors) ? "bad" : "");
     attr(node, "class", first ? "first" : "more");
-    const wanted = faults && first && pod?.pod;
-    if (wanted && !node.faults) cells[9].append((node.faults = faultButtons(this.press)));
-    if (!wanted && node.faults) {
-      node.faults.remove();
-      node.faults = null;
-    }
-    if (node.faults) updateFaultButtons(node.faults, pod);
+    showFaults(cells[9], faults && first && pod?.pod, pod, this.press);
   }
 }
 

@@ -9,6 +9,10 @@ export const WAYS = {
 export const wayLabel = (via) => WAYS[via]?.label ?? via;
 export const wayShort = (via) => WAYS[via]?.short ?? via;
 
+const STATES = { ready: "ready", notReady: "not ready", gone: "gone" };
+
+export const stateText = (state) => STATES[state] ?? state;
+
 // What a class of errors means, and what to check next.
 export const CLASSES = {
   dns: ["the name has no address, or DNS did not respond",
@@ -42,6 +46,9 @@ export function ms(v) {
   return (v < 10 ? v.toFixed(1) : Math.round(v)) + " ms";
 }
 
+// joinUnits keeps numbers and their units on one line.
+export const joinUnits = (sentence) => sentence.replace(/(\d) (?=%|m?s\b)/g, "$1\u00a0");
+
 // rate formats a number of calls per second.
 export const rate = (v) => (v > 0 && v < 9.95 ? v.toFixed(1) : String(Math.round(v)));
 
@@ -52,7 +59,24 @@ export function list(words) {
   return words.length < 2 ? words.join("") : words.slice(0, -1).join(", ") + " and " + words.at(-1);
 }
 
+// few names the first n items: a, b and 7 more.
+export function few(items, n) {
+  return items.slice(0, n).join(", ") + (items.length > n ? ` and ${items.length - n} more` : "");
+}
+
+// hostOf returns the host of host:port, without the brackets of an IPv6 address.
+export const hostOf = (address) => address.replace(/:\d+$/, "").replace(/^\[|\]$/g, "");
+
 export const sum = (numbers) => numbers.reduce((a, b) => a + b, 0);
+
+// addErrors adds up numbers of failed calls by class.
+export function addErrors(all) {
+  const total = {};
+  for (const errors of all) for (const [c, n] of Object.entries(errors ?? {})) total[c] = (total[c] ?? 0) + n;
+  return total;
+}
+
+export const errorCount = (errors) => sum(Object.values(errors ?? {}));
 
 // errorsText says how many calls failed, by class: "3 timeout, 1 refused".
 export function errorsText(errors) {
