@@ -62,7 +62,7 @@ func grpcCodes() (names []string) {
 }
 
 func outcomes() (names []string) {
-	for _, class := range []call.Class{call.OK, call.DNS, call.Refused, call.Timeout, call.Unavailable, call.Denied, call.Token, call.Canceled, call.Other} {
+	for _, class := range append([]call.Class{call.OK}, call.Failures[:]...) {
 		names = append(names, string(class))
 	}
 	return names

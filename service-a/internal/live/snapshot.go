@@ -8,7 +8,6 @@ import (
 	"math"
 	"net"
 	"slices"
-	"strings"
 	"time"
 
 	"example.com/tandem/kit/call"
@@ -252,19 +251,11 @@ func (w *window) callStates() (states []callState, more int) {
 		}
 		state := callState{ID: e.id, At: e.at.UnixMilli(), Via: e.via, Pod: e.pod, Class: e.class, Call: info}
 		if e.err != nil {
-			state.Detail = truncate(e.err.Error())
+			state.Detail = call.Shorten(e.err.Error(), maxDetail)
 		}
 		states = append(states, state)
 	}
 	return states, more
-}
-
-func truncate(text string) string {
-	text = strings.ToValidUTF8(text, "\ufffd")
-	if len(text) <= maxDetail {
-		return text
-	}
-	return strings.ToValidUTF8(text[:maxDetail], "") + "…"
 }
 
 // unixMilli returns 0 for the zero time.

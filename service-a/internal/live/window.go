@@ -206,11 +206,8 @@ type series struct {
 type bucket struct {
 	count   uint32
 	times   [timeSlots]uint32 // of the calls that did not fail
-	classes [len(classes)]uint32
+	classes [len(call.Failures)]uint32
 }
-
-// classes lists the classes of failures.
-var classes = [...]call.Class{call.DNS, call.Refused, call.Timeout, call.Unavailable, call.Denied, call.Token, call.Canceled, call.Other}
 
 func (s *series) add(second int64, class call.Class, ms float64) {
 	for _, b := range []*bucket{&s.total, &s.buckets[second%WindowSeconds]} {
@@ -218,10 +215,8 @@ func (s *series) add(second int64, class call.Class, ms float64) {
 		if class == call.OK {
 			b.times[slotOf(ms)]++
 		}
-		for i := range classes {
-			if classes[i] == class {
-				b.classes[i]++
-			}
+		if i := slices.Index(call.Failures[:], class); i >= 0 {
+			b.classes[i]++
 		}
 	}
 }
@@ -289,7 +284,7 @@ func (b *bucket) errors() map[call.Class]uint32 {
 	counts := map[call.Class]uint32{}
 	for i, n := range b.classes {
 		if n > 0 {
-			counts[classes[i]] = n
+			counts[call.Failures[i]] = n
 		}
 	}
 	return counts
