@@ -64,7 +64,7 @@ func changeFault(c *live.Collector, change func(r *http.Request, pod string) (fa
 			problem.Write(w, faultProblem(err))
 			return
 		}
-		c.Heard(status)
+		c.FaultChanged(status)
 		writeJSON(w, status.Status)
 	}
 }
