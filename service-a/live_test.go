@@ -6,11 +6,15 @@ import (
 	"encoding/json"
 	"io"
 	"maps"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -532,6 +536,39 @@ func TestFaults_ReportUnreachablePod(t *testing.T) {
 	code, body = changeFault(t, a, http.MethodDelete, "b-1", "")
 	assert.Equal(t, http.StatusServiceUnavailable, code, body)
 	assert.Contains(t, body, `"class":"dns"`)
+}
+
+// However many clients set faults at once, service-a asks few pods at a time.
+func TestFaults_LimitConnections(t *testing.T) {
+	t.Parallel()
+	var open, most atomic.Int64
+	pods := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		n := open.Add(1)
+		defer open.Add(-1)
+		for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+		}
+		time.Sleep(10 * time.Millisecond)
+		w.WriteHeader(http.StatusMisdirectedRequest)
+	}))
+	var err error
+	pods.Listener, err = net.Listen("tcp", "0.0.0.0:0")
+	require.NoError(t, err)
+	pods.Start()
+	t.Cleanup(pods.Close)
+	name := hostOf(t)
+	dns.Set(name, kittest.Loopbacks(t, 20)...)
+	_, port, err := net.SplitHostPort(pods.Listener.Addr().String())
+	require.NoError(t, err)
+	a := startA(t, name, "FAULTS=on", "DEBUG_ADDR=127.0.0.1:"+kittest.FreePort(), "SERVICE_B_PODS_URL=http://"+name+":"+port)
+	var clients sync.WaitGroup
+	for range 100 {
+		clients.Go(func() {
+			code, _ := changeFault(t, a, http.MethodDelete, "b-1", "")
+			assert.Contains(t, []int{http.StatusNotFound, http.StatusGatewayTimeout}, code)
+		})
+	}
+	clients.Wait()
+	assert.LessOrEqual(t, most.Load(), int64(64))
 }
 
 // A service-b without FAULTS=on has no switch.

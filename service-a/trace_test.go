@@ -165,6 +165,28 @@ service-a server GET /api/stream
 `)
 }
 
+// A client's tracestate and baggage, as large as service-a accepts them, make no call fail.
+func TestPair_AcceptsLargeTraceHeaders(t *testing.T) {
+	t.Parallel()
+	a, _, _ := startPair(t, 2)
+	members := func(size int) string {
+		list := make([]string, 30)
+		for i := range list {
+			list[i] = fmt.Sprintf("k%d=%s", i, strings.Repeat("v", size))
+		}
+		return strings.Join(list, ",")
+	}
+	for _, via := range transports {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, a.URL+"/api/data?via="+via, nil)
+		require.NoError(t, err)
+		req.Header.Set("Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00")
+		req.Header.Set("Tracestate", members(250))
+		req.Header.Set("Baggage", members(265))
+		code, _, body := kittest.Do(t, req)
+		assert.Equal(t, http.StatusOK, code, body)
+	}
+}
+
 // Health requests, scrapes and requests to the fault switch make no spans, nor do the calls
 // of the checks behind /health, and the clients' watches of gRPC health.
 func TestTraces_LeaveOutProbes(t *testing.T) {

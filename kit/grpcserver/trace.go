@@ -16,52 +16,52 @@ import (
 
 // traceOptions returns the options that continue the caller's trace, or start one.
 func traceOptions(t *telemetry.Telemetry) []grpc.ServerOption {
-	continued := []grpc.ServerOption{grpc.ChainUnaryInterceptor(continueUnary), grpc.ChainStreamInterceptor(continueStream)}
 	if t.Traces == nil {
-		return continued
+		return []grpc.ServerOption{grpc.ChainUnaryInterceptor(continueUnary), grpc.ChainStreamInterceptor(continueStream)}
 	}
-	return append(continued, grpc.StatsHandler(spans{t, otelgrpc.NewServerHandler(
+	return []grpc.ServerOption{grpc.StatsHandler(spans{t, otelgrpc.NewServerHandler(
 		otelgrpc.WithTracerProvider(t.Traces),
 		otelgrpc.WithPropagators(telemetry.Propagator),
 		otelgrpc.WithMeterProvider(noop.NewMeterProvider()), // metrics go to Prometheus
-		otelgrpc.WithFilter(filters.Not(filters.HealthCheck())),
-	)}))
+	)})}
 }
 
-// spans makes spans of the calls in sampled traces.
+// spans makes spans of the calls in sampled traces, but health checks.
 type spans struct {
 	telemetry *telemetry.Telemetry
 	stats.Handler
 }
 
-// TagRPC starts the span of a call.
+// TagRPC starts the span of a call, or continues the caller's trace.
 func (s spans) TagRPC(ctx context.Context, info *stats.RPCTagInfo) context.Context {
-	if !s.telemetry.Traced(trace.SpanContextFromContext(telemetry.Propagator.Extract(ctx, incoming{ctx}))) {
-		return ctx
+	extracted := extract(ctx)
+	if isHealthCheck(info) || !s.telemetry.Traced(trace.SpanContextFromContext(extracted)) {
+		return telemetry.Continue(extracted)
 	}
 	return s.Handler.TagRPC(ctx, info)
 }
 
+// isHealthCheck reports whether a call is one to gRPC's health service.
+var isHealthCheck = filters.HealthCheck()
+
 // HandleRPC passes on what happens to a call that is a span.
 func (s spans) HandleRPC(ctx context.Context, event stats.RPCStats) {
-	if trace.SpanContextFromContext(ctx).IsValid() {
+	if trace.SpanFromContext(ctx).IsRecording() {
 		s.Handler.HandleRPC(ctx, event)
 	}
 }
 
-// continueUnary continues the caller's trace, or starts one, if the call is no span.
+// continueUnary continues the caller's trace, or starts one.
 func continueUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	if !trace.SpanContextFromContext(ctx).IsValid() {
-		ctx = telemetry.Continue(ctx, incoming{ctx})
-	}
-	return next(ctx, req)
+	return next(telemetry.Continue(extract(ctx)), req)
 }
 
 func continueStream(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	if trace.SpanContextFromContext(ss.Context()).IsValid() {
-		return next(srv, ss)
-	}
-	return next(srv, &streamWithContext{ss, telemetry.Continue(ss.Context(), incoming{ss.Context()})})
+	return next(srv, &streamWithContext{ss, telemetry.Continue(extract(ss.Context()))})
+}
+
+func extract(ctx context.Context) context.Context {
+	return telemetry.Propagator.Extract(ctx, incoming{ctx})
 }
 
 // incoming lets the propagator read a call's metadata as headers.

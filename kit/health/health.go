@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"go.opentelemetry.io/otel/propagation"
 	grpchealth "google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
 
@@ -269,7 +268,7 @@ func (c *check) result() result {
 	// The request's context is not used: if its caller disconnects, the result is still
 	// needed by the next one. Continue makes a trace that is not sampled: like the request
 	// to /health itself, the calls of its checks are no spans.
-	ctx, cancel := context.WithTimeout(telemetry.Continue(context.Background(), propagation.MapCarrier{}), checkTimeout)
+	ctx, cancel := context.WithTimeout(telemetry.Continue(context.Background()), checkTimeout)
 	defer cancel()
 	output, err := c.run(ctx)
 	c.last = result{Status: "pass", Output: output}

@@ -48,13 +48,15 @@ var methods = []string{http.MethodGet, http.MethodHead, http.MethodPost, http.Me
 
 // traceRequests continues the caller's trace, or starts one.
 func traceRequests(t *telemetry.Telemetry) func(http.Handler) http.Handler {
-	continued := func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			next.ServeHTTP(w, r.WithContext(telemetry.Continue(r.Context(), propagation.HeaderCarrier(r.Header))))
-		})
+	extract := func(r *http.Request) context.Context {
+		return telemetry.Propagator.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
 	}
 	if t.Traces == nil {
-		return continued
+		return func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				next.ServeHTTP(w, r.WithContext(telemetry.Continue(extract(r))))
+			})
+		}
 	}
 	traced := otelhttp.NewMiddleware("http",
 		otelhttp.WithTracerProvider(t.Traces),
@@ -62,13 +64,13 @@ func traceRequests(t *telemetry.Telemetry) func(http.Handler) http.Handler {
 		otelhttp.WithMeterProvider(noop.NewMeterProvider()), // metrics go to Prometheus
 	)
 	return func(next http.Handler) http.Handler {
-		traced, continued := traced(next), continued(next)
+		traced := traced(next)
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			caller := trace.SpanContextFromContext(telemetry.Propagator.Extract(r.Context(), propagation.HeaderCarrier(r.Header)))
-			if !isProbe(r.URL.Path) && r.URL.Path != fault.Path && t.Traced(caller) {
+			ctx := extract(r)
+			if !isProbe(r.URL.Path) && r.URL.Path != fault.Path && t.Traced(trace.SpanContextFromContext(ctx)) {
 				traced.ServeHTTP(w, r)
 			} else {
-				continued.ServeHTTP(w, r)
+				next.ServeHTTP(w, r.WithContext(telemetry.Continue(ctx)))
 			}
 		})
 	}

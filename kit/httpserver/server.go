@@ -98,7 +98,7 @@ type Server struct {
 	API chi.Router
 	// Streams is for routes that respond until the client disconnects. Their context
 	// ends when the server shuts down, with the cause lifecycle.ErrDraining, and when the
-	// caller's token expires; they have no other time limit.
+	// caller's token expires; they have no other time limit. For HEAD it has ended from the start.
 	Streams chi.Router
 	// Probes is for routes that a load balancer or kubelet probes, as it does
 	// /livez, /readyz and /health. They need no token, are never shed and get no injected faults:
@@ -276,6 +276,9 @@ func (s *Server) endOnShutdown(next http.Handler) http.Handler {
 		ctx, cancel := context.WithCancelCause(r.Context())
 		defer cancel(nil)
 		defer context.AfterFunc(s.shutdownCtx, func() { cancel(lifecycle.ErrDraining) })()
+		if r.Method == http.MethodHead {
+			cancel(nil) // the client has the whole response with the headers, and may use the connection again
+		}
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) // cannot fail on net/http's connections
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})

@@ -225,6 +225,31 @@ func TestStreams_EndOnDisconnect(t *testing.T) {
 	require.ErrorIs(t, <-ended, context.Canceled)
 }
 
+// A response to HEAD has no body, so a client may send its next request at once. The stream
+// ends, and does not keep the connection.
+func TestStreams_HeadEndsAtOnce(t *testing.T) {
+	t.Parallel()
+	ended := make(chan error, 2)
+	s := serve(t, httpserver.Options{}, func(s *httpserver.Server) {
+		s.Streams.Get("/stream", tick(ended))
+		s.ControlStreams.Get("/control", tick(ended))
+		s.API.Get("/hello", hello)
+	})
+	for _, path := range []string{"/stream", "/control"} {
+		conn := s.dial(t)
+		_, err := io.WriteString(conn, "HEAD "+path+" HTTP/1.1\r\nHost: test\r\n\r\nGET /hello HTTP/1.1\r\nHost: test\r\n\r\n")
+		require.NoError(t, err)
+		responses := bufio.NewReader(conn)
+		for _, method := range []string{http.MethodHead, http.MethodGet} {
+			resp, err := http.ReadResponse(responses, &http.Request{Method: method})
+			require.NoError(t, err, "%s %s", method, path)
+			assert.Equal(t, http.StatusOK, resp.StatusCode)
+			require.NoError(t, resp.Body.Close())
+		}
+		require.ErrorIs(t, <-ended, context.Canceled)
+	}
+}
+
 // A connection is closed if no request header arrives within readHeaderTimeout.
 func TestServer_ClosesSilentConnection(t *testing.T) {
 	t.Parallel() // takes 5 s

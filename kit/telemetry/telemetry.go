@@ -3,6 +3,7 @@
 package telemetry
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -40,8 +42,9 @@ type Telemetry struct {
 	flush     func(context.Context) error
 }
 
-// Propagator passes the trace from service to service in the W3C headers.
-var Propagator = propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{})
+// Propagator passes the trace from service to service in the W3C headers. It ignores a
+// caller's tracestate or baggage that is large.
+var Propagator propagation.TextMapPropagator = propagator{propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{})}
 
 // New sets up telemetry for one instance. Log lines of level and above go to w. If w
 // has a method Flush, the logger calls it after each warning and error: they must not
@@ -55,7 +58,7 @@ func New(ctx context.Context, me instance.Instance, level slog.Level, environ ma
 	if f, ok := w.(interface{ Flush() }); ok {
 		flushLog = f.Flush
 	}
-	log := slog.New(handler{slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}), flushLog}).
+	log := slog.New(handler{slog.NewJSONHandler(escaper{w}, &slog.HandlerOptions{Level: level}), flushLog}).
 		With("service", me.Service, "pod", me.Pod)
 
 	metrics := prometheus.NewRegistry()
@@ -69,6 +72,11 @@ func New(ctx context.Context, me instance.Instance, level slog.Level, environ ma
 		}, func() float64 { return 1 }),
 	)
 
+	// OpenTelemetry reports errors in the background, such as a collector that does not respond
+	// or a caller's malformed baggage, to this global handler. Its default writes plain text into
+	// the JSON log.
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("telemetry", "error", err.Error()) }))
+
 	t := &Telemetry{Log: log, Metrics: metrics, flush: func(context.Context) error { return nil }}
 	if !exporting(environ) {
 		return t, nil
@@ -78,9 +86,6 @@ func New(ctx context.Context, me instance.Instance, level slog.Level, environ ma
 		return nil, fmt.Errorf("set up traces: %w", err)
 	}
 	t.Traces, t.flush, t.rootRatio = provider, provider.Shutdown, rootRatio(environ)
-	// The SDK reports background errors, such as a collector that does not respond, to
-	// this global handler. Its default writes plain text into the JSON log.
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("telemetry", "error", err.Error()) }))
 	return t, nil
 }
 
@@ -238,6 +243,27 @@ func (h handler) WithAttrs(attrs []slog.Attr) slog.Handler {
 
 func (h handler) WithGroup(name string) slog.Handler {
 	return handler{h.Handler.WithGroup(name), h.flush}
+}
+
+// escaper writes JSON lines, and escapes the control characters that slog does not: DEL and
+// U+0080 to U+009F. Terminals take U+009B for the start of an escape sequence, and clients
+// determine parts of a log line.
+type escaper struct{ io.Writer }
+
+func (e escaper) Write(line []byte) (int, error) {
+	if bytes.IndexByte(line, 0x7f) < 0 && bytes.IndexByte(line, 0xc2) < 0 { // 0xc2 begins U+0080 to U+00BF
+		return e.Writer.Write(line)
+	}
+	var out []byte
+	for _, r := range string(line) {
+		if r >= 0x7f && r <= 0x9f {
+			out = fmt.Appendf(out, `\u%04x`, r)
+		} else {
+			out = utf8.AppendRune(out, r)
+		}
+	}
+	_, err := e.Writer.Write(out)
+	return len(line), err
 }
 
 // maxLogged is the length limit of a client's text in a log line, in bytes.

@@ -3,11 +3,15 @@ package telemetry_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
+	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/goleak"
@@ -199,23 +204,50 @@ func TestTraced_FollowsSampler(t *testing.T) {
 
 // Without a caller's trace, Continue starts a new one, which is not sampled.
 func TestContinue_SetsIDs(t *testing.T) {
-	ctx := telemetry.Continue(t.Context(), propagation.MapCarrier{})
+	ctx := telemetry.Continue(t.Context())
 	made := trace.SpanContextFromContext(ctx)
 	assert.True(t, made.IsValid(), "the ids are needed in logs and by called services")
 	assert.False(t, made.IsSampled())
-	other := trace.SpanContextFromContext(telemetry.Continue(t.Context(), propagation.MapCarrier{}))
+	other := trace.SpanContextFromContext(telemetry.Continue(t.Context()))
 	assert.NotEqual(t, made.TraceID(), other.TraceID())
 }
 
 func TestContinue_KeepsSamplingDecision(t *testing.T) {
 	const traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 	in := propagation.MapCarrier{"traceparent": traceparent, "baggage": "tenant=7"}
-	ctx := telemetry.Continue(t.Context(), in)
+	ctx := telemetry.Continue(telemetry.Propagator.Extract(t.Context(), in))
 	out := propagation.MapCarrier{}
 	telemetry.Propagator.Inject(ctx, out)
 	assert.Regexp(t, "^00-0af7651916cd43dd8448eb211c80319c-[0-9a-f]{16}-01$", out["traceparent"])
 	assert.NotEqual(t, traceparent, out["traceparent"], "the span id must be a new one")
 	assert.Equal(t, "tenant=7", out["baggage"])
+}
+
+// A client's tracestate and baggage are passed on up to a size, so that its call does not exceed
+// what the called service accepts as headers.
+func TestContinue_LimitsHeaders(t *testing.T) {
+	const traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	state := func(value int) string { return strings.Repeat("v", value) }
+	for name, tt := range map[string]struct {
+		tracestate, baggage int // sizes of the values
+		want                []string
+	}{
+		"small":            {tracestate: 200, baggage: 4000, want: []string{"baggage", "traceparent", "tracestate"}},
+		"large baggage":    {tracestate: 200, baggage: 4200, want: []string{"traceparent", "tracestate"}},
+		"large tracestate": {tracestate: 255, baggage: 4000, want: []string{"baggage", "traceparent"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := http.Header{}
+			in.Set("traceparent", traceparent)
+			in.Set("tracestate", strings.Join([]string{"a=" + state(tt.tracestate), "b=" + state(tt.tracestate)}, ","))
+			in.Add("baggage", "a="+state(tt.baggage/2)) // a client may send several
+			in.Add("baggage", "b="+state(tt.baggage/2))
+			out := propagation.MapCarrier{}
+			telemetry.Propagator.Inject(telemetry.Continue(t.Context(), propagation.HeaderCarrier(in)), out)
+			assert.Equal(t, tt.want, slices.Sorted(maps.Keys(out)))
+			assert.Contains(t, out["traceparent"], "0af7651916cd43dd8448eb211c80319c")
+		})
+	}
 }
 
 // An invalid endpoint, protocol or sampler is a configuration error, with exit status 2.
@@ -276,7 +308,7 @@ func TestLog_IsJSONWithTraceID(t *testing.T) {
 	tel, err := telemetry.New(t.Context(), testInstance, slog.LevelInfo, nil, log)
 	require.NoError(t, err)
 	defer tel.Flush()
-	ctx := telemetry.Continue(t.Context(), propagation.MapCarrier{})
+	ctx := telemetry.Continue(t.Context())
 	s := trace.SpanFromContext(ctx)
 
 	tel.Log.DebugContext(ctx, "below the level")
@@ -302,6 +334,20 @@ func TestLog_IsJSONWithTraceID(t *testing.T) {
 	}
 	assert.Equal(t, "line\nbreak", lines[0]["key"])
 	assert.NotContains(t, lines[3], "trace_id")
+}
+
+// What OpenTelemetry itself reports is a line of the log, also without an endpoint: a client
+// can send baggage that is malformed.
+func TestLog_HasErrorsOfOpenTelemetry(t *testing.T) {
+	log := &kittest.Buffer{}
+	tel, err := telemetry.New(t.Context(), testInstance, slog.LevelInfo, nil, log)
+	require.NoError(t, err)
+	defer tel.Flush()
+	otel.Handle(errors.New("invalid key"))
+	var line map[string]any
+	require.NoError(t, json.Unmarshal([]byte(log.String()), &line), "%q", log)
+	assert.Equal(t, "telemetry", line["msg"])
+	assert.Equal(t, "invalid key", line["error"])
 }
 
 // flushBuffer counts the calls of Flush.

@@ -67,7 +67,7 @@ func TestRun_MeasuresBothTransports(t *testing.T) {
 		assert.Equal(t, via, row.Via)
 		assert.Equal(t, 2, row.C)
 		assert.Positive(t, row.Ratio.Median)
-		for _, f := range []Figures{row.Pair, row.Floor} {
+		for _, f := range []Figures{row.Pair, row.Other} {
 			assert.Positive(t, f.PerSecond)
 			assert.Positive(t, f.P50MS)
 			assert.GreaterOrEqual(t, f.P99MS, f.P50MS)
@@ -99,6 +99,25 @@ func (c *cancelAt) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// With settings, the pair is compared with the same programs without them.
+func TestRun_MeasuresSettings(t *testing.T) {
+	useTempDir(t)
+	file := filepath.Join(t.TempDir(), "figures.json")
+	var out bytes.Buffer
+	require.NoError(t, run(t.Context(), []string{"-rounds", "1", "-round", "50ms", "-c", "32", "-env", "LOG_LEVEL=warn", "-json", file}, &out, io.Discard))
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	var r Report
+	require.NoError(t, json.Unmarshal(text, &r))
+	require.Len(t, r.Processes, 4)
+	for i, name := range []string{"service-b", "service-a", "base-b", "base-a"} {
+		assert.Equal(t, name, r.Processes[i].Name)
+		assert.Equal(t, r.Processes[i%2].BinaryMB, r.Processes[i].BinaryMB)
+	}
+	assert.Contains(t, out.String(), "and the pair of the same checkout without LOG_LEVEL=warn.\n")
+	assert.NotContains(t, out.String(), "floor")
+}
+
 // The settings of -env are the pair's: with an invalid one, it does not start.
 func TestRun_PassesSettings(t *testing.T) {
 	useTempDir(t)
@@ -122,6 +141,8 @@ func TestRun_RejectsInvalidFlags(t *testing.T) {
 		{args: "-rounds 0", want: "want 1 or more"},
 		{args: "-round 0s", want: "want more than 0"},
 		{args: "-check -c 1", want: "-check needs c = 32"},
+		{args: "-check -env LOG_LEVEL=warn", want: "-check compares with the floor, which -env and -base do not"},
+		{args: "-check -base ..", want: "-check compares with the floor, which -env and -base do not"},
 		{args: "-env LOG_LEVEL", want: "want KEY=VALUE"},
 		{args: "now", want: `unknown argument "now"`},
 		{args: "-fast", want: "flag provided but not defined"},
@@ -140,7 +161,7 @@ func TestReport_Verdict(t *testing.T) {
 	process := Process{Name: "service-a", ReadyMS: 12, RestMiB: 20}
 	for _, c := range []struct {
 		name string
-		r    Report
+		r    Report // compared with the floor
 		good bool
 		want string
 	}{
@@ -163,6 +184,7 @@ func TestReport_Verdict(t *testing.T) {
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			c.r.Other = floor
 			assert.Equal(t, c.good, c.r.fastEnough())
 			assert.Equal(t, c.want, c.r.verdict())
 		})

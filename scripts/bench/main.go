@@ -1,9 +1,12 @@
 // Bench compares the pair with the floor: the least code that does the same (package
-// floor). Both run at the same time on loopback, and get the same load in turns, so
-// that other load of the machine affects both.
+// floor); or with another pair, to see what settings cost (-env) or what has changed since
+// another checkout (-base). Both run at the same time on loopback, and get the same load
+// in turns, so that other load of the machine affects both.
 //
 //	make bench
 //	go run ./scripts/bench -c 32 -via grpc -rounds 9
+//	go run ./scripts/bench -c 32 -env LOG_LEVEL=warn
+//	git worktree add /tmp/before main~9 && go run ./scripts/bench -c 32 -base /tmp/before
 package main
 
 import (
@@ -70,7 +73,21 @@ type options struct {
 	via    []string
 	json   string
 	check  bool
-	env    []string // of the pair, each KEY=VALUE
+	env    []string // settings of the pair, each KEY=VALUE
+	base   string   // a checkout; "" for this one
+}
+
+const (
+	floor = "floor" // the least code that does the same
+	base  = "base"  // the pair of options.base, without options.env
+)
+
+// other returns what the pair is compared with.
+func (o options) other() string {
+	if len(o.env) > 0 || o.base != "" {
+		return base
+	}
+	return floor
 }
 
 // usageError is an invalid flag; the process exits with status 2.
@@ -81,22 +98,23 @@ func parse(args []string, out io.Writer) (options, error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(out)
 	flags.Usage = func() {
-		fmt.Fprintln(out, "Bench compares the pair with the floor, the least code that does the same.\n\nusage: go run ./scripts/bench [flags]")
+		fmt.Fprintln(out, "Bench compares the pair with the floor, the least code that does the same,\nor with another pair: that of -base, without the settings of -env.\n\nusage: go run ./scripts/bench [flags]")
 		flags.PrintDefaults()
 	}
 	c := flags.String("c", "1,32,256", "numbers of calls in flight: a `list` with one entry for each measurement")
 	via := flags.String("via", "http,grpc", "transports, a `list`")
 	flags.IntVar(&o.rounds, "rounds", 5, "`number` of rounds of each measurement")
-	flags.DurationVar(&o.round, "round", 2*time.Second, "`duration` of a round, for each of the pair and the floor")
+	flags.DurationVar(&o.round, "round", 2*time.Second, "`duration` of a round, for each side")
 	flags.StringVar(&o.json, "json", "", "write the figures to a `file` too")
 	flags.BoolVar(&o.check, "check", false, fmt.Sprintf("fail below %.2f of the floor's throughput at c = %d; not for a busy machine", wantRatio, verdictC))
-	flags.Func("env", "give the pair a setting, `KEY=VALUE`; may be repeated", func(pair string) error {
+	flags.Func("env", "a setting of the pair, `KEY=VALUE`; may be repeated. The pair is then compared with one without", func(pair string) error {
 		if key, _, ok := strings.Cut(pair, "="); !ok || key == "" {
 			return errors.New("want KEY=VALUE")
 		}
 		o.env = append(o.env, pair)
 		return nil
 	})
+	flags.StringVar(&o.base, "base", "", "compare with the pair of another checkout, in a `directory`")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return o, err
 	} else if err != nil {
@@ -122,6 +140,8 @@ func parse(args []string, out io.Writer) (options, error) {
 		return o, &usageError{fmt.Errorf("-rounds %d: want 1 or more", o.rounds)}
 	case o.round <= 0:
 		return o, &usageError{fmt.Errorf("-round %s: want more than 0", o.round)}
+	case o.check && o.other() != floor:
+		return o, &usageError{errors.New("-check compares with the floor, which -env and -base do not")}
 	case o.check && !slices.Contains(o.c, verdictC):
 		return o, &usageError{fmt.Errorf("-check needs c = %d, which -c %s does not include", verdictC, *c)}
 	}

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 	"time"
 )
@@ -17,7 +19,7 @@ const (
 	rest = time.Second
 )
 
-// side is one side of the comparison: the pair or the floor.
+// side is one side of the comparison: the pair, or what it is compared with.
 type side struct{ a, b *process }
 
 // measure builds and starts both sides, puts them under load, and stops them.
@@ -32,15 +34,15 @@ func measure(ctx context.Context, o options, progress io.Writer) (r *Report, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 
-	fmt.Fprintln(progress, "building service-a, service-b and the floor, as for release")
-	programs, sizes, err := prepare(ctx, root, dir, o.env)
+	fmt.Fprintln(progress, "building the programs, as for release")
+	programs, sizes, err := prepare(ctx, root, dir, o)
 	if err != nil {
 		return nil, err
 	}
 	r = &Report{
 		When: time.Now().UTC().Truncate(time.Second), Go: runtime.Version(),
 		Platform: runtime.GOOS + "/" + runtime.GOARCH, CPUs: runtime.NumCPU(),
-		Rounds: o.rounds, RoundSeconds: o.round.Seconds(),
+		Other: o.other(), Env: o.env, Base: o.base, Rounds: o.rounds, RoundSeconds: o.round.Seconds(),
 	}
 	fmt.Fprintf(progress, "starting each service %d times\n", starts)
 	readyIn := map[string]float64{}
@@ -72,7 +74,7 @@ func measure(ctx context.Context, o options, progress io.Writer) (r *Report, err
 		r.Processes = append(r.Processes, Process{Name: s.name, ReadyMS: readyIn[s.name], RestMiB: memory, BinaryMB: float64(sizes[i]) / 1e6})
 	}
 
-	pair, floor := side{all[1], all[0]}, side{all[3], all[2]}
+	pair, other := side{all[1], all[0]}, side{all[3], all[2]}
 	ours := func() (sum time.Duration) {
 		for _, s := range all {
 			sum += cpuTime(s.cmd.Process.Pid)
@@ -83,7 +85,7 @@ func measure(ctx context.Context, o options, progress io.Writer) (r *Report, err
 	usedBefore, givenBefore := allTime()
 	for _, via := range o.via {
 		for _, c := range o.c {
-			row, err := compare(ctx, o, via, c, pair, floor, progress)
+			row, err := compare(ctx, o, via, c, pair, other, progress)
 			if err != nil {
 				return nil, err
 			}
@@ -103,36 +105,46 @@ func measure(ctx context.Context, o options, progress io.Writer) (r *Report, err
 	return r, nil
 }
 
-// prepare builds the programs and returns how to start them: service-b, service-a, and
-// the floor's b and a. Only their addresses are set, and env for the pair.
-func prepare(ctx context.Context, root, dir string, env []string) (programs []program, sizes []int64, err error) {
-	var built [3]struct {
-		path string
-		size int64
+// prepare builds the programs and returns how to start them: b and a of the pair, then b
+// and a of what it is compared with. Only their addresses are set, and o.env for the pair.
+func prepare(ctx context.Context, root, dir string, o options) (programs []program, sizes []int64, err error) {
+	const pkgB, pkgA, pkgFloor = "./service-b", "./service-a", "./scripts/bench/floor"
+	programs = []program{
+		{name: "service-b", pkg: pkgB, env: o.env},
+		{name: "service-a", pkg: pkgA, env: o.env},
+		{name: "floor-b", pkg: pkgFloor, args: []string{"b"}},
+		{name: "floor-a", pkg: pkgFloor, args: []string{"a"}},
 	}
-	for i, pkg := range []string{"./service-b", "./service-a", "./scripts/bench/floor"} {
-		if built[i].path, built[i].size, err = build(ctx, root, dir, pkg); err != nil {
-			return nil, nil, err
-		}
+	if o.other() == base {
+		programs[2], programs[3] = program{name: "base-b", pkg: pkgB}, program{name: "base-a", pkg: pkgA}
 	}
-	addrs, err := freeAddrs(8)
+	roots := []string{root, root, cmp.Or(o.base, root), cmp.Or(o.base, root)}
+	addrs, err := freeAddrs(5 * len(programs) / 2)
 	if err != nil {
 		return nil, nil, err
 	}
-	b := func(name, binary, http, grpc, admin string, args ...string) program {
-		return program{name: name, binary: binary, args: args, addr: http, env: []string{"HTTP_ADDR=" + http, "GRPC_ADDR=" + grpc, "ADMIN_ADDR=" + admin}}
+	for i := 0; i < len(programs); i += 2 {
+		http, grpc, admin := addrs[0], addrs[1], addrs[2]
+		b, a := &programs[i], &programs[i+1]
+		b.addr, a.addr = http, addrs[3]
+		b.env = append([]string{"HTTP_ADDR=" + http, "GRPC_ADDR=" + grpc, "ADMIN_ADDR=" + admin}, b.env...)
+		a.env = append([]string{
+			"HTTP_ADDR=" + a.addr, "ADMIN_ADDR=" + addrs[4], "SERVICE_B_HTTP_URL=http://" + http, "SERVICE_B_GRPC_TARGET=dns:///" + grpc,
+		}, a.env...)
+		addrs = addrs[5:]
 	}
-	a := func(name, binary, http, admin string, b program, grpc string, args ...string) program {
-		return program{name: name, binary: binary, args: args, addr: http, env: []string{
-			"HTTP_ADDR=" + http, "ADMIN_ADDR=" + admin, "SERVICE_B_HTTP_URL=http://" + b.addr, "SERVICE_B_GRPC_TARGET=dns:///" + grpc,
-		}}
+	sizes = make([]int64, len(programs))
+	for i := range programs {
+		p := &programs[i]
+		p.binary = filepath.Join(dir, p.name)
+		if runtime.GOOS == "windows" {
+			p.binary += ".exe"
+		}
+		if sizes[i], err = build(ctx, roots[i], p.pkg, p.binary); err != nil {
+			return nil, nil, err
+		}
 	}
-	serviceB := b("service-b", built[0].path, addrs[0], addrs[1], addrs[2])
-	serviceA := a("service-a", built[1].path, addrs[3], addrs[4], serviceB, addrs[1])
-	serviceB.env, serviceA.env = append(serviceB.env, env...), append(serviceA.env, env...)
-	floorB := b("floor-b", built[2].path, addrs[5], addrs[6], "", "b")
-	floorA := a("floor-a", built[2].path, addrs[7], "", floorB, addrs[6], "a")
-	return []program{serviceB, serviceA, floorB, floorA}, []int64{built[0].size, built[1].size, built[2].size, built[2].size}, nil
+	return programs, sizes, nil
 }
 
 // timeStarts returns the median time in milliseconds until a program is ready.
@@ -150,9 +162,9 @@ func timeStarts(ctx context.Context, p program, dir string) (float64, error) {
 }
 
 // compare puts both sides under the same load in turns.
-func compare(ctx context.Context, o options, via string, c int, pair, floor side, progress io.Writer) (Row, error) {
+func compare(ctx context.Context, o options, via string, c int, pair, other side, progress io.Writer) (Row, error) {
 	path := "/api/data?via=" + via
-	sides := []side{pair, floor}
+	sides := []side{pair, other}
 	// Not measured: the first load makes heaps and pools grow.
 	for _, s := range sides {
 		if _, err := load(ctx, s.a.addr, path, c, 0, min(o.round, time.Second)); err != nil {
@@ -166,11 +178,11 @@ func compare(ctx context.Context, o options, via string, c int, pair, floor side
 				return Row{}, fmt.Errorf("%s: %w", s.a.name, err)
 			}
 		}
-		fmt.Fprintf(progress, "%s c = %d, round %d of %d: pair %.0f/s, floor %.0f/s: %.2f\n",
-			via, c, n+1, o.rounds, of[0].perSecond[n], of[1].perSecond[n], of[0].perSecond[n]/of[1].perSecond[n])
+		fmt.Fprintf(progress, "%s c = %d, round %d of %d: pair %.0f/s, %s %.0f/s: %.2f\n",
+			via, c, n+1, o.rounds, of[0].perSecond[n], o.other(), of[1].perSecond[n], of[0].perSecond[n]/of[1].perSecond[n])
 	}
 	return Row{
-		Via: via, C: c, Pair: of[0].medians(), Floor: of[1].medians(),
+		Via: via, C: c, Pair: of[0].medians(), Other: of[1].medians(),
 		Ratio:    ratioOf(of[0].perSecond, of[1].perSecond),
 		RatioCPU: ratioOf(of[1].cpu, of[0].cpu),
 	}, nil

@@ -22,7 +22,8 @@ const startLimit = 10 * time.Second
 // program is one of the four programs.
 type program struct {
 	name   string
-	binary string
+	pkg    string
+	binary string // built from pkg
 	args   []string
 	env    []string
 	addr   string // of its HTTP server
@@ -195,23 +196,19 @@ func freeAddrs(n int) ([]string, error) {
 	return addrs, nil
 }
 
-// build builds a program as for a release.
-func build(ctx context.Context, root, dir, pkg string) (binary string, size int64, err error) {
-	binary = filepath.Join(dir, filepath.Base(pkg))
-	if runtime.GOOS == "windows" {
-		binary += ".exe"
-	}
+// build builds a program as for a release, and returns the size of its binary in bytes.
+func build(ctx context.Context, root, pkg, binary string) (int64, error) {
 	cmd := exec.CommandContext(ctx, cmp.Or(os.Getenv("GO"), "go"), "build", "-trimpath", "-tags", "grpcnotrace,nethttpomithttp2", "-ldflags", "-s -w", "-o", binary, ".")
 	cmd.Dir = filepath.Join(root, pkg)              // in its own module
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // as in the images
 	if text, err := cmd.CombinedOutput(); err != nil {
-		return "", 0, fmt.Errorf("build %s: %w: %s", pkg, err, text)
+		return 0, fmt.Errorf("build %s: %w: %s", cmd.Dir, err, text)
 	}
 	info, err := os.Stat(binary)
 	if err != nil {
-		return "", 0, err
+		return 0, err
 	}
-	return binary, info.Size(), nil
+	return info.Size(), nil
 }
 
 // findRoot returns the repository's root: the nearest directory with go.work.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -21,12 +22,16 @@ const (
 
 // Report is the result of a run.
 type Report struct {
-	When         time.Time `json:"when"`
-	Go           string    `json:"go"`
-	Platform     string    `json:"platform"`
-	CPUs         int       `json:"cpus"`
-	Rounds       int       `json:"rounds"`
-	RoundSeconds float64   `json:"roundSeconds"`
+	When     time.Time `json:"when"`
+	Go       string    `json:"go"`
+	Platform string    `json:"platform"`
+	CPUs     int       `json:"cpus"`
+	// Other is what the pair is compared with: the floor, or the pair of Base without Env.
+	Other        string   `json:"other"`
+	Env          []string `json:"env,omitempty"`
+	Base         string   `json:"base,omitempty"` // a checkout; empty for the pair's own
+	Rounds       int      `json:"rounds"`
+	RoundSeconds float64  `json:"roundSeconds"`
 	// OthersCPU is the share of the machine's CPU time that other processes used
 	// during the run; 0 if it is unknown.
 	OthersCPU float64   `json:"othersCPU"`
@@ -36,13 +41,14 @@ type Report struct {
 
 // Row is the result for one transport and one number of calls in flight.
 type Row struct {
-	Via   string  `json:"via"`
-	C     int     `json:"c"`
-	Pair  Figures `json:"pair"`
-	Floor Figures `json:"floor"`
-	// Ratio is the pair's throughput divided by the floor's.
+	Via  string  `json:"via"`
+	C    int     `json:"c"`
+	Pair Figures `json:"pair"`
+	// Other is what the pair is compared with (see Report).
+	Other Figures `json:"other"`
+	// Ratio is the pair's throughput divided by the other's.
 	Ratio Ratio `json:"ratio"`
-	// RatioCPU is the floor's CPU time per call divided by the pair's. Unlike Ratio, it
+	// RatioCPU is the other's CPU time per call divided by the pair's. Unlike Ratio, it
 	// does not include the load generator and other processes.
 	RatioCPU Ratio `json:"ratioCPU"`
 }
@@ -77,19 +83,27 @@ func (r *Report) writeJSON(path string) error {
 }
 
 func (r *Report) print(w io.Writer) {
-	fmt.Fprintf(w, "\nThe pair as released, with the access log on (to a file), and the floor: raw net/http and grpc-go.\n"+
+	what := "the floor: raw net/http and grpc-go"
+	if r.Other == base {
+		what = "the pair of " + cmp.Or(r.Base, "the same checkout")
+		if len(r.Env) > 0 {
+			what += " without " + strings.Join(r.Env, " ")
+		}
+	}
+	fmt.Fprintf(w, "\nThe pair as released, with the access log on (to a file), and "+what+".\n"+
 		"Medians of %d rounds of %gs in turns; %s, %s, %d CPUs.\n\n", r.Rounds, r.RoundSeconds, r.Go, r.Platform, r.CPUs)
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	row := func(cells ...string) { fmt.Fprintln(table, strings.Join(cells, "\t")+"\t") }
-	row("", "", "calls/s", "", "", "", "p50 ms", "", "p99 ms", "", "CPU µs/call", "")
-	row("via", "c", "pair", "floor", "ratio", "min–max", "pair", "floor", "pair", "floor", "pair", "floor")
+	row("", "", "calls/s", "", "", "", "p50 ms", "", "p99 ms", "", "CPU µs/call", "", "", "")
+	row("via", "c", "pair", r.Other, "ratio", "min–max", "pair", r.Other, "pair", r.Other, "pair", r.Other, r.Other+"/pair", "min–max")
 	for _, l := range r.Load {
 		row(l.Via, fmt.Sprint(l.C),
-			fmt.Sprintf("%.0f", l.Pair.PerSecond), fmt.Sprintf("%.0f", l.Floor.PerSecond),
+			fmt.Sprintf("%.0f", l.Pair.PerSecond), fmt.Sprintf("%.0f", l.Other.PerSecond),
 			fmt.Sprintf("%.2f", l.Ratio.Median), fmt.Sprintf("%.2f–%.2f", l.Ratio.Min, l.Ratio.Max),
-			fmt.Sprintf("%.2f", l.Pair.P50MS), fmt.Sprintf("%.2f", l.Floor.P50MS),
-			fmt.Sprintf("%.2f", l.Pair.P99MS), fmt.Sprintf("%.2f", l.Floor.P99MS),
-			known("%.0f", l.Pair.CPUMicros), known("%.0f", l.Floor.CPUMicros))
+			fmt.Sprintf("%.2f", l.Pair.P50MS), fmt.Sprintf("%.2f", l.Other.P50MS),
+			fmt.Sprintf("%.2f", l.Pair.P99MS), fmt.Sprintf("%.2f", l.Other.P99MS),
+			known("%.0f", l.Pair.CPUMicros), known("%.0f", l.Other.CPUMicros),
+			known("%.2f", l.RatioCPU.Median), fmt.Sprintf("%.2f–%.2f", l.RatioCPU.Min, l.RatioCPU.Max))
 	}
 	_ = table.Flush() // without a terminal, the error cannot be shown either
 	fmt.Fprintln(w)
@@ -119,7 +133,7 @@ func (r *Report) verdict() string {
 		results = append(results, map[bool]string{true: "good: ", false: "MISSED: "}[good]+what)
 	}
 	for _, l := range r.Load {
-		if l.C == verdictC {
+		if l.C == verdictC && r.Other == floor {
 			add(fmt.Sprintf("%.2f of the floor over %s at c = %d (want %.2f)", l.Ratio.Median, l.Via, l.C, wantRatio), l.Ratio.Median >= wantRatio)
 		}
 	}

@@ -158,6 +158,22 @@ func TestPage_ReconnectsAndShowsOutage(t *testing.T) {
 	await(t, tab, `[...document.querySelectorAll('#rows tr')].some((row) => /refused|unavailable/.test(row.cells[8].textContent))`)
 }
 
+// A restart of service-a that takes away the way over which the page makes calls moves them to
+// another.
+func TestPage_OutlivesLostWay(t *testing.T) {
+	p := startPair(t)
+	tab, _ := newTabWithConsole(t) // the refused connection is on the console
+	open(t, tab, p.url)
+	choose(t, tab, "via", "grpc-service")
+	choose(t, tab, "rate", "20")
+	await(t, tab, `document.querySelectorAll('.figures .grpc-service').length > 0`)
+	p.a.kill()
+	p.envA = append(p.envA, "SERVICE_B_GRPC_SERVICE_ADDR=") // the last one counts
+	p.startA(t)
+	await(t, tab, `document.getElementById('link').dataset.state === 'live' && document.querySelectorAll('.figures .http').length > 0`)
+	assert.Equal(t, "http", eval[string](t, tab, `document.querySelector('input[name=via]:checked').value`))
+}
+
 // A hidden tab has no connection to service-a, and so makes no calls.
 func TestPage_HiddenMakesNoCalls(t *testing.T) {
 	p := startPair(t)
@@ -228,6 +244,47 @@ func TestPage_WorksByKeyboard(t *testing.T) {
 		const at = document.activeElement;
 		getComputedStyle(at.matches('.choice input') ? at.nextElementSibling : at).outlineStyle
 	}`))
+}
+
+// An attempt at an address from which no pod has responded goes to its box, for IPv6, too.
+func TestPage_AttemptGoesToItsAddress(t *testing.T) {
+	fake := serveSnapshots(t, 1) // before the tab: the tab must close first
+	tab := newTab(t)
+	open(t, tab, fake.url)
+	for peer, ip := range map[string]string{"10.0.0.1:9090": "10.0.0.1", "[fd00::1]:9090": "fd00::1"} {
+		snapshot, err := json.Marshal(object{
+			"ways": []object{way("grpc", "client", 2)}, "pods": []object{{"ip": ip, "state": "ready"}, {"ip": "fd00::", "state": "ready"}},
+			"calls": []object{{"via": "grpc", "class": "timeout", "call": object{"peer": peer, "tries": []object{{"peer": peer}}}}},
+		})
+		require.NoError(t, err)
+		assert.Equal(t, []string{ip}, eval[[]string](t, tab, fmt.Sprintf(`Promise.all([import('/static/dots.js'), import('/static/model.js')]).then(([{ Dots }, { model }]) => {
+			const dots = new Dots(null), keys = [];
+			dots.start = (via, stops) => keys.push(...stops.map((s) => s.pod));
+			dots.add(model(%s));
+			return keys;
+		})`, snapshot)), peer)
+	}
+}
+
+// Names are text, whatever they hold.
+func TestPage_NamesAreText(t *testing.T) {
+	fake := serveSnapshots(t, 1)
+	tab := newTab(t)
+	open(t, tab, fake.url)
+	hostile := `<img src=x onerror="document.title='taken'">${}</script>`
+	await(t, tab, `document.querySelectorAll('.pod').length === 1`)
+	snapshot, err := json.Marshal(object{
+		"ways": []object{{"via": "http", "target": hostile, "addresses": []string{hostile}}},
+		"pods": []object{{"pod": hostile, "ip": hostile, "node": hostile, "zone": hostile, "state": "ready", "fault": object{"latency": hostile}, "via": object{"http": object{"count": 20, "rate": 1, "p50": 1, "errors": object{hostile: 1}}}}},
+	})
+	require.NoError(t, err)
+	got := eval[bool](t, tab, fmt.Sprintf(`Promise.all(['dots', 'model', 'picture', 'table', 'lesson'].map((n) => import('/static/' + n + '.js'))).then(([, { model }, { Picture }, { Table }, { lessons }]) => {
+		const m = model(%s);
+		new Picture(() => {}).update(m, 'http', true);
+		new Table(() => {}).update(m, true);
+		return document.querySelectorAll('img').length === 0 && document.body.innerText.includes('onerror') && document.title !== 'taken' && lessons(m).length > 0;
+	})`, snapshot))
+	assert.True(t, got)
 }
 
 // A hundred pods are a dense grid, and neither snapshots nor calls pile up in the page.

@@ -33,6 +33,8 @@ const (
 	dialTimeout = timeout / 4
 	// concurrency is how many pods get a request at once.
 	concurrency = 16
+	// maxChanges is how many changes are made at once: each sends requests to all pods.
+	maxChanges = 4
 	// maxResponse is the largest response accepted, in bytes.
 	maxResponse = 16 << 10
 )
@@ -42,12 +44,14 @@ type Pods struct {
 	url   url.URL
 	token *identity.Source
 	http  http.Transport
+	// changes has an element for each change under way.
+	changes chan struct{}
 }
 
 // New returns the Pods behind a URL: the name must resolve to the pods themselves, and not
 // to a virtual IP. token says who calls; nil means that calls do not.
 func New(pods url.URL, token *identity.Source) *Pods {
-	return &Pods{url: pods, token: token, http: http.Transport{
+	return &Pods{url: pods, token: token, changes: make(chan struct{}, maxChanges), http: http.Transport{
 		DisableKeepAlives:      true, // requests are rare, and there may be many pods
 		DialContext:            (&net.Dialer{Timeout: dialTimeout}).DialContext,
 		MaxResponseHeaderBytes: maxResponse,
@@ -98,6 +102,12 @@ func (p *Pods) Clear(ctx context.Context, pod string) (Status, error) {
 func (p *Pods) change(ctx context.Context, method, pod string, body []byte) (Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	select {
+	case p.changes <- struct{}{}:
+		defer func() { <-p.changes }()
+	case <-ctx.Done():
+		return Status{}, fmt.Errorf("wait for other changes: %w", ctx.Err())
+	}
 	var mu sync.Mutex
 	var status Status
 	var decodeErr, failed error

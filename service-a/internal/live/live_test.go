@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"runtime"
 	"strconv"
 	"testing"
@@ -47,7 +48,7 @@ func dataOf(name string) *datav1.Data {
 
 // infoOf describes a call to one of several addresses.
 func infoOf(ip string, ms float64) backend.CallInfo {
-	return backend.CallInfo{BalancedBy: call.BalancedByClient, Peer: ip + ":9090", DurationMS: ms}
+	return backend.CallInfo{BalancedBy: call.BalancedByClient, Peer: net.JoinHostPort(ip, "9090"), DurationMS: ms}
 }
 
 // While nobody watches, a call allocates nothing more, and nothing is kept. The first viewer
@@ -297,6 +298,33 @@ func TestWindow_PodChangesIP(t *testing.T) {
 	assert.Equal(t, map[string]string{"10.0.0.2": "b-1"}, w.podAt)
 	w.record(start, "grpc", nil, infoOf("10.0.0.1", 1), &call.Error{Class: call.Refused, Err: errors.New("refused")})
 	assert.Equal(t, map[string]map[call.Class]uint32{"grpc": {call.Refused: 1}}, w.snapshot(start, nil).Unserved)
+}
+
+// A pod with an IPv4 and an IPv6 address is one pod, whichever of them calls use, and failed
+// calls to both are its own. When it comes back with others, both are forgotten.
+func TestWindow_PodHasTwoIPs(t *testing.T) {
+	start := time.Unix(1_000_000, 0)
+	w := newWindow(start)
+	way := WayState{Via: "grpc", BalancedBy: call.BalancedByClient}
+	for i := range 2 {
+		pod := &datav1.Instance{Pod: fmt.Sprintf("b-%d", i+1), Ip: fmt.Sprintf("10.0.0.%d", i+1)}
+		for _, ip := range []string{pod.GetIp(), fmt.Sprintf("fd00::%d", i+1)} {
+			way.endpoints = append(way.endpoints, call.Endpoint{Addr: net.JoinHostPort(ip, "9090")})
+			w.record(start, "grpc", pod, infoOf(ip, 1), nil)
+			w.record(start, "grpc", nil, infoOf(ip, 1), &call.Error{Class: call.Timeout, Err: errors.New("late")})
+		}
+	}
+	got := w.snapshot(start, []WayState{way})
+	require.Len(t, got.Pods, 2)
+	for i, p := range got.Pods {
+		assert.Equal(t, fmt.Sprintf("10.0.0.%d", i+1), p.IP)
+		assert.Equal(t, ready, p.State)
+		assert.Equal(t, uint32(4), p.Via["grpc"].Count)
+	}
+	assert.Empty(t, got.Unserved)
+
+	w.record(start, "grpc", &datav1.Instance{Pod: "b-1", Ip: "10.0.0.9"}, infoOf("10.0.0.9", 1), nil)
+	assert.Equal(t, map[string]string{"10.0.0.9": "b-1", "10.0.0.2": "b-2", "fd00::2": "b-2"}, w.podAt)
 }
 
 // What a call costs more because it may be watched.

@@ -142,7 +142,7 @@ func (w *window) podStates(now time.Time, ways []WayState) []podState {
 			continue
 		}
 		states = append(states, podState{
-			Pod: name, Node: p.instance.GetNode(), Zone: p.instance.GetZone(), IP: cmp.Or(p.dialedIP, p.instance.GetIp()), Version: p.instance.GetVersion(),
+			Pod: name, Node: p.instance.GetNode(), Zone: p.instance.GetZone(), IP: cmp.Or(p.dialedIPs[0], p.dialedIPs[1], p.instance.GetIp()), Version: p.instance.GetVersion(),
 			State: state, Fault: p.faultState(now), Seen: unixMilli(p.seen), Via: calls,
 		})
 	}

@@ -5,6 +5,7 @@ import (
 	"math"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -45,13 +46,13 @@ type window struct {
 
 // pod is an instance of service-b.
 type pod struct {
-	instance *datav1.Instance
-	dialedIP string    // where a client that balances reached it; outside a pod it differs from the instance's own
-	seen     time.Time // when it last responded to a call
-	listedAt time.Time // when a name last resolved to one of its IPs
-	fault    fault.Fault
-	faultAt  time.Time          // the time for which fault was recorded
-	series   map[string]*series // by via
+	instance  *datav1.Instance
+	dialedIPs [2]string // IPv4 and IPv6, where a client that balances reached it; outside a pod they differ from the instance's own
+	seen      time.Time // when it last responded to a call
+	listedAt  time.Time // when a name last resolved to one of its IPs
+	fault     fault.Fault
+	faultAt   time.Time          // the time for which fault was recorded
+	series    map[string]*series // by via
 }
 
 func newWindow(now time.Time) *window {
@@ -131,32 +132,33 @@ func (w *window) podFor(instance *datav1.Instance) *pod {
 		w.pods[instance.GetPod()] = p
 	}
 	if ip := instance.GetIp(); ip != p.instance.GetIp() {
-		w.forget(p, p.instance.GetIp())
+		for _, former := range w.ips(p) {
+			delete(w.podAt, former)
+		}
+		p.dialedIPs = [2]string{}
 		w.podAt[ip] = instance.GetPod()
 	}
 	p.instance = instance
 	return p
 }
 
-// setDialedIP records that a client that balances reached p at an IP.
+// setDialedIP records that a client that balances reached p at an IP, in place of the former
+// one of the same family.
 func (w *window) setDialedIP(p *pod, ip string) {
-	if p.dialedIP != ip {
-		w.forget(p, p.dialedIP)
+	family := 0
+	if strings.Contains(ip, ":") {
+		family = 1
 	}
-	p.dialedIP = ip
+	if former := p.dialedIPs[family]; former != ip && w.podAt[former] == p.instance.GetPod() {
+		delete(w.podAt, former)
+	}
+	p.dialedIPs[family] = ip
 	w.podAt[ip] = p.instance.GetPod()
-}
-
-// forget records that p is no longer at an IP.
-func (w *window) forget(p *pod, ip string) {
-	if w.podAt[ip] == p.instance.GetPod() {
-		delete(w.podAt, ip)
-	}
 }
 
 // ips returns the IPs that are p's, and no other pod's meanwhile.
 func (w *window) ips(p *pod) []string {
-	return slices.DeleteFunc([]string{p.dialedIP, p.instance.GetIp()}, func(ip string) bool { return w.podAt[ip] != p.instance.GetPod() })
+	return slices.DeleteFunc([]string{p.dialedIPs[0], p.dialedIPs[1], p.instance.GetIp()}, func(ip string) bool { return w.podAt[ip] != p.instance.GetPod() })
 }
 
 func (w *window) dropOldest() {

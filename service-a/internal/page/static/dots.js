@@ -2,6 +2,7 @@
 // its calls only; the others become dots without a story, shared among the pods as the calls were.
 
 import { SHAPES, byId, calm, svg } from "./dom.js";
+import { hostOf } from "./model.js";
 
 const MAX_DOTS = 180;      // in the picture at once
 const MAX_PER_SNAPSHOT = 60;
@@ -128,7 +129,7 @@ const key = (via, pod) => via + " " + pod;
 
 // routeOf returns where a call went: the pods of its attempts, in order. An attempt whose pod is unknown has pod null.
 function routeOf(c, m) {
-  const keyOf = (t) => m.pods.find((p) => (t.pod ? p.pod === t.pod : p.ip && t.peer && t.peer.startsWith(p.ip + ":")))?.key ?? null;
+  const keyOf = (t) => m.pods.find((p) => (t.pod ? p.pod === t.pod : p.ip && p.ip === hostOf(t.peer ?? "")))?.key ?? null;
   const tries = c.call?.tries ?? [];
   const stops = tries.slice(0, -1).map((t) => ({ pod: keyOf(t), ok: false }));
   stops.push({ pod: keyOf({ pod: c.pod, peer: c.call?.peer }), ok: c.class === "ok" });

@@ -1,6 +1,7 @@
 // The connection to api/live, which also carries the load that the page asks for: another request might reach another
 // instance of service-a, whose calls this stream does not show. The browser reconnects by itself after a broken stream; after
-// an HTTP error, or if snapshots stop coming, this module connects again. While the page is hidden there is no connection.
+// an HTTP error, or if snapshots stop coming, this module connects again; after the error first without the load, because the
+// service-a that responds now may lack its way of calling. While the page is hidden there is no connection.
 
 const SILENCE_MS = 6000; // snapshots come every 500 ms
 const RETRY_MS = 2000;
@@ -9,6 +10,7 @@ const RETRY_MS = 2000;
 // connects again, with other parameters: via, rate, and n for a burst.
 export function connect({ hello, snapshot, burst, state }) {
   let query = "";
+  let bare = false; // connect without query
   let source = null;
   let silence = 0;
   let retry = 0;
@@ -44,25 +46,31 @@ export function connect({ hello, snapshot, burst, state }) {
       source = null;
       return;
     }
-    source = new EventSource("api/live" + query);
+    source = new EventSource("api/live" + (bare ? "" : query));
     source.addEventListener("hello", on((h) => {
-      withoutBurst(); // service-a has it now
-      hello(h);
+      if (!bare) withoutBurst(); // service-a has it now
+      hello(h); // may connect again, over another way
+      if (!bare) return;
+      bare = false;
+      if (query) open();
     }));
     source.addEventListener("snapshot", on(snapshot));
     source.addEventListener("burst", on(burst));
     source.onerror = () => {
       state("lost");
-      if (source?.readyState === EventSource.CLOSED) again(RETRY_MS);
+      if (source?.readyState !== EventSource.CLOSED) return;
+      bare = !bare;
+      again(RETRY_MS);
     };
     listen();
   };
   // A burst is made once, also if this module connects again.
-  const withoutBurst = () => (query = query.replace(/&n=[0-9]+/, ""));
+  const withoutBurst = () => (query = query.replace(/&n=[0-9]+/, "").replace(/.*&rate=0$/, ""));
   document.addEventListener("visibilitychange", open);
   open();
   return (via, rate, n = 0) => {
-    query = `?via=${encodeURIComponent(via)}&rate=${rate}` + (n > 0 ? `&n=${n}` : "");
+    query = rate > 0 || n > 0 ? `?via=${encodeURIComponent(via)}&rate=${rate}` + (n > 0 ? `&n=${n}` : "") : "";
+    bare = false;
     open();
   };
 }

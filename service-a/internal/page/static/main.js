@@ -134,7 +134,7 @@ function drawWays(ways) {
   if (root.dataset.ways === wanted || ways.length === 0) return;
   root.dataset.ways = wanted;
   root.replaceChildren();
-  if (!ways.includes(load.via)) load.via = ways[0];
+  if (!ways.includes(load.via)) load.set({ via: ways[0] });
   for (const via of ways) {
     const input = option(root, "via", via, wayShort(via), via === load.via, glyph(via));
     input.setAttribute("aria-label", wayLabel(via));

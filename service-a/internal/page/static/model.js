@@ -38,7 +38,11 @@ export function model(snapshot) {
   return { at: snapshot.at, pods, ways, unserved, calls: snapshot.calls ?? [], more: snapshot.more ?? 0 };
 }
 
-const order = (a = "", b = "") => a.localeCompare(b, "en", { numeric: true });
+// node-1 and node-01 have the same place as numbers, and are still two nodes.
+const order = (a = "", b = "") => a.localeCompare(b, "en", { numeric: true }) || (a < b ? -1 : Number(a > b));
+
+// hostOf returns the host of host:port.
+export const hostOf = (address) => address.replace(/:\d+$/, "").replace(/^\[|\]$/g, "");
 
 // zones groups pods that are sorted: [{ zone, nodes: [{ node, pods }] }].
 export function zones(pods) {

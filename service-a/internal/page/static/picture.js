@@ -2,7 +2,7 @@
 // them, and the dots that travel on the lines (dots.js), are SVG over the same area.
 
 import { attr, byId, el, glyph, keyed, svg, text } from "./dom.js";
-import { zones } from "./model.js";
+import { hostOf, zones } from "./model.js";
 import { count, errorsText, faultText, isDelay, ms, rate, shortPod, wayShort } from "./words.js";
 
 const ROWS = 6;   // up to so many pods are rows with all figures and buttons
@@ -205,9 +205,6 @@ export class Picture {
     for (const z of zones(pods)) for (const n of z.nodes) yield ["group " + n.pods[0].key, n.pods];
   }
 }
-
-// hostOf returns the host of host:port.
-const hostOf = (address) => address.replace(/:\d+$/, "").replace(/^\[|\]$/g, "");
 
 function makeName(w) {
   return el("div", { class: "box name " + w.via, "data-via": w.via },

@@ -122,7 +122,7 @@ function tree(c, caller, traceUrl) {
   }
   if (call.traceId) {
     const id = el("code", {}, call.traceId);
-    parts.push(el("p", { class: "trace" }, "Trace ", traceUrl ? el("a", { href: traceUrl.replace("{traceId}", encodeURIComponent(call.traceId)), target: "_blank", rel: "noopener noreferrer" }, id) : id));
+    parts.push(el("p", { class: "trace" }, "Trace ", traceUrl ? el("a", { href: traceUrl.replaceAll("{traceId}", encodeURIComponent(call.traceId)), target: "_blank", rel: "noopener noreferrer" }, id) : id));
   }
   return parts;
 }
