@@ -62,7 +62,7 @@ func grpcCodes() (names []string) {
 }
 
 func outcomes() (names []string) {
-	for _, class := range []call.Class{call.OK, call.DNS, call.Refused, call.Timeout, call.Unavailable, call.Denied, call.Token, call.Canceled, call.Other} {
+	for _, class := range append([]call.Class{call.OK}, call.Failures[:]...) {
 		names = append(names, string(class))
 	}
 	return names
@@ -104,9 +104,9 @@ func TestMetrics_AreDocumented(t *testing.T) {
 		kittest.Get(t, "http://"+b+":"+httpPort+path)
 	}
 	refused := "127.0.0.1:" + kittest.FreePort()
-	stranger := startA(t, name, "ADMIN_ADDR="+refused) // has no token
+	tokenless := startA(t, name, "ADMIN_ADDR="+refused)
 	for _, via := range transports {
-		status, _, body := getData(t, stranger, "via="+via)
+		status, _, body := getData(t, tokenless, "via="+via)
 		assert.Equal(t, http.StatusBadGateway, status, body)
 	}
 

@@ -46,7 +46,7 @@ func TestPair_ServiceBKnowsItsCaller(t *testing.T) {
 		"accepted":             {tokenFile(t, issuer, "service-b", "friend"), http.StatusOK, ""},
 		"without token":        {"", http.StatusBadGateway, "denied"},
 		"for another audience": {tokenFile(t, issuer, "service-c", "friend"), http.StatusBadGateway, "denied"},
-		"another subject":      {tokenFile(t, issuer, "service-b", "stranger"), http.StatusBadGateway, "denied"},
+		"another subject":      {tokenFile(t, issuer, "service-b", "intruder"), http.StatusBadGateway, "denied"},
 	} {
 		t.Run(caller, func(t *testing.T) {
 			a := startA(t, name, "SERVICE_B_TOKEN_FILE="+c.file, "HEALTH_DETAILS=on")
@@ -100,7 +100,7 @@ func TestReady_NeedsToken(t *testing.T) {
 func TestPair_GuardedStream(t *testing.T) {
 	t.Parallel()
 	issuer, name := startGuardedB(t)
-	for subject, want := range map[string]string{"friend": `"sequence":`, "stranger": `"class":"denied"`} {
+	for subject, want := range map[string]string{"friend": `"sequence":`, "intruder": `"class":"denied"`} {
 		a := startA(t, name, "SERVICE_B_TOKEN_FILE="+tokenFile(t, issuer, "service-b", subject))
 		assert.Contains(t, firstEvent(t, a), want, subject)
 	}

@@ -187,8 +187,8 @@ func TestPair_AcceptsLargeTraceHeaders(t *testing.T) {
 	}
 }
 
-// Health requests and scrapes make no spans, nor do the calls of the checks behind /health,
-// and the clients' watches of gRPC health.
+// Health requests, scrapes and requests to the fault switch make no spans, nor do the calls
+// of the checks behind /health, and the clients' watches of gRPC health.
 func TestTraces_LeaveOutProbes(t *testing.T) {
 	received, a, bs := startTraced(t, 2, "grpc")
 	for range 3 {
@@ -198,8 +198,10 @@ func TestTraces_LeaveOutProbes(t *testing.T) {
 				assert.Equal(t, http.StatusOK, code, path)
 			}
 		}
-		code, _, _ := kittest.Get(t, "http://"+bs[0].addr+":"+adminPort+"/metrics")
-		assert.Equal(t, http.StatusOK, code)
+		for _, url := range []string{bs[0].addr + ":" + adminPort + "/metrics", bs[0].addr + ":" + httpPort + "/faults"} {
+			code, _, _ := kittest.Get(t, "http://"+url)
+			assert.Equal(t, http.StatusOK, code, url)
+		}
 	}
 	var calls []string
 	for _, transport := range transports {
@@ -209,6 +211,32 @@ func TestTraces_LeaveOutProbes(t *testing.T) {
 	}
 	for _, span := range received.Spans() {
 		assert.Contains(t, calls, span.TraceID, "%+v", span)
+	}
+}
+
+// A sampler that is not parent-based ignores that the checks behind /health are not sampled:
+// each of their calls is a trace.
+func TestTraces_OtherSamplerTracesChecks(t *testing.T) {
+	received, a, _ := startTraced(t, 1, "grpc", "OTEL_TRACES_SAMPLER=always_on")
+	code, _, _ := kittest.Get(t, a.URL+"/health")
+	require.Equal(t, http.StatusOK, code)
+	kittest.Eventually(t, func() bool { return len(received.Spans()) >= 2*len(transports) }, "the checks make spans in both services")
+	trees := map[string]bool{}
+	for _, span := range received.Spans() {
+		trees[otlp.Tree(received.Trace(span.TraceID))] = true
+	}
+	assert.Equal(t, map[string]bool{
+		"service-a client HTTP GET\n  service-b server GET /api/data\n":                                  true,
+		"service-a client data.v1.DataService/GetData\n  service-b server data.v1.DataService/GetData\n": true,
+	}, trees)
+}
+
+// The services pass traces on in the W3C headers, whatever OTEL_PROPAGATORS says.
+func TestTraces_IgnorePropagators(t *testing.T) {
+	received, a, _ := startTraced(t, 1, "grpc", "OTEL_PROPAGATORS=b3")
+	for _, transport := range transports {
+		id, _ := getTraced(t, t.Context(), a.URL+"/api/data?via="+transport, "01")
+		kittest.Eventually(t, func() bool { return len(received.Trace(id)) == 3 }, "both services continue the client's trace")
 	}
 }
 

@@ -31,7 +31,7 @@ const prometheusPort = 9090
 // A Prometheus in another namespace scrapes both services. The alert TandemGRPCPinned
 // fires while all gRPC calls come through the ClusterIP, and ends when they come
 // through the headless name. The rules are those of components/prometheus, over shorter times.
-func TestPrometheus_PinningAlarmFires(t *testing.T) {
+func TestPrometheus_PinningAlertFires(t *testing.T) {
 	c := connect(t)
 	c.requireKind(t)
 	defer c.saveOnFailure(t)

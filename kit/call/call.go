@@ -35,6 +35,9 @@ const (
 	Other       Class = "other"       // anything else, such as a response that cannot be decoded
 )
 
+// Failures lists every class except OK.
+var Failures = [...]Class{DNS, Refused, Timeout, Unavailable, Denied, Token, Canceled, Other}
+
 // StatusCanceled is the status, as nginx uses it, of a request whose client
 // disconnected. The client rarely receives it: it is for metrics and logs.
 const StatusCanceled = 499
@@ -234,11 +237,18 @@ func (r *Record) Tried(peer string, took time.Duration, class Class, err error) 
 	t := &r.tries[r.Attempts-1]
 	*t = Try{Peer: peer, DurationMS: float64(took.Microseconds()) / 1000, Class: class}
 	if err != nil {
-		t.Reason = strings.ToValidUTF8(err.Error(), "\ufffd")
-		if len(t.Reason) > maxReason {
-			t.Reason = strings.ToValidUTF8(t.Reason[:maxReason], "") + "…"
-		}
+		t.Reason = Shorten(err.Error(), maxReason)
 	}
+}
+
+// Shorten returns a text as valid UTF-8, with at most maxBytes bytes of it. "…" follows if
+// the text was longer.
+func Shorten(text string, maxBytes int) string {
+	text = strings.ToValidUTF8(text, "\ufffd")
+	if len(text) <= maxBytes {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxBytes], "") + "…"
 }
 
 // Tries returns the attempts in their order.

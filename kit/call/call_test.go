@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -308,6 +310,31 @@ func TestBalancerOf_CountsAddresses(t *testing.T) {
 		{[]string{"10.0.0.1:80", "10.0.0.2:80", "[fd00::1]:80"}, call.BalancedByClient},
 	} {
 		assert.Equal(t, tt.want, call.BalancerOf(tt.addrs), "%v", tt.addrs)
+	}
+}
+
+// Failures has every constant of type Class but OK: a class that it lacks would not be
+// counted.
+func TestFailures_HasEveryClass(t *testing.T) {
+	source, err := os.ReadFile("call.go")
+	require.NoError(t, err)
+	var classes []call.Class
+	for _, m := range regexp.MustCompile(`(?m)^\t\w+ +Class += "(\w+)"`).FindAllSubmatch(source, -1) {
+		classes = append(classes, call.Class(m[1]))
+	}
+	assert.Equal(t, classes, append([]call.Class{call.OK}, call.Failures[:]...))
+}
+
+func TestShorten_KeepsWholeCharacters(t *testing.T) {
+	for text, want := range map[string]string{
+		"four":    "four",
+		"fours":   "four…",
+		"fouré":   "four…",
+		"foué":    "fou…", // é has two bytes
+		"\xff":    "\ufffd",
+		"\xffabc": "\ufffda…",
+	} {
+		assert.Equal(t, want, call.Shorten(text, 4), "%q", text)
 	}
 }
 

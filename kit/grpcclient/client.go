@@ -19,7 +19,8 @@
 //	call.go        unary: fills in call.Record: the server's address, the attempts
 //
 // stream.go does the same for streams. Skip on a first reading: balancer.go, which
-// gives gRPC the picker, resolver.go, which keeps the addresses current, and trace.go.
+// gives gRPC the picker, resolver.go, which keeps the addresses current, view.go, which
+// shows the endpoints to a caller that watches them, and trace.go.
 package grpcclient
 
 import (

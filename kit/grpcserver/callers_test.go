@@ -43,14 +43,14 @@ func watch(ctx context.Context, conn *grpc.ClientConn) error {
 	return err
 }
 
-// A stranger is refused by every service except health, and takes no place of the
-// concurrency limit.
+// An unknown caller is refused by every service except health, and does not count towards
+// the concurrency limit.
 func TestServer_AcceptsKnownCallersOnly(t *testing.T) {
 	t.Parallel()
 	issuer := kittest.NewIssuer(t)
 	o := acceptOnly(t, issuer)
 	o.Limiter = limiter.New(1, kittest.Telemetry(t, io.Discard).Metrics)
-	require.NoError(t, o.Limiter.Acquire(t.Context())) // the only place is taken
+	require.NoError(t, o.Limiter.Acquire(t.Context())) // the limit is reached
 	s := start(t, o, echo.Echo{})
 	friend := issuer.Token(t, map[string]any{"aud": "b", "sub": "friend"})
 	for name, c := range map[string]struct {
@@ -59,12 +59,12 @@ func TestServer_AcceptsKnownCallersOnly(t *testing.T) {
 	}{
 		"without token":        {t.Context(), codes.Unauthenticated},
 		"for another audience": {withToken(t.Context(), issuer.Token(t, map[string]any{"aud": "c", "sub": "friend"})), codes.Unauthenticated},
-		"another subject":      {withToken(t.Context(), issuer.Token(t, map[string]any{"aud": "b", "sub": "stranger"})), codes.PermissionDenied},
+		"another subject":      {withToken(t.Context(), issuer.Token(t, map[string]any{"aud": "b", "sub": "intruder"})), codes.PermissionDenied},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := s.say(c.ctx)
 			assert.Equal(t, c.code, status.Code(err), "%v", err)
-			assert.NotContains(t, err.Error(), "stranger")
+			assert.NotContains(t, err.Error(), "intruder")
 			err = watch(c.ctx, s.conn)
 			assert.Equal(t, c.code, status.Code(err), "%v", err)
 		})

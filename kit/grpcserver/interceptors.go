@@ -150,20 +150,50 @@ type streamWithContext struct {
 
 func (s *streamWithContext) Context() context.Context { return s.ctx }
 
-// authenticateUnary refuses calls without a valid token. It comes before shedUnary: a
-// stranger must not take a place from a caller.
-func authenticateUnary(callers *identity.Verifier) grpc.UnaryServerInterceptor {
+// guardUnary refuses each call for which check returns an error, except gRPC's own calls.
+// It calls done after the handler of a call that is not refused.
+func guardUnary(check func(context.Context) error, done func()) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-		if callers != nil && !isInternal(info.FullMethod) {
-			if _, err := verify(ctx, callers); err != nil {
-				return nil, err
-			}
+		if isInternal(info.FullMethod) {
+			return next(ctx, req)
 		}
+		if err := check(ctx); err != nil {
+			return nil, refusal(err)
+		}
+		defer done()
 		return next(ctx, req)
 	}
 }
 
-// authenticateStream is authenticateUnary for streams. A stream ends when its token
+// guardStream is guardUnary for streams.
+func guardStream(check func(context.Context) error, done func()) grpc.StreamServerInterceptor {
+	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+		if isInternal(info.FullMethod) {
+			return next(srv, ss)
+		}
+		if err := check(ss.Context()); err != nil {
+			return refusal(err)
+		}
+		defer done()
+		return next(srv, ss)
+	}
+}
+
+// nothing is the done of a check that acquires nothing.
+func nothing() {}
+
+// authenticate returns a check for guardUnary: has the call a valid token?
+func authenticate(callers *identity.Verifier) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if callers == nil {
+			return nil
+		}
+		_, err := verify(ctx, callers)
+		return err
+	}
+}
+
+// authenticateStream refuses streams without a valid token. A stream ends when its token
 // expires. The code is UNAVAILABLE, as at the end of a connection's age: the caller may
 // open the stream again, with its present token.
 func authenticateStream(callers *identity.Verifier) grpc.StreamServerInterceptor {
@@ -173,7 +203,7 @@ func authenticateStream(callers *identity.Verifier) grpc.StreamServerInterceptor
 		}
 		caller, err := verify(ss.Context(), callers)
 		if err != nil {
-			return err
+			return refusal(err)
 		}
 		ctx, cancel := context.WithDeadlineCause(ss.Context(), caller.Expiry, identity.ErrExpired)
 		defer cancel()
@@ -185,85 +215,25 @@ func authenticateStream(callers *identity.Verifier) grpc.StreamServerInterceptor
 	}
 }
 
+// verify returns the caller that a call's token names.
 func verify(ctx context.Context, callers *identity.Verifier) (identity.Caller, error) {
 	var authorization string
 	if values := metadata.ValueFromIncomingContext(ctx, "authorization"); len(values) > 0 {
 		authorization = values[0]
 	}
-	caller, err := callers.Verify(ctx, authorization)
-	switch {
-	case err == nil:
-		return caller, nil
-	case errors.Is(err, identity.ErrNoToken), errors.Is(err, identity.ErrInvalidToken):
-		err = status.Error(codes.Unauthenticated, err.Error())
-	case errors.Is(err, identity.ErrDenied):
-		err = status.Error(codes.PermissionDenied, err.Error())
-	case errors.Is(err, identity.ErrUnavailable):
-		err = status.Error(codes.Unavailable, err.Error())
-	default:
-		err = refusal(err)
-	}
-	return caller, err
-}
-
-// shedUnary refuses calls beyond the concurrency limit.
-func shedUnary(limit *limiter.Limiter) grpc.UnaryServerInterceptor {
-	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-		if isInternal(info.FullMethod) {
-			return next(ctx, req)
-		}
-		if err := limit.Acquire(ctx); err != nil {
-			return nil, refusal(err)
-		}
-		defer limit.Release()
-		return next(ctx, req)
-	}
-}
-
-// shedStream refuses streams beyond their part of the concurrency limit.
-func shedStream(limit *limiter.Limiter) grpc.StreamServerInterceptor {
-	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-		if isInternal(info.FullMethod) {
-			return next(srv, ss)
-		}
-		if err := limit.AcquireStream(ss.Context()); err != nil {
-			return refusal(err)
-		}
-		defer limit.ReleaseStream()
-		return next(srv, ss)
-	}
-}
-
-// injectFaultUnary injects the faults that the switch is set to.
-func injectFaultUnary(s *fault.Switch) grpc.UnaryServerInterceptor {
-	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-		if !isInternal(info.FullMethod) {
-			if err := s.Inject(ctx); err != nil {
-				return nil, refusal(err)
-			}
-		}
-		return next(ctx, req)
-	}
-}
-
-// injectFaultStream is injectFaultUnary for streams.
-func injectFaultStream(s *fault.Switch) grpc.StreamServerInterceptor {
-	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-		if !isInternal(info.FullMethod) {
-			if err := s.Inject(ss.Context()); err != nil {
-				return refusal(err)
-			}
-		}
-		return next(srv, ss)
-	}
+	return callers.Verify(ctx, authorization)
 }
 
 // refusal returns the error of a call whose handler was not called.
 func refusal(err error) error {
 	switch {
+	case errors.Is(err, identity.ErrNoToken), errors.Is(err, identity.ErrInvalidToken):
+		return status.Error(codes.Unauthenticated, err.Error())
+	case errors.Is(err, identity.ErrDenied):
+		return status.Error(codes.PermissionDenied, err.Error())
 	case errors.Is(err, limiter.ErrFull):
 		return errShed()
-	case errors.Is(err, fault.ErrInjected):
+	case errors.Is(err, identity.ErrUnavailable), errors.Is(err, fault.ErrInjected):
 		return status.Error(codes.Unavailable, err.Error())
 	default:
 		return status.FromContextError(err).Err()

@@ -148,17 +148,17 @@ func New(o Options) *Server {
 		grpc.ChainUnaryInterceptor(
 			metrics.UnaryServerInterceptor(middleware.WithExemplarFromContext(telemetry.Exemplar)),
 			logUnary(o.Telemetry.Log),
-			authenticateUnary(o.Callers),
-			shedUnary(o.Limiter),
-			injectFaultUnary(o.Faults),
+			guardUnary(authenticate(o.Callers), nothing), // before the limit, so that an unknown caller does not count towards it
+			guardUnary(o.Limiter.Acquire, o.Limiter.Release),
+			guardUnary(o.Faults.Inject, nothing),
 		),
 		grpc.ChainStreamInterceptor(
 			metrics.StreamServerInterceptor(middleware.WithExemplarFromContext(telemetry.Exemplar)),
 			logStream(o.Telemetry.Log),
 			s.endOnShutdown,
 			authenticateStream(o.Callers),
-			shedStream(o.Limiter),
-			injectFaultStream(o.Faults),
+			guardStream(o.Limiter.AcquireStream, o.Limiter.ReleaseStream),
+			guardStream(o.Faults.Inject, nothing),
 		),
 	)...)
 	grpc_health_v1.RegisterHealthServer(s.Server, o.Health.GRPC())

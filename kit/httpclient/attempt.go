@@ -10,6 +10,8 @@ import (
 	"net/http/httptrace"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"example.com/tandem/kit/call"
 	"example.com/tandem/kit/internal/endpoint"
 )
@@ -25,7 +27,20 @@ type attempt struct {
 	conn     *conn
 }
 
-// send makes one attempt and reads the response.
+// makeAttempt makes one attempt. If the trace is sampled, the attempt is a span, from the
+// lookup of the name to the end of the response.
+func (t *target) makeAttempt(ctx context.Context, req *http.Request, a *attempt) (*http.Response, error) {
+	if t.traced == nil || !t.telemetry.Traced(trace.SpanContextFromContext(ctx)) {
+		return t.send(ctx, req, a)
+	}
+	resp, err := t.traced.RoundTrip(req.WithContext(context.WithValue(ctx, attemptKey{}, a)))
+	if err == nil {
+		_ = resp.Body.Close() // ends the span; the body is in memory, and can still be read
+	}
+	return resp, err
+}
+
+// send chooses an endpoint, sends the request and reads the response.
 func (t *target) send(ctx context.Context, req *http.Request, a *attempt) (*http.Response, error) {
 	if _, err := t.name.Addresses(ctx); err != nil {
 		return nil, err

@@ -50,7 +50,7 @@ func (t *transport) RoundTrip(req *http.Request) (resp *http.Response, err error
 		}
 		start := time.Now()
 		a = attempt{n: a.n + 1, avoid: a.addr, mayRetry: mayRetry}
-		resp, err = target.attempt(ctx, req, &a) //nolint:bodyclose // send reads and closes it
+		resp, err = target.makeAttempt(ctx, req, &a) //nolint:bodyclose // send reads and closes it
 		t.observe(req, resp, start)
 		record.Tried(a.peer, time.Since(start), classOf(resp, err), reasonOf(resp, err))
 		return resultOf(req, resp, err, a.alone)

@@ -11,6 +11,8 @@
 //	client.go      New makes the client
 //	call.go        RoundTrip: sets the deadline; package retry makes up to three attempts
 //	idempotent.go  decides whether the request may be retried
+//	attempt.go     makeAttempt: calls send; if the trace is sampled, trace.go wraps that call
+//	               in a span
 //	attempt.go     send: chooses the endpoint, sends the request, reads the response
 //	outcome.go     what the response means for the endpoint, and for a retry
 //	call.go        RoundTrip: fills in call.Record: the server's address, the attempts

@@ -1,7 +1,6 @@
 package httpclient
 
 import (
-	"context"
 	"net"
 	"net/http"
 	"strconv"
@@ -13,19 +12,6 @@ import (
 
 	"example.com/tandem/kit/telemetry"
 )
-
-// attempt makes one attempt with send. If the trace is sampled, it is a span, from the
-// lookup of the name to the end of the response.
-func (t *target) attempt(ctx context.Context, req *http.Request, a *attempt) (*http.Response, error) {
-	if t.traced == nil || !t.telemetry.Traced(trace.SpanContextFromContext(ctx)) {
-		return t.send(ctx, req, a)
-	}
-	resp, err := t.traced.RoundTrip(req.WithContext(context.WithValue(ctx, attemptKey{}, a)))
-	if err == nil {
-		_ = resp.Body.Close() // ends the span; the body is in memory, and can still be read
-	}
-	return resp, err
-}
 
 // newTraced returns a transport that makes a span of each attempt.
 func newTraced(tel *telemetry.Telemetry, t *target) http.RoundTripper {

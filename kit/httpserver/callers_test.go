@@ -23,14 +23,15 @@ func acceptOnly(t *testing.T, issuer *kittest.Issuer) httpserver.Options {
 	return httpserver.Options{Callers: identity.NewVerifier(identity.Issuer{URL: issuer.URL, CAFile: issuer.CAFile}, "b", []string{"friend"}, tel)}
 }
 
-// A stranger gets 401 or 403, from routes of API and Streams only, and takes no place of
-// the concurrency limit. Without the issuer nobody is accepted, and a retry may help.
+// An unknown caller gets 401 or 403 from every route except those of Probes, and does not
+// count towards the concurrency limit. Without the issuer nobody is accepted, and a retry
+// may help.
 func TestServer_AcceptsKnownCallersOnly(t *testing.T) {
 	t.Parallel()
 	issuer := kittest.NewIssuer(t)
 	o := acceptOnly(t, issuer)
 	o.Limiter = limiter.New(1, kittest.Telemetry(t, io.Discard).Metrics)
-	require.NoError(t, o.Limiter.Acquire(t.Context())) // the only place is taken
+	require.NoError(t, o.Limiter.Acquire(t.Context())) // the limit is reached
 	s := serve(t, o, func(s *httpserver.Server) {
 		s.API.Get("/api", hello)
 		s.Streams.Get("/stream", hello)
@@ -67,11 +68,11 @@ func TestServer_AcceptsKnownCallersOnly(t *testing.T) {
 		assert.Equal(t, http.StatusUnauthorized, code)
 		assert.Equal(t, `Bearer error="invalid_token"`, header.Get("WWW-Authenticate"))
 
-		code, _, body = get(path, issuer.Token(t, map[string]any{"aud": "b", "sub": "stranger"}))
+		code, _, body = get(path, issuer.Token(t, map[string]any{"aud": "b", "sub": "intruder"}))
 		assert.Equal(t, http.StatusForbidden, code)
-		assert.NotContains(t, body, "stranger")
+		assert.NotContains(t, body, "intruder")
 	}
-	for _, path := range []string{"/control", "/control-stream"} { // these need no place
+	for _, path := range []string{"/control", "/control-stream"} { // the limit does not apply to these
 		code, _, _ := get(path, friend)
 		assert.Equal(t, http.StatusOK, code, path)
 		code, _, _ = get(path, "")

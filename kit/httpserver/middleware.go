@@ -249,9 +249,9 @@ func limitTime(next http.Handler) http.Handler {
 	})
 }
 
-// authenticate refuses requests without a valid token. It comes before shed: a stranger
-// must not take a place from a caller. The context of a stream ends when the token
-// expires; another request is allowed to finish.
+// authenticate refuses requests without a valid token. It comes before shed, so that an
+// unknown caller does not count towards the concurrency limit. The context of a stream
+// ends when the token expires; another request is allowed to finish.
 func authenticate(callers *identity.Verifier, stream bool) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		if callers == nil {
@@ -318,7 +318,8 @@ func injectFaults(s *fault.Switch) func(http.Handler) http.Handler {
 }
 
 // refuse responds 503 to a request whose handler was not called: the client may
-// retry it, after the time in Retry-After. A client that disconnected gets none.
+// retry it, after the time in Retry-After. If the client has disconnected, no response is
+// written.
 func refuse(w http.ResponseWriter, r *http.Request, err error, retryAfter time.Duration) {
 	if errors.Is(err, context.Canceled) {
 		return

@@ -84,7 +84,7 @@ type Options struct {
 	// Limiter is the concurrency limit, shared with the process's other servers;
 	// nil is no limit.
 	Limiter *limiter.Limiter
-	// Callers says who may use API and Streams; nil is everybody.
+	// Callers says who may use API, Streams, Control and ControlStreams; nil is everybody.
 	Callers *identity.Verifier
 	// MaxBody is the size of the largest request body, in bytes; 0 is 64 KiB. A body
 	// is read into memory before its handler runs.

@@ -57,7 +57,7 @@ type Verifier struct {
 
 	// verified are tokens that were verified, by their hash. To verify a token takes more
 	// CPU time than the rest of a small call (BenchmarkVerify). Only valid tokens are kept,
-	// so strangers cannot fill it.
+	// so unknown callers cannot fill it.
 	mu       sync.Mutex
 	verified map[[sha256.Size]byte]verified
 }

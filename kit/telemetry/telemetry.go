@@ -167,10 +167,10 @@ func rootRatio(environ map[string]string) *float64 {
 }
 
 // Traced reports whether work in a trace becomes spans. parent is the caller's span, for a
-// server, or the span in whose course a call is made, for a client. If it is invalid, the
-// trace starts here, and each call of Traced decides anew.
+// server, or the current span, for a client. If it is invalid, the trace starts here, and
+// each call of Traced decides anew.
 //
-// If the answer is no, servers use Continue, and clients pass on the ids of their context:
+// If Traced returns false, servers use Continue, and clients pass on the ids of their context:
 // OpenTelemetry's instrumentation costs almost as much for a span that it drops as for one
 // that it keeps.
 func (t *Telemetry) Traced(parent oteltrace.SpanContext) bool {

@@ -230,7 +230,7 @@ func TestAlerts_HaveRunbooksAndTests(t *testing.T) {
 		assert.Contains(t, []string{"critical", "warning", "info"}, r.Labels["severity"], r.Alert)
 		assert.NotEmpty(t, r.Annotations["summary"], r.Alert)
 		assert.NotEmpty(t, r.Annotations["description"], r.Alert)
-		assert.Equal(t, "docs/runbooks.md#"+strings.ToLower(r.Alert), r.Annotations["runbook_url"])
+		assert.Equal(t, "docs/runbooks.md#"+strings.ToLower(r.Alert), r.Annotations["runbook"])
 		assert.Regexp(t, `alertname: `+r.Alert+`\n\s+exp_alerts:\n\s+- exp_labels`, string(tests), "no test expects it to fire")
 	}
 	var sections []string

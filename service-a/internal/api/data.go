@@ -1,7 +1,8 @@
-// Package api holds the handlers of service-a: one call to service-b (data.go),
-// many calls (spread.go), a stream (stream.go) and the page. A handler parses its
-// query (query.go), calls package backend, and writes JSON, server-sent events
-// or application/problem+json.
+// Package api holds the handlers of service-a: one call to service-b (data.go), many
+// calls (spread.go), a stream (stream.go), the calls as they happen (live.go), and the
+// faults of service-b's pods (faults.go). A handler parses its query (query.go), calls
+// package backend, live or faults, and writes JSON, server-sent events or
+// application/problem+json.
 package api
 
 import (

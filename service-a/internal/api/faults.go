@@ -64,7 +64,7 @@ func changeFault(c *live.Collector, change func(r *http.Request, pod string) (fa
 			problem.Write(w, faultProblem(err))
 			return
 		}
-		c.Heard(status)
+		c.FaultChanged(status)
 		writeJSON(w, status.Status)
 	}
 }
@@ -77,5 +77,5 @@ func faultProblem(err error) problem.Problem {
 		return problem.Problem{Status: http.StatusNotFound, Detail: unknown.Detail}
 	}
 	class := call.ClassOf(err)
-	return problem.Problem{Status: class.HTTPStatus(), Detail: "set the fault: " + err.Error(), Class: string(class)}
+	return problem.Problem{Status: class.HTTPStatus(), Detail: "change the fault: " + err.Error(), Class: string(class)}
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -25,7 +26,7 @@ type Hello struct {
 	Faults        bool              `json:"faults"`   // whether /api/faults exists
 	TraceURL      string            `json:"traceUrl"` // with {traceId} in it; empty if there is no trace UI
 	Ways          []live.WayState   `json:"ways"`
-	NoLoad        string            `json:"noLoad,omitempty"` // why no calls are made, if some were asked for
+	NoLoad        string            `json:"noLoad,omitempty"` // why the requested calls are not made
 }
 
 // Live handles GET /api/live?via=&rate=0..100&n=1..1000&key=: it sends snapshots of this
@@ -39,23 +40,16 @@ func Live(c *live.Collector, hello Hello, tel *telemetry.Telemetry) http.Handler
 	backends := c.Backends()
 	loads := make(chan struct{}, maxLoads)
 	return func(w http.ResponseWriter, r *http.Request) {
-		params, rate, n, err := parseLoad(r.URL.Query(), backends)
+		requested, err := parseLoad(r.URL.Query(), backends)
 		if err != nil {
 			problem.Error(w, http.StatusBadRequest, err.Error())
 			return
 		}
 		if r.Header.Get("Last-Event-ID") != "" {
-			n = 0 // a browser connects again by itself, and has had its burst
+			requested.n = 0 // a browser connects again by itself, and has had its burst
 		}
-		noLoad := ""
-		if rate > 0 || n > 0 {
-			select {
-			case loads <- struct{}{}:
-				defer func() { <-loads }()
-			default:
-				rate, n, noLoad = 0, 0, "Too many pages make calls already; this one makes none."
-			}
-		}
+		admitted, noLoad, release := admitLoad(requested, loads)
+		defer release()
 		viewer, leave, err := c.Join()
 		if err != nil {
 			problem.Write(w, problem.Problem{Status: http.StatusServiceUnavailable, Detail: err.Error(), RetryAfter: 10})
@@ -69,39 +63,65 @@ func Live(c *live.Collector, hello Hello, tel *telemetry.Telemetry) http.Handler
 		if err != nil || events.send(fmt.Sprintf("retry: 1000\n\nevent: hello\nid: 1\ndata: %s\n\n", first)) != nil {
 			return
 		}
-		// Without the cause with which the server ends the context when it drains: calls then
-		// end as canceled ones.
-		ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
-		defer context.AfterFunc(r.Context(), cancel)()
-		var calls errgroup.Group
-		defer func() {
-			cancel()
-			_ = calls.Wait()
-		}()
-		burst := make(chan spreadResponse, 1)
-		if rate > 0 {
-			calls.Go(func() error { callAtRate(ctx, params, rate, tel); return nil })
-		}
-		if n > 0 {
-			calls.Go(func() error { burst <- callMany(ctx, params, n); return nil })
-		}
-		for {
+		burst, stop := startLoad(r.Context(), admitted, tel)
+		defer stop()
+		for err == nil { // else the viewer has gone, or has read nothing for streamWriteTimeout
 			select {
 			case snapshot := <-viewer.Snapshots:
 				err = events.send("event: snapshot\ndata: ", string(snapshot), "\n\n")
 			case response := <-burst:
-				response.ServedBy, response.Via = hello.ServedBy, params.via
+				response.ServedBy, response.Via = hello.ServedBy, admitted.via
 				var body []byte
 				if body, err = json.Marshal(response); err == nil {
 					err = events.send(fmt.Sprintf("event: burst\ndata: %s\n\n", body))
 				}
-			case <-ctx.Done():
+			case <-r.Context().Done():
 				return
 			}
-			if err != nil {
-				return // the viewer has gone, or has read nothing for streamWriteTimeout
-			}
 		}
+	}
+}
+
+// load holds the calls that service-a makes for a client of /api/live: rate calls a second,
+// and n calls at once.
+type load struct {
+	params
+	rate, n int
+}
+
+// admitLoad returns the load and a function that ends it. If maxLoads clients have loads
+// already, it returns a load without calls, and the reason.
+func admitLoad(l load, loads chan struct{}) (admitted load, noLoad string, release func()) {
+	if l.rate == 0 && l.n == 0 {
+		return l, "", func() {}
+	}
+	select {
+	case loads <- struct{}{}:
+		return l, "", func() { <-loads }
+	default:
+		return load{}, "Too many pages make calls already; this one makes none.", func() {}
+	}
+}
+
+// startLoad starts to make the calls of a load. They end with ctx, or when stop is called,
+// which waits for them. burst receives the outcome of the n calls.
+func startLoad(ctx context.Context, l load, tel *telemetry.Telemetry) (burst <-chan spreadResponse, stop func()) {
+	// WithoutCancel drops the cause with which the server ends ctx when it drains, so that
+	// the calls end as canceled.
+	callCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	unlink := context.AfterFunc(ctx, cancel)
+	var calls sync.WaitGroup
+	if l.rate > 0 {
+		calls.Go(func() { callAtRate(callCtx, l.params, l.rate, tel) })
+	}
+	outcome := make(chan spreadResponse, 1)
+	if l.n > 0 {
+		calls.Go(func() { outcome <- callMany(callCtx, l.params, l.n) })
+	}
+	return outcome, func() {
+		unlink()
+		cancel()
+		calls.Wait()
 	}
 }
 
@@ -114,15 +134,15 @@ const (
 
 // parseLoad parses what /api/live is to call, at which rate, and how often at once; the
 // default is no call.
-func parseLoad(query url.Values, backends map[string]backend.Backend) (params params, rate, n int, err error) {
-	if params, err = parseParams(query, backends); err != nil {
-		return
+func parseLoad(query url.Values, backends map[string]backend.Backend) (l load, err error) {
+	if l.params, err = parseParams(query, backends); err != nil {
+		return load{}, err
 	}
-	if rate, err = parseRate(query); err != nil || !query.Has("n") {
-		return
+	if l.rate, err = parseRate(query); err != nil || !query.Has("n") {
+		return l, err
 	}
-	n, err = parseCount(query)
-	return
+	l.n, err = parseCount(query)
+	return l, err
 }
 
 // parseRate parses ?rate=, in calls a second; the default is 0, no calls.
@@ -137,8 +157,8 @@ func parseRate(query url.Values) (int, error) {
 	return rate, nil
 }
 
-// callAtRate makes calls until ctx ends, each a trace of its own. If spreadConcurrency
-// calls are in flight, it leaves calls out: a slow service-b gets fewer, not a queue.
+// callAtRate makes calls until ctx ends, each a trace of its own. While spreadConcurrency
+// calls are in flight, it skips calls: a slow service-b gets fewer, not a queue.
 func callAtRate(ctx context.Context, params params, rate int, tel *telemetry.Telemetry) {
 	ticker := time.NewTicker(time.Second / time.Duration(rate))
 	defer ticker.Stop()

@@ -49,10 +49,11 @@ func parseVia(query url.Values, backends map[string]backend.Backend) (backend.Ba
 	return b, via, nil
 }
 
-// The maximum and the default number of calls of one /api/spread.
+// The maximum number of calls of one request to /api/spread or /api/live, and the default
+// number for /api/spread.
 const maxCount, defaultCount = 1000, 100
 
-// parseCount parses ?n=, the number of calls of /api/spread.
+// parseCount parses ?n=, a number of calls.
 func parseCount(query url.Values) (int, error) {
 	if !query.Has("n") {
 		return defaultCount, nil

@@ -18,14 +18,15 @@ import (
 )
 
 const (
-	// spreadConcurrency is the maximum number of calls in flight.
+	// spreadConcurrency is the maximum number of calls in flight of one request, also of
+	// one to /api/live.
 	spreadConcurrency = 16
 	// spreadTimeout bounds all calls of a request. It is shorter than the server's
 	// timeouts, so the response is written even if service-b never responds.
 	spreadTimeout = 10 * time.Second
 )
 
-// spreadResponse is the response of /api/spread.
+// spreadResponse is the response of /api/spread, and the event burst of /api/live.
 type spreadResponse struct {
 	ServedBy    instance.Instance  `json:"servedBy"` // this instance of service-a
 	Via         string             `json:"via"`
@@ -67,7 +68,8 @@ func Spread(me instance.Instance, backends map[string]backend.Backend) http.Hand
 	}
 }
 
-// callMany makes n calls, at most spreadConcurrency at a time.
+// callMany makes n calls, at most spreadConcurrency at a time, for /api/spread and
+// /api/live.
 func callMany(ctx context.Context, params params, n int) spreadResponse {
 	ctx, cancel := context.WithTimeout(ctx, spreadTimeout)
 	defer cancel()

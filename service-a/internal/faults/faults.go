@@ -31,9 +31,9 @@ const (
 	timeout = 2 * time.Second
 	// dialTimeout bounds what pods of a dead node take from the others.
 	dialTimeout = timeout / 4
-	// concurrency is how many pods are asked at once.
+	// concurrency is how many pods get a request at once.
 	concurrency = 16
-	// maxChanges is how many changes are made at once: each asks all pods.
+	// maxChanges is how many changes are made at once: each sends requests to all pods.
 	maxChanges = 4
 	// maxResponse is the largest response accepted, in bytes.
 	maxResponse = 16 << 10
@@ -52,7 +52,7 @@ type Pods struct {
 // to a virtual IP. token says who calls; nil means that calls do not.
 func New(pods url.URL, token *identity.Source) *Pods {
 	return &Pods{url: pods, token: token, changes: make(chan struct{}, maxChanges), http: http.Transport{
-		DisableKeepAlives:      true, // the pods are asked rarely, and may be many
+		DisableKeepAlives:      true, // requests are rare, and there may be many pods
 		DialContext:            (&net.Dialer{Timeout: dialTimeout}).DialContext,
 		MaxResponseHeaderBytes: maxResponse,
 	}}
@@ -87,10 +87,10 @@ type UnknownError struct{ Detail string }
 
 func (e *UnknownError) Error() string { return e.Detail }
 
-// Set sets the fault of one pod, as JSON, and returns what the pod responds. It returns an
+// Set sets the fault of one pod to body, as JSON, and returns what the pod responds. It returns an
 // *UnknownError if there is no such pod; call.ClassOf classifies every other error.
-func (p *Pods) Set(ctx context.Context, pod string, fault []byte) (Status, error) {
-	return p.change(ctx, http.MethodPut, pod, fault)
+func (p *Pods) Set(ctx context.Context, pod string, body []byte) (Status, error) {
+	return p.change(ctx, http.MethodPut, pod, body)
 }
 
 // Clear removes the fault of one pod, and otherwise does as Set does.
@@ -110,7 +110,7 @@ func (p *Pods) change(ctx context.Context, method, pod string, body []byte) (Sta
 	}
 	var mu sync.Mutex
 	var status Status
-	var found, failed error
+	var decodeErr, failed error
 	others, done := 0, false
 	err := p.each(ctx, func(ip string) {
 		code, response, err := p.do(ctx, ip, method, pod, body)
@@ -124,16 +124,16 @@ func (p *Pods) change(ctx context.Context, method, pod string, body []byte) (Sta
 		case code == http.StatusMisdirectedRequest:
 			others++
 		case code != http.StatusOK: // another pod may still have the name: the address may be that of a pod that has gone
-			failed = refused(ip, code)
+			failed = statusError(ip, code)
 		default:
 			done = true
-			status, found = decode(ip, response)
+			status, decodeErr = decode(ip, response)
 			cancel() // the others need not respond
 		}
 	})
 	switch {
 	case done:
-		return status, found
+		return status, decodeErr
 	case err != nil:
 		return Status{}, err
 	case failed != nil && (others == 0 || call.ClassOf(failed) != call.Refused):
@@ -143,7 +143,8 @@ func (p *Pods) change(ctx context.Context, method, pod string, body []byte) (Sta
 	return Status{}, &UnknownError{fmt.Sprintf("no pod of service-b is named %.253q: %d others responded", pod, others)}
 }
 
-func refused(ip string, code int) error {
+// statusError returns the error for a status other than 200.
+func statusError(ip string, code int) error {
 	if code == http.StatusNotFound {
 		return fmt.Errorf("%s has no fault switch: is FAULTS=on at service-b?", ip)
 	}

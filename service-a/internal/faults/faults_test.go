@@ -10,9 +10,9 @@ import (
 )
 
 // A pod that refuses a fault is a failure, whatever status it responds with.
-func TestRefused_IsAFailure(t *testing.T) {
+func TestStatusError_IsAFailure(t *testing.T) {
 	for _, code := range []int{http.StatusMovedPermanently, http.StatusBadRequest, http.StatusNotFound, http.StatusRequestEntityTooLarge, http.StatusTooManyRequests, http.StatusServiceUnavailable} {
-		class := call.ClassOf(refused("10.0.0.1", code))
+		class := call.ClassOf(statusError("10.0.0.1", code))
 		assert.NotEqual(t, call.OK, class, code)
 		assert.GreaterOrEqual(t, class.HTTPStatus(), 500, code)
 	}

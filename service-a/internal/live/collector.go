@@ -27,10 +27,10 @@ import (
 const (
 	// snapshotEvery is the time from one snapshot to the next.
 	snapshotEvery = 500 * time.Millisecond
-	// linger is how long a window stays open without viewers: a page that asks for another
-	// load connects again, and still wants the pods that it knew.
+	// linger is how long a window stays open without viewers: a page that changes its load
+	// connects again, and still needs the pods that it knew.
 	linger = 5 * time.Second
-	// faultsEvery is the time from one question for the pods' faults to the next.
+	// faultsEvery is the time from one request for the pods' faults to the next.
 	faultsEvery = 2 * time.Second
 	// MaxViewers is how many viewers a Collector serves at once.
 	MaxViewers = 100
@@ -153,7 +153,7 @@ func (c *Collector) start() {
 	}
 	go c.run(ctx, w)
 	if c.faults != nil {
-		go c.askFaults(ctx, w)
+		go c.pollFaults(ctx, w)
 	}
 }
 
@@ -171,14 +171,14 @@ func (c *Collector) run(ctx context.Context, w *window) {
 	}
 }
 
-// askFaults asks the pods for their faults until ctx ends: anybody may have set them.
-func (c *Collector) askFaults(ctx context.Context, w *window) {
+// pollFaults requests the faults of the pods until ctx ends: anybody may have set them.
+func (c *Collector) pollFaults(ctx context.Context, w *window) {
 	ticker := time.NewTicker(faultsEvery)
 	defer ticker.Stop()
 	for {
-		asked := time.Now()
+		began := time.Now()           // a fault that is set meanwhile is newer
 		pods, _ := c.faults.List(ctx) // those that do not respond are not in it
-		w.hear(asked, pods...)
+		w.recordFaults(began, pods...)
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
@@ -187,10 +187,10 @@ func (c *Collector) askFaults(ctx context.Context, w *window) {
 	}
 }
 
-// Heard shows a fault that a pod has just been given, before the pod is asked again.
-func (c *Collector) Heard(pod faults.Status) {
+// FaultChanged shows a fault that has just been set, before the next request for the faults.
+func (c *Collector) FaultChanged(pod faults.Status) {
 	if w := c.open.Load(); w != nil {
-		w.hear(time.Now(), pod)
+		w.recordFaults(time.Now(), pod)
 	}
 }
 

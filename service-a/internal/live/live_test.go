@@ -208,11 +208,11 @@ func TestCalls_KeepFailuresAndSlowest(t *testing.T) {
 	w := newWindow(time.Unix(1_000_000, 0))
 	for i := range 1000 {
 		var err error
-		about := dataOf("b-1").GetServedBy()
+		instance := dataOf("b-1").GetServedBy()
 		if i%100 == 50 {
-			about, err = nil, &call.Error{Class: call.Timeout, Err: errors.New("late")}
+			instance, err = nil, &call.Error{Class: call.Timeout, Err: errors.New("late")}
 		}
-		w.record(time.Unix(1_000_001, 0), "http", about, infoOf("10.0.0.1", float64(i)), err)
+		w.record(time.Unix(1_000_001, 0), "http", instance, infoOf("10.0.0.1", float64(i)), err)
 	}
 	got := w.snapshot(time.Unix(1_000_002, 0), nil)
 	require.Len(t, got.Calls, maxCalls)
@@ -261,7 +261,7 @@ func TestWindow_StateOfPod(t *testing.T) {
 			w.record(start, "grpc", dataOf("b-1").GetServedBy(), infoOf("10.0.0.1", 1), nil)
 			now := start.Add(c.at)
 			if c.told != "" {
-				w.hear(now, told(c.told))
+				w.recordFaults(now, told(c.told))
 			}
 			got := w.snapshot(now, c.ways).Pods
 			require.NotEmpty(t, got)
@@ -280,10 +280,10 @@ func told(f string) faults.Status {
 func TestWindow_NewestFaultCounts(t *testing.T) {
 	start := time.Unix(1_000_000, 0)
 	w := newWindow(start)
-	w.hear(start.Add(time.Second), told(`{"latency":"300ms"}`)) // by a button
-	w.hear(start, told(`{}`))                                   // by a poll that began before
+	w.recordFaults(start.Add(time.Second), told(`{"latency":"300ms"}`)) // by a button
+	w.recordFaults(start, told(`{}`))                                   // by a poll that began before
 	assert.Equal(t, "300ms", w.snapshot(start.Add(time.Second), nil).Pods[0].Fault.Latency)
-	w.hear(start.Add(2*time.Second), told(`{}`))
+	w.recordFaults(start.Add(2*time.Second), told(`{}`))
 	assert.Nil(t, w.snapshot(start.Add(2*time.Second), nil).Pods[0].Fault)
 }
 

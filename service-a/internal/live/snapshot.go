@@ -8,7 +8,6 @@ import (
 	"math"
 	"net"
 	"slices"
-	"strings"
 	"time"
 
 	"example.com/tandem/kit/call"
@@ -138,12 +137,12 @@ func (w *window) podStates(now time.Time, ways []WayState) []podState {
 		p := w.pods[name]
 		state := w.stateOf(p, now, listed, complete)
 		calls, n := w.seriesStates(now, p.series)
-		if n == 0 && state == gone && now.Sub(p.listed) > goneAfter && !p.responds(now) {
+		if n == 0 && state == gone && now.Sub(p.listedAt) > goneAfter && !p.responds(now) {
 			w.drop(name)
 			continue
 		}
 		states = append(states, podState{
-			Pod: name, Node: p.about.GetNode(), Zone: p.about.GetZone(), IP: cmp.Or(p.at[0], p.at[1], p.about.GetIp()), Version: p.about.GetVersion(),
+			Pod: name, Node: p.instance.GetNode(), Zone: p.instance.GetZone(), IP: cmp.Or(p.dialedIPs[0], p.dialedIPs[1], p.instance.GetIp()), Version: p.instance.GetVersion(),
 			State: state, Fault: p.faultState(now), Seen: unixMilli(p.seen), Via: calls,
 		})
 	}
@@ -164,15 +163,15 @@ func (w *window) podStates(now time.Time, ways []WayState) []podState {
 func (w *window) stateOf(p *pod, now time.Time, listed map[string]bool, complete bool) state {
 	for _, ip := range w.ips(p) {
 		if unready, ok := listed[ip]; ok {
-			p.listed = now
-			if unready || p.tells(now) && p.fault.NotReady {
+			p.listedAt = now
+			if unready || p.faultIsFresh(now) && p.fault.NotReady {
 				return notReady
 			}
 			return ready
 		}
 	}
 	switch {
-	case complete && p.tells(now), p.tells(now) && p.fault.NotReady:
+	case complete && p.faultIsFresh(now), p.faultIsFresh(now) && p.fault.NotReady:
 		return notReady // it drains, starts, or has been told not to be ready
 	case !complete && p.responds(now):
 		return ready // no name says which pods there are
@@ -182,7 +181,7 @@ func (w *window) stateOf(p *pod, now time.Time, listed map[string]bool, complete
 
 // faultState returns the fault of p, or nil if none is known.
 func (p *pod) faultState(now time.Time) *faultState {
-	if f := p.fault; p.tells(now) && f != (fault.Fault{}) {
+	if f := p.fault; p.faultIsFresh(now) && f != (fault.Fault{}) {
 		return &faultState{f.Latency.String(), f.CPU.String(), f.ErrorRate, f.NotReady}
 	}
 	return nil
@@ -197,11 +196,11 @@ func (w *window) listedIPs(ways []WayState) (unready map[string]bool, complete b
 		for _, e := range way.endpoints {
 			ip, _, _ := net.SplitHostPort(e.Addr)
 			if way.BalancedBy == call.BalancedByClient || w.podAt[ip] != "" {
-				w.lists[way.Via] = true
+				w.headless[way.Via] = true
 				unready[ip] = unready[ip] || e.NotReady
 			}
 		}
-		complete = complete || w.lists[way.Via]
+		complete = complete || w.headless[way.Via]
 	}
 	return unready, complete
 }
@@ -210,7 +209,10 @@ func (w *window) listedIPs(ways []WayState) (unready map[string]bool, complete b
 func (w *window) seriesStates(now time.Time, all map[string]*series) (states map[string]seriesState, n uint32) {
 	states = map[string]seriesState{}
 	open := now.Sub(w.opened).Seconds()
-	past := min(open, open-float64(w.second-w.opened.Unix())+rateSeconds-1)
+	// The newest bucket covers the part of its second that has passed, and each of the others
+	// a whole second. No bucket covers time before the window was opened.
+	passed := open - float64(w.second-w.opened.Unix())
+	covered := min(open, rateSeconds-1+passed)
 	for via, s := range all {
 		if s.total.count == 0 {
 			continue
@@ -218,7 +220,7 @@ func (w *window) seriesStates(now time.Time, all map[string]*series) (states map
 		n += s.total.count
 		states[via] = seriesState{
 			Count:  s.total.count,
-			Rate:   round(float64(s.recent(w.second)) / max(past, 1)),
+			Rate:   round(float64(s.recent(w.second)) / max(covered, 1)),
 			P50:    round(s.total.percentile(0.50)),
 			P99:    round(s.total.percentile(0.99)),
 			Errors: s.total.errors(),
@@ -250,21 +252,13 @@ func (w *window) callStates() (states []callState, more int) {
 		if e.class == call.OK && len(info.Tries) > 0 {
 			info.Tries[len(info.Tries)-1].Pod = e.pod // behind a virtual IP, only the response says it
 		}
-		state := callState{ID: e.id, At: e.at.UnixMilli(), Via: e.via, Pod: e.pod, Class: e.class, Call: info}
+		state := callState{ID: e.id, At: e.ended.UnixMilli(), Via: e.via, Pod: e.pod, Class: e.class, Call: info}
 		if e.err != nil {
-			state.Detail = truncate(e.err.Error())
+			state.Detail = call.Shorten(e.err.Error(), maxDetail)
 		}
 		states = append(states, state)
 	}
 	return states, more
-}
-
-func truncate(text string) string {
-	text = strings.ToValidUTF8(text, "\ufffd")
-	if len(text) <= maxDetail {
-		return text
-	}
-	return strings.ToValidUTF8(text[:maxDetail], "") + "…"
 }
 
 // unixMilli returns 0 for the zero time.

@@ -39,58 +39,59 @@ type window struct {
 	second   int64 // of the newest buckets, in Unix time
 	pods     map[string]*pod
 	unserved map[string]*series // failed calls that name no pod, by via
-	podAt    map[string]string  // the names of pods by IP, as far as responses told
-	lists    map[string]bool    // whether the name of a via has been seen to resolve to the pods themselves
+	podAt    map[string]string  // the names of pods by IP, as far as responses have told
+	headless map[string]bool    // whether the name of a via has resolved to the pods themselves, by via
 	calls    calls
 }
 
 // pod is an instance of service-b.
 type pod struct {
-	about  *datav1.Instance
-	at     [2]string // the IPv4 and the IPv6 address at which a client that balances reached it; at home they differ from its own
-	seen   time.Time // when it last responded to a call
-	heard  time.Time // when it last told its fault
-	listed time.Time // when its address was last resolved
-	fault  fault.Fault
-	series map[string]*series
+	instance  *datav1.Instance
+	dialedIPs [2]string // IPv4 and IPv6, where a client that balances reached it; outside a pod they differ from the instance's own
+	seen      time.Time // when it last responded to a call
+	listedAt  time.Time // when a name last resolved to one of its IPs
+	fault     fault.Fault
+	faultAt   time.Time          // the time for which fault was recorded
+	series    map[string]*series // by via
 }
 
 func newWindow(now time.Time) *window {
 	return &window{
 		opened: now, second: now.Unix(),
-		pods: map[string]*pod{}, unserved: map[string]*series{}, podAt: map[string]string{}, lists: map[string]bool{},
+		pods: map[string]*pod{}, unserved: map[string]*series{}, podAt: map[string]string{}, headless: map[string]bool{},
 	}
 }
 
-// record adds a call that ended now. If it failed, about is nil.
-func (w *window) record(now time.Time, via string, about *datav1.Instance, info backend.CallInfo, err error) {
+// record adds a call that ended now. instance is the one that responded; nil if the call
+// failed.
+func (w *window) record(now time.Time, via string, instance *datav1.Instance, info backend.CallInfo, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.advance(now)
 	class := call.ClassOf(err)
 	peer, _, _ := net.SplitHostPort(info.Peer) // "" if there was none
-	name := about.GetPod()
+	name := instance.GetPod()
 	s := w.unserved
 	if name != "" {
-		p := w.meet(about)
+		p := w.podFor(instance)
 		p.seen = now
 		if info.BalancedBy == call.BalancedByClient {
-			w.locate(p, peer)
+			w.setDialedIP(p, peer)
 		}
 		s = p.series
 	} else if p := w.pods[w.podAt[peer]]; p != nil {
-		name, s = p.about.GetPod(), p.series
+		name, s = p.instance.GetPod(), p.series
 	}
 	if s[via] == nil {
 		s[via] = &series{}
 	}
 	s[via].add(w.second, class, info.DurationMS)
-	w.calls.add(entry{at: now, via: via, pod: name, class: class, err: err, info: info})
+	w.calls.add(entry{ended: now, via: via, pod: name, class: class, err: err, info: info})
 }
 
-// hear records the faults that pods told when they were asked. What a pod has told since
-// then counts.
-func (w *window) hear(asked time.Time, statuses ...faults.Status) {
+// recordFaults records the faults that pods had at a time. It keeps a fault that was
+// recorded for a later time.
+func (w *window) recordFaults(at time.Time, statuses ...faults.Status) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, s := range statuses {
@@ -102,62 +103,62 @@ func (w *window) hear(asked time.Time, statuses ...faults.Status) {
 		if w.pods[i.Pod] == nil && len(w.pods) >= maxPods {
 			continue // it must not replace one that calls reach
 		}
-		p := w.meet(&datav1.Instance{Service: i.Service, Version: i.Version, Pod: i.Pod, Node: i.Node, Zone: i.Zone, Namespace: i.Namespace, Ip: i.IP})
-		w.locate(p, s.IP)
-		if asked.Before(p.heard) {
+		p := w.podFor(&datav1.Instance{Service: i.Service, Version: i.Version, Pod: i.Pod, Node: i.Node, Zone: i.Zone, Namespace: i.Namespace, Ip: i.IP})
+		w.setDialedIP(p, s.IP)
+		if at.Before(p.faultAt) {
 			continue
 		}
-		p.heard, p.fault = asked, f
+		p.faultAt, p.fault = at, f
 	}
 }
 
-// responds reports whether p responded to a call lately, or told its fault.
+// responds reports whether p has responded lately, to a call or with its fault.
 func (p *pod) responds(now time.Time) bool {
-	return now.Sub(p.seen) <= goneAfter || p.tells(now)
+	return now.Sub(p.seen) <= goneAfter || p.faultIsFresh(now)
 }
 
-// tells reports whether p's fault is up to date.
-func (p *pod) tells(now time.Time) bool { return now.Sub(p.heard) <= 3*faultsEvery }
+// faultIsFresh reports whether p's fault is up to date.
+func (p *pod) faultIsFresh(now time.Time) bool { return now.Sub(p.faultAt) <= 3*faultsEvery }
 
-// meet returns the pod that sent a response. If the window is full, it replaces the pod
-// that has been silent for the longest time.
-func (w *window) meet(about *datav1.Instance) *pod {
-	p, ok := w.pods[about.GetPod()]
+// podFor returns the pod that is an instance, and adds it if it is new. If the window is
+// full, it replaces the pod that has been silent for the longest time.
+func (w *window) podFor(instance *datav1.Instance) *pod {
+	p, ok := w.pods[instance.GetPod()]
 	if !ok {
 		if len(w.pods) >= maxPods {
 			w.dropOldest()
 		}
 		p = &pod{series: map[string]*series{}}
-		w.pods[about.GetPod()] = p
+		w.pods[instance.GetPod()] = p
 	}
-	if ip := about.GetIp(); ip != p.about.GetIp() {
+	if ip := instance.GetIp(); ip != p.instance.GetIp() {
 		for _, former := range w.ips(p) {
 			delete(w.podAt, former)
 		}
-		p.at = [2]string{}
-		w.podAt[ip] = about.GetPod()
+		p.dialedIPs = [2]string{}
+		w.podAt[ip] = instance.GetPod()
 	}
-	p.about = about
+	p.instance = instance
 	return p
 }
 
-// locate records that a client that balances reached p at an IP, in place of the former one of
-// the same family.
-func (w *window) locate(p *pod, ip string) {
+// setDialedIP records that a client that balances reached p at an IP, in place of the former
+// one of the same family.
+func (w *window) setDialedIP(p *pod, ip string) {
 	family := 0
 	if strings.Contains(ip, ":") {
 		family = 1
 	}
-	if former := p.at[family]; former != ip && w.podAt[former] == p.about.GetPod() {
+	if former := p.dialedIPs[family]; former != ip && w.podAt[former] == p.instance.GetPod() {
 		delete(w.podAt, former)
 	}
-	p.at[family] = ip
-	w.podAt[ip] = p.about.GetPod()
+	p.dialedIPs[family] = ip
+	w.podAt[ip] = p.instance.GetPod()
 }
 
 // ips returns the IPs that are p's, and no other pod's meanwhile.
 func (w *window) ips(p *pod) []string {
-	return slices.DeleteFunc([]string{p.at[0], p.at[1], p.about.GetIp()}, func(ip string) bool { return w.podAt[ip] != p.about.GetPod() })
+	return slices.DeleteFunc([]string{p.dialedIPs[0], p.dialedIPs[1], p.instance.GetIp()}, func(ip string) bool { return w.podAt[ip] != p.instance.GetPod() })
 }
 
 func (w *window) dropOldest() {
@@ -208,11 +209,8 @@ type series struct {
 type bucket struct {
 	count   uint32
 	times   [timeSlots]uint32 // of the calls that did not fail
-	classes [len(classes)]uint32
+	classes [len(call.Failures)]uint32
 }
-
-// classes lists the classes of failures.
-var classes = [...]call.Class{call.DNS, call.Refused, call.Timeout, call.Unavailable, call.Denied, call.Token, call.Canceled, call.Other}
 
 func (s *series) add(second int64, class call.Class, ms float64) {
 	for _, b := range []*bucket{&s.total, &s.buckets[second%WindowSeconds]} {
@@ -220,10 +218,8 @@ func (s *series) add(second int64, class call.Class, ms float64) {
 		if class == call.OK {
 			b.times[slotOf(ms)]++
 		}
-		for i := range classes {
-			if classes[i] == class {
-				b.classes[i]++
-			}
+		if i := slices.Index(call.Failures[:], class); i >= 0 {
+			b.classes[i]++
 		}
 	}
 }
@@ -255,18 +251,19 @@ func (s *series) recent(second int64) (n uint32) {
 }
 
 // The durations of calls are counted in slots. The upper end of slot i is
-// firstSlot * slotGrowth^i milliseconds, so that a percentile is exact to 9 %, up to 26 s.
+// firstSlot * 2^(i/slotsPerDoubling) milliseconds, so that a percentile is exact to 9 %, up
+// to 26 s.
 const (
-	timeSlots  = 73
-	firstSlot  = 0.1
-	slotGrowth = 1.189207115002721 // the fourth root of 2
+	timeSlots        = 73
+	firstSlot        = 0.1
+	slotsPerDoubling = 4
 )
 
 func slotOf(ms float64) int {
 	if ms <= firstSlot {
 		return 0
 	}
-	return min(int(math.Ceil(4*math.Log2(ms/firstSlot))), timeSlots-1)
+	return min(int(math.Ceil(slotsPerDoubling*math.Log2(ms/firstSlot))), timeSlots-1)
 }
 
 // percentile returns the duration in milliseconds that a share of the calls did not exceed,
@@ -280,7 +277,7 @@ func (b *bucket) percentile(share float64) float64 {
 	var below uint32
 	for i, k := range b.times {
 		if below += k; k > 0 && below >= rank {
-			return firstSlot * math.Pow(slotGrowth, float64(i)-0.5) // the middle of the slot
+			return firstSlot * math.Exp2((float64(i)-0.5)/slotsPerDoubling) // the middle of the slot
 		}
 	}
 	return 0
@@ -291,7 +288,7 @@ func (b *bucket) errors() map[call.Class]uint32 {
 	counts := map[call.Class]uint32{}
 	for i, n := range b.classes {
 		if n > 0 {
-			counts[classes[i]] = n
+			counts[call.Failures[i]] = n
 		}
 	}
 	return counts
@@ -300,7 +297,7 @@ func (b *bucket) errors() map[call.Class]uint32 {
 // entry is a call for the list of a snapshot.
 type entry struct {
 	id    uint64
-	at    time.Time
+	ended time.Time
 	via   string
 	pod   string
 	class call.Class
