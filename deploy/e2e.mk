@@ -10,7 +10,7 @@ TESTED += deploy/e2e/azure/arm deploy/e2e/chaos deploy/e2e/load deploy/e2e/page 
 test: bin/kustomize # deploy/e2e/safeguards renders the manifests
 
 # The tests that make e2e-istio runs: those of the mesh and the gateway, and those whose claims sidecars might break.
-IN_MESH := ^(TestMesh|TestGateway|TestHTTP|TestGRPC_Headless|TestScaling|TestReliability_(ServiceA|ServiceB|BothServices)Updated|TestReliability_(PodDeleted|ContainerKilled))
+IN_MESH := ^(TestMesh|TestGateway|TestHTTP|TestFaults|TestGRPC_Headless|TestScaling|TestReliability_(ServiceA|ServiceB|BothServices)Updated|TestReliability_(PodDeleted|ContainerKilled))
 
 # The tests that make e2e-aks runs: those that need neither overlays/kind nor a node that is a container.
 IN_AKS := ^Test(GRPC_|HTTP_|Names_|Namespace_|Policies_|Ports_|Probe_|Readiness_|Scaling_|Zones_|Reliability_(BothServicesUpdated|PodDeleted|ServiceBScaledToZero))

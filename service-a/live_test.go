@@ -564,8 +564,9 @@ func TestFaults_LimitConnections(t *testing.T) {
 	var clients sync.WaitGroup
 	for range 100 {
 		clients.Go(func() {
+			// On a busy machine the deadline may pass before a change's turn, or in the lookup of the name.
 			code, _ := changeFault(t, a, http.MethodDelete, "b-1", "")
-			assert.Contains(t, []int{http.StatusNotFound, http.StatusGatewayTimeout}, code)
+			assert.Contains(t, []int{http.StatusNotFound, http.StatusServiceUnavailable, http.StatusGatewayTimeout}, code)
 		})
 	}
 	clients.Wait()
