@@ -47,16 +47,16 @@ function snapshot(s) {
   const m = model(s);
   const known = latest;
   latest = m;
+  story.add(m.calls, caller);
   draw();
   const per = dots.add(m);
   text(byId("scale"), per > 1.05 ? `Each mark is about ${Math.round(per * 10) / 10} calls.` : "Each mark is a call.");
-  story.add(m.calls, caller);
   if (known) announce(known, m);
 }
 
 function draw() {
   picture.update(latest, load.via, faults);
-  tell(lessons(latest));
+  tell(lessons(latest, story.recentNotable()));
   const now = performance.now();
   if (now - tableAt < DRAW_TABLE_MS) return;
   tableAt = now;

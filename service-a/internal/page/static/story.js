@@ -39,8 +39,13 @@ export class Story {
     this.draw();
   }
 
+  // recentNotable returns the latest calls that failed or were retried.
+  recentNotable() {
+    return this.notable.filter((c) => performance.now() - c.seen < NOTABLE_MS);
+  }
+
   draw() {
-    const kept = this.notable.filter((c) => performance.now() - c.seen < NOTABLE_MS);
+    const kept = this.recentNotable();
     const others = this.calls.filter((c) => !kept.includes(c)).slice(kept.length - SHOWN);
     const rows = [...kept, ...others].sort((a, b) => b.order - a.order);
     // Rows are reused by place, not by call.
