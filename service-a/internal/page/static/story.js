@@ -39,6 +39,14 @@ export class Story {
     this.draw();
   }
 
+  // clear drops the calls of another instance of service-a, also while the list stands still.
+  clear() {
+    this.calls = [];
+    this.notable = [];
+    this.shownAt = 0;
+    this.draw();
+  }
+
   // recentNotable returns the latest calls that failed or were retried.
   recentNotable() {
     return this.notable.filter((c) => performance.now() - c.seen < NOTABLE_MS);
