@@ -31,8 +31,9 @@ func servePrefix(t *testing.T, prefix, target string) string {
 
 // snapshots serves the page's real files, and snapshots that a test makes up.
 type snapshots struct {
-	url  string
-	sent atomic.Int64
+	url      string
+	sent     atomic.Int64
+	servedBy atomic.Value // the name of service-a's pod
 }
 
 // serveSnapshots serves what next returns for 1, 2, 3 and so on, as fast as next returns and
@@ -40,13 +41,15 @@ type snapshots struct {
 func serveSnapshots(t *testing.T, next func(n int) object) *snapshots {
 	t.Helper()
 	s := &snapshots{}
+	s.servedBy.Store("service-a-1")
 	mux := http.NewServeMux()
 	files := http.FileServer(http.Dir(static))
 	mux.Handle("GET /", files)
 	mux.Handle("GET /static/", http.StripPrefix("/static/", files))
 	mux.HandleFunc("GET /api/live", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
-		_, _ = fmt.Fprint(w, `event: hello`+"\n"+`data: {"servedBy":{"pod":"service-a-1"},"windowSeconds":30,"faults":true,"ways":[{"via":"http"},{"via":"grpc"}]}`+"\n\n")
+		_, _ = fmt.Fprintf(w, `event: hello`+"\n"+`data: {"servedBy":{"pod":%q},"windowSeconds":30,"faults":true,"ways":[{"via":"http"},{"via":"grpc"}]}`+"\n\n", s.servedBy.Load())
+		w.(http.Flusher).Flush()
 		for r.Context().Err() == nil {
 			body, err := json.Marshal(next(int(s.sent.Add(1))))
 			if err != nil {

@@ -54,11 +54,16 @@ func TestLesson_FollowsFromFigures(t *testing.T) {
 	for name, c := range map[string]struct {
 		ways, pods []object
 		unserved   object
+		calls      []object
 		want       []string
 	}{
 		"no calls": {
 			ways: []object{http, grpc}, pods: three("http", 0, 0, 0),
 			want: []string{"No calls to the 3 pods of service-b now. Choose a rate or send a burst to see where calls go."},
+		},
+		"no calls, one pod": {
+			ways: []object{http, grpc}, pods: []object{pod(1, "ready", nil, object{})},
+			want: []string{"No calls to the pod of service-b now. Choose a rate or send a burst to see where calls go."},
 		},
 		"pinned": {
 			ways: []object{http, grpc, service}, pods: three("grpc-service", 0, 200, 0),
@@ -80,9 +85,44 @@ func TestLesson_FollowsFromFigures(t *testing.T) {
 			ways: []object{onePodAddress}, pods: []object{pod(1, "ready", nil, over("grpc", figures(20, 1, nil)))},
 			want: []string{"All 20 gRPC calls went to b-1, the only pod behind the name. With more pods, calls spread."},
 		},
-		"not ready": {
+		"not ready, without calls": {
 			ways: []object{http, grpc}, pods: []object{pod(1, "notReady", nil, object{}), pod(2, "ready", nil, object{}), pod(3, "ready", nil, object{})},
-			want: []string{"b-1 is not ready, so calls go to b-2 and b-3 instead. No call has to fail for that."},
+			want: []string{"b-1 is not ready. Make calls to see whether any still go to it."},
+		},
+		"not ready, and calls ended": {
+			ways: []object{http, grpc}, pods: []object{pod(1, "notReady", nil, over("grpc", idle(figures(3, 1, nil)))), pod(2, "ready", nil, over("grpc", idle(figures(3, 1, nil))))},
+			want: []string{"b-1 is not ready. Make calls to see whether any still go to it."},
+		},
+		"not ready, and gets no calls": {
+			ways: []object{http, grpc},
+			pods: []object{pod(1, "notReady", nil, over("grpc", idle(figures(20, 1, nil)))), pod(2, "ready", nil, over("grpc", figures(90, 1, nil))), pod(3, "ready", nil, over("grpc", figures(90, 1, nil)))},
+			want: []string{
+				"b-1 is not ready, so calls go to b-2 and b-3 instead. No call has to fail for that.",
+				"The 200 gRPC calls went to 3 pods (10 to 45 % each): the name has an address for each pod, and service-a picks one for each call, but avoids a pod that is new, slow or failing.",
+			},
+		},
+		"not ready, and connections through a ClusterIP stay": {
+			ways: []object{http, grpc}, pods: []object{pod(1, "notReady", nil, over("http", figures(80, 1, nil))), pod(2, "ready", nil, over("http", figures(20, 1, nil)))},
+			want: []string{
+				"b-1 is not ready, but 80 % of the HTTP calls still go to it: a ClusterIP picks a pod per connection, and open connections stay on their pod until service-b closes them at MAX_CONNECTION_AGE.",
+				"The 100 HTTP calls went to 2 pods (20 to 80 % each): a ClusterIP picks a pod at random for each connection, and HTTP keeps several. That spreads calls, but not evenly.",
+			},
+		},
+		// As with Docker Compose.
+		"not ready, and the name lists it": {
+			ways: []object{way("http", "client", 3), grpc}, pods: []object{pod(1, "notReady", nil, over("http", figures(20, 1, nil))), pod(2, "ready", nil, over("http", figures(20, 1, nil))), pod(3, "ready", nil, over("http", figures(20, 1, nil)))},
+			want: []string{
+				"b-1 is not ready, but 33 % of the HTTP calls still go to it: the name still lists its address, and over HTTP service-a has no other sign that a pod is not ready.",
+				"The 60 HTTP calls spread evenly over 3 pods (33 % each): the name has an address for each pod, and service-a picks one for each call.",
+			},
+		},
+		// The last calls of a pod that gets no more.
+		"not ready since a moment": {
+			ways: []object{http, grpc}, pods: []object{pod(1, "notReady", nil, over("grpc", figures(50, 1, nil))), pod(2, "notReady", nil, over("grpc", figures(50, 1, nil))), pod(3, "ready", nil, over("grpc", figures(100, 1, nil)))},
+			want: []string{
+				"b-1 and b-2 are not ready, but got 50 % of the gRPC calls of the last few seconds.",
+				"The 200 gRPC calls went to 3 pods (25 to 50 % each): the name has an address for each pod, and service-a picks one for each call, but avoids a pod that is new, slow or failing.",
+			},
 		},
 		"no address": {
 			ways: []object{way("http", "", 0), way("grpc", "", 0)}, pods: []object{pod(1, "gone", nil, object{})},
@@ -101,6 +141,16 @@ func TestLesson_FollowsFromFigures(t *testing.T) {
 				"The 110 gRPC calls went to 3 pods (9 to 45 % each): the name has an address for each pod, and service-a picks one for each call, but avoids a pod that is new, slow or failing.",
 			},
 		},
+		"connections are set up": {
+			ways: []object{http, grpc},
+			pods: []object{pod(1, "ready", nil, over("grpc", figures(67, 39, nil))), pod(2, "ready", nil, over("grpc", figures(66, 5, nil))), pod(3, "ready", nil, over("grpc", figures(67, 5, nil)))},
+			want: []string{"The 200 gRPC calls spread evenly over 3 pods (33 to 34 % each): the name has an address for each pod, and service-a picks one for each call."},
+		},
+		"slow in a few calls": {
+			ways: []object{http},
+			pods: []object{pod(1, "ready", nil, over("http", figures(9, 300, nil))), pod(2, "ready", nil, over("http", figures(11, 1, nil)))},
+			want: []string{"The 20 HTTP calls spread evenly over 2 pods (45 to 55 % each): by chance, as a ClusterIP picks a pod for each connection, or because a mesh's sidecar picks one for each call."},
+		},
 		"ejected": {
 			ways: []object{grpc},
 			pods: []object{pod(1, "ready", object{"errorRate": 0.5}, over("grpc", figures(2, 1, nil))), pod(2, "ready", nil, over("grpc", figures(99, 1, nil))), pod(3, "ready", nil, over("grpc", figures(99, 1, nil)))},
@@ -110,10 +160,35 @@ func TestLesson_FollowsFromFigures(t *testing.T) {
 			},
 		},
 		"retried": {
+			ways:  []object{http},
+			pods:  []object{pod(1, "ready", object{"errorRate": 0.3}, over("http", figures(30, 1, nil))), pod(2, "ready", nil, over("http", figures(30, 1, nil)))},
+			calls: []object{{"via": "http", "class": "ok", "call": object{"attempts": 2}}},
+			want: []string{
+				"b-1 fails 30 % of its requests, and yet all 60 calls succeeded: service-a retries what failed, on another pod if it can choose.",
+				"The 60 HTTP calls spread evenly over 2 pods (50 % each): by chance, as a ClusterIP picks a pod for each connection, or because a mesh's sidecar picks one for each call.",
+			},
+		},
+		"failing, and not called": {
+			ways: []object{http, grpc, service},
+			pods: []object{pod(1, "ready", object{"errorRate": 0.5}, object{}), pod(2, "ready", nil, over("grpc-service", figures(585, 1, nil)))},
+			want: []string{
+				"b-1 fails 50 % of its requests, but gets none: all 585 calls went to another pod.",
+				"All 585 gRPC calls went to one pod, because a ClusterIP picks a pod per connection and gRPC keeps one connection.",
+			},
+		},
+		"failing, and not called, while others fail": {
+			ways: []object{http, grpc, service},
+			pods: []object{pod(1, "ready", object{"errorRate": 0.5}, object{}), pod(2, "ready", nil, over("http", figures(20, 1, object{"timeout": 1}))), pod(3, "ready", nil, over("http", figures(20, 1, nil)))},
+			want: []string{
+				"b-1 fails 50 % of its requests, but gets none: all 40 calls went to 2 other pods.",
+				"1 of 40 HTTP calls failed, most with class timeout: the deadline passed.",
+			},
+		},
+		"failing, and nothing retried yet": {
 			ways: []object{http},
 			pods: []object{pod(1, "ready", object{"errorRate": 0.3}, over("http", figures(30, 1, nil))), pod(2, "ready", nil, over("http", figures(30, 1, nil)))},
 			want: []string{
-				"b-1 fails 30 % of its requests, and yet all 60 calls succeeded: service-a retries what failed, on another pod if it can choose.",
+				"b-1 fails 30 % of its requests. All 60 calls have succeeded so far.",
 				"The 60 HTTP calls spread evenly over 2 pods (50 % each): by chance, as a ClusterIP picks a pod for each connection, or because a mesh's sidecar picks one for each call.",
 			},
 		},
@@ -150,7 +225,7 @@ func TestLesson_FollowsFromFigures(t *testing.T) {
 		},
 		"headless name with one address left": {
 			ways: []object{onePodAddress},
-			pods: []object{pod(1, "notReady", nil, over("grpc", figures(50, 1, nil))), pod(2, "ready", nil, over("grpc", figures(50, 1, nil)))},
+			pods: []object{pod(1, "notReady", nil, over("grpc", idle(figures(50, 1, nil)))), pod(2, "ready", nil, over("grpc", figures(50, 1, nil)))},
 			want: []string{
 				"b-1 is not ready, so calls go to b-2 instead. No call has to fail for that.",
 				"The 100 gRPC calls went to 2 pods (50 % each). Now the name has one address, that of b-2, and calls go to this pod only.",
@@ -158,7 +233,25 @@ func TestLesson_FollowsFromFigures(t *testing.T) {
 		},
 		"none ready": {
 			ways: []object{http, way("grpc", "", 0)}, pods: []object{pod(1, "notReady", nil, object{}), pod(2, "notReady", nil, object{})},
-			want: []string{"b-1 and b-2 are not ready, and there is no other pod. The headless name has no address now, and calls fail."},
+			want: []string{"b-1 and b-2 are not ready, and there is no other pod. The headless name has no address now. Make calls to see whether they succeed."},
+		},
+		"none ready, and calls over the headless name fail": {
+			ways: []object{http, way("grpc", "", 0)}, pods: []object{pod(1, "notReady", nil, object{})}, unserved: object{"grpc": object{"dns": 4}},
+			want: []string{"b-1 is not ready, and there is no other pod. The headless name has no address now. Calls fail."},
+		},
+		"none ready, and calls succeed": {
+			ways: []object{http, onePodAddress}, pods: []object{pod(2, "notReady", nil, over("grpc", figures(20, 1, nil)))},
+			want: []string{
+				"b-2 is not ready, and there is no other pod. Calls still succeed.",
+				"All 20 gRPC calls went to b-2, the only pod behind the name. With more pods, calls spread.",
+			},
+		},
+		"none ready, and some calls fail": {
+			ways: []object{http, onePodAddress}, pods: []object{pod(2, "notReady", nil, over("grpc", figures(300, 1, object{"timeout": 2})))},
+			want: []string{
+				"b-2 is not ready, and there is no other pod. Some calls fail.",
+				"All 300 gRPC calls went to b-2, the only pod behind the name. With more pods, calls spread.",
+			},
 		},
 		"none ready, and all calls fail": {
 			ways: []object{http, grpc}, pods: []object{pod(1, "notReady", nil, object{}), pod(2, "notReady", nil, object{})}, unserved: object{"grpc": object{"dns": 40}},
@@ -204,7 +297,7 @@ func TestLesson_FollowsFromFigures(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			snapshot, err := json.Marshal(object{"at": 1, "ways": c.ways, "pods": c.pods, "unserved": c.unserved, "calls": nil, "more": 0})
+			snapshot, err := json.Marshal(object{"at": 1, "ways": c.ways, "pods": c.pods, "unserved": c.unserved, "calls": c.calls, "more": 0})
 			require.NoError(t, err)
 			got := eval[[]string](t, tab, fmt.Sprintf(`Promise.all([import('/static/lesson.js'), import('/static/model.js')])
 				.then(([{ lessons }, { model }]) => lessons(model(%s)).map((l) => l.text))`, snapshot))

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -297,6 +299,63 @@ func TestPage_AttemptGoesToItsAddress(t *testing.T) {
 			dots.add(model(%s));
 			return keys;
 		})`, snapshot)), peer)
+	}
+}
+
+// Another rate may move the connection to another instance of service-a. The page then drops
+// the sentence and the calls of the one before, and shows those of the new one at once.
+func TestPage_DropsOtherInstancesCalls(t *testing.T) {
+	first := busy(3)
+	var moved atomic.Bool
+	next := make(chan bool)
+	fake := serveSnapshots(t, func(n int) object {
+		if !moved.Load() {
+			return first(n)
+		}
+		<-next
+		return object{"ways": []object{way("http", "network", 0)}, "pods": []object{pod(9, "ready", nil, object{"http": figures(20, 1, nil)})}, "calls": []object{callOf(1, "http", "b-9", "10.96.0.9:80", "ok")}}
+	})
+	t.Cleanup(func() { close(next) }) // before the server closes
+	tab := newTab(t)
+	open(t, tab, fake.url)
+	await(t, tab, `document.querySelectorAll('#calls button').length === 10`)
+	eval[any](t, tab, `document.querySelector('#calls button').focus()`) // the list stands still
+	moved.Store(true)
+	fake.servedBy.Store("service-a-2")
+	eval[any](t, tab, `document.querySelector('input[name=rate][value="20"]').dispatchEvent(new Event('change')); null`)
+	await(t, tab, `document.getElementById('lesson').textContent === 'Another instance of service-a makes the calls now: service-a-2.'`)
+	assert.Equal(t, 0, eval[int](t, tab, `document.querySelectorAll('#calls button').length`))
+	assert.Empty(t, eval[string](t, tab, `document.getElementById('lesson-more').textContent`))
+
+	eval[any](t, tab, `{ window.told = []; new MutationObserver(() => told.push(document.getElementById('lesson').textContent)).observe(document.getElementById('lesson'), { childList: true }); } null`)
+	select {
+	case next <- true:
+	case <-time.After(timeout):
+		t.Fatal("the page did not connect again")
+	}
+	await(t, tab, `document.querySelector('#calls')?.innerText.includes('b-9')`)
+	assert.Equal(t, []string{"All 20 HTTP calls went to b-9, the only pod behind the name. With more pods, calls spread."}, eval[[]string](t, tab, `told`))
+}
+
+// The sentences keep a pod's short name, and a number and its unit, on one line.
+func TestPage_KeepsShortNamesTogether(t *testing.T) {
+	fake := serveSnapshots(t, busy(1))
+	tab := newTab(t)
+	open(t, tab, fake.url)
+	for _, words := range []string{"…bnv88", "33 %", "300 ms"} {
+		lines := eval[[]int](t, tab, fmt.Sprintf(`import('/static/words.js').then(({ unbroken }) => [%[1]q, unbroken(%[1]q)].map((words) => {
+			const span = document.createElement('span');
+			const box = document.createElement('p');
+			span.textContent = words;
+			box.style.width = '1px';
+			box.style.overflowWrap = 'normal';
+			box.append(span);
+			document.body.append(box);
+			const lines = span.getClientRects().length;
+			box.remove();
+			return lines;
+		}))`, words))
+		assert.Equal(t, []int{2, 1}, lines, "%s as is, and unbroken", words)
 	}
 }
 

@@ -4,11 +4,13 @@
 
 import { CLASSES, addErrors, count, errorsText, hostOf, list, ms, shortPod, sum, wayLabel } from "./words.js";
 
-const FEW = 10; // calls of a way; fewer show nothing
+const FEW = 10; // calls of a way, or of a pod over a way; fewer show nothing
+const SLOW_MS = 100; // a pod whose median is less above the others' may only have had to open connections
 
-// lessons returns the one or two things to say, the most important first.
-export function lessons(m) {
-  const general = first([noAddress, allFail, gone, someNotReady, failing, slow], m);
+// lessons returns the one or two things to say, the most important first. recent are the latest calls, among them those
+// that were retried.
+export function lessons(m, recent = m.calls) {
+  const general = first([noAddress, allFail, gone, someNotReady, failing, slow], m, recent);
   if (general?.alone) return [general];
   const ways = m.ways.filter((w) => w.calls >= FEW).map((w) => first([failed, onlyPod, oneAddress, pinned, oneConnection, spreadByProxy, moved, spreadByNetwork, spreadByClient], w, m)).filter(Boolean);
   ways.sort((a, b) => b.weight - a.weight);
@@ -66,40 +68,74 @@ function someNotReady(m) {
   const out = notReady(m);
   const rest = ready(m);
   if (out.length === 0) return null;
-  const verb = out.length === 1 ? "is" : "are";
+  const are = `${names(out)} ${out.length === 1 ? "is" : "are"} not ready`;
+  const called = m.ways.some((w) => w.rate > 0);
   if (rest.length === 0) {
-    const why = m.ways.some((w) => w.addresses.length === 0) ? "The headless name has no address now, and calls fail." : "Calls fail.";
-    return { id: "none-ready", text: `${names(out)} ${verb} not ready, and there is no other pod. ${why}` };
+    const address = m.ways.some((w) => w.addresses.length === 0) ? " The headless name has no address now." : "";
+    return { id: "none-ready", text: `${are}, and there is no other pod.${address} ${callsEnd(m, called)}` };
   }
-  return { id: "not-ready", text: `${names(out)} ${verb} not ready, so calls go to ${names(rest)} instead. No call has to fail for that.` };
+  const them = out.length === 1 ? "it" : "them";
+  if (!called) return { id: "not-ready", text: `${are}. Make calls to see whether any still go to ${them}.` };
+  const kept = m.ways.map((w) => ({ w, share: rateShare(w, out) })).sort((a, b) => b.share - a.share)[0];
+  if (kept.share < 0.01) return { id: "not-ready", text: `${are}, so calls go to ${names(rest)} instead. No call has to fail for that.` };
+  const part = `${percent(kept.share)} of the ${wayLabel(kept.w.via)} calls`;
+  const why = whyKept(kept.w, m, out);
+  if (!why) return { id: "not-ready-now", text: `${are}, but got ${part} of the last few seconds.` };
+  return { id: "not-ready-kept", text: `${are}, but ${part} still go to ${them}: ${why}` };
 }
 
-function failing(m) {
+// callsEnd says how calls end if no pod is ready.
+function callsEnd(m, called) {
+  const errors = sum(m.ways.map((w) => w.errors));
+  if (errors > 0) return failedCalls(m) ? "Calls fail." : "Some calls fail.";
+  return called ? "Calls still succeed." : "Make calls to see whether they succeed.";
+}
+
+// rateShare returns the share of a way's calls of the last seconds that some pods got.
+const rateShare = (w, pods) => (w.rate > 0 ? sum(w.shares.filter((s) => pods.includes(s.pod)).map((s) => s.rate)) / w.rate : 0);
+
+// whyKept says why a way still reaches pods that are not ready. It returns "" if the calls may be from before.
+function whyKept(w, m, out) {
+  const hosts = w.addresses.map(hostOf);
+  if (w.balancedBy === "network" && !m.pods.some((p) => hosts.includes(p.ip))) {
+    return "a ClusterIP picks a pod per connection, and open connections stay on their pod until service-b closes them at MAX_CONNECTION_AGE.";
+  }
+  if (w.via !== "http" || !out.some((p) => hosts.includes(p.ip))) return "";
+  return "the name still lists its address, and over HTTP service-a has no other sign that a pod is not ready.";
+}
+
+function failing(m, recent) {
   const bad = present(m).filter((p) => p.fault?.errorRate > 0);
   if (bad.length === 0) return null;
   const pod = bad[0];
-  const name = shortPod(pod.name);
-  const share = percent(pod.fault.errorRate);
+  const fails = `${shortPod(pod.name)} fails ${percent(pod.fault.errorRate)} of its requests`;
   const total = sum(m.ways.map((w) => w.calls));
   const errors = sum(m.ways.map((w) => w.errors));
-  if (total < FEW) return { id: "failing", text: `${name} fails ${share} of its requests. Make calls to see what service-a does about it.` };
-  if (errors > 0) {
-    return { id: "failing", text: `${name} fails ${share} of its requests, and ${count(errors, "call")} of ${total} failed: service-a retries, but only within a budget, because retries must not make an outage worse.` };
-  }
+  if (total < FEW) return { id: "failing", text: `${fails}. Make calls to see what service-a does about it.` };
   const ejected = m.ways.find((w) => w.balancedBy === "client" && w.addresses.length > 1 && w.calls >= FEW && shareOf(w, pod) < 0.4 / ready(m).length);
-  if (ejected) {
-    return { id: "ejected", text: `${name} fails ${share} of its requests, so service-a ejected it: it gets almost no ${wayLabel(ejected.via)} calls, except one every 10 s that tests it. No call failed.` };
+  if (errors === 0 && ejected) {
+    return { id: "ejected", text: `${fails}, so service-a ejected it: it gets almost no ${wayLabel(ejected.via)} calls, except one every 10 s that tests it. No call failed.` };
   }
-  return { id: "retried", text: `${name} fails ${share} of its requests, and yet all ${count(total, "call")} succeeded: service-a retries what failed, on another pod if it can choose.` };
+  const retried = recent.some((c) => c.call.attempts > 1);
+  const others = m.pods.filter((p) => p.calls > 0);
+  if (pod.calls === 0 && !retried && total === sum(others.map((p) => p.calls))) {
+    const to = others.length === 1 ? "another pod" : `${others.length} other pods`;
+    return { id: "not-called", text: `${fails}, but gets none: all ${count(total, "call")} went to ${to}.` };
+  }
+  if (errors > 0) {
+    return { id: "failing", text: `${fails}, and ${count(errors, "call")} of ${total} failed: service-a retries, but only within a budget, because retries must not make an outage worse.` };
+  }
+  if (!retried) return { id: "not-failed", text: `${fails}. All ${count(total, "call")} have succeeded so far.` };
+  return { id: "retried", text: `${fails}, and yet all ${count(total, "call")} succeeded: service-a retries what failed, on another pod if it can choose.` };
 }
 
 function slow(m) {
   for (const w of m.ways) {
-    const sorted = w.shares.filter((s) => s.p50 > 0).sort((a, b) => b.p50 - a.p50); // without a success there is no p50
-    if (sorted.length < 2 || w.calls < FEW) continue;
+    const sorted = w.shares.filter((s) => s.p50 > 0 && s.count >= FEW).sort((a, b) => b.p50 - a.p50); // without a success there is no p50
+    if (sorted.length < 2) continue;
     const [worst] = sorted;
     const usual = sorted[Math.floor(sorted.length / 2)].p50;
-    if (worst.p50 < 5 * usual || worst.p50 - usual < 20) continue;
+    if (worst.p50 < 5 * usual || worst.p50 - usual < SLOW_MS) continue;
     const fewer = shareOf(w, worst.pod) < 0.6 / w.shares.length && w.balancedBy === "client";
     return {
       id: "slow",
@@ -174,7 +210,7 @@ function spreadByClient(w, m) {
 function idle(m) {
   const pods = ready(m).length;
   if (pods === 0) return { id: "idle", text: "No calls yet. Choose a rate or send a burst to see where calls go." };
-  return { id: "idle", text: `No calls to the ${count(pods, "pod")} of service-b now. Choose a rate or send a burst to see where calls go.` };
+  return { id: "idle", text: `No calls to the ${pods === 1 ? "pod" : count(pods, "pod")} of service-b now. Choose a rate or send a burst to see where calls go.` };
 }
 
 const shareOf = (w, pod) => (w.shares.find((s) => s.pod.name === pod.name)?.count ?? 0) / w.calls;

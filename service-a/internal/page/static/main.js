@@ -10,7 +10,7 @@ import { model } from "./model.js";
 import { Picture } from "./picture.js";
 import { Story } from "./story.js";
 import { Table } from "./table.js";
-import { WAYS, count, errorsText, few, joinUnits, list, shortPod, stateText, wayLabel, wayShort } from "./words.js";
+import { WAYS, count, errorsText, few, unbroken, list, shortPod, stateText, wayLabel, wayShort } from "./words.js";
 
 const RATES = [0, 5, 20, 50, 100];
 const DRAW_TABLE_MS = 1000;
@@ -34,7 +34,9 @@ function hello(h) {
   faults = Boolean(h.faults);
   story.traceUrl = /^https?:\/\//.test(h.traceUrl ?? "") ? h.traceUrl : "";
   const me = h.servedBy ?? {};
+  const before = caller;
   caller = me.pod ?? "";
+  if (before && before !== caller) forget();
   text(byId("caller-pod"), caller && caller !== "service-a" ? shortPod(caller) : "");
   attr(byId("caller"), "title", caller);
   text(byId("served-by"), [caller, me.namespace, me.node, me.zone, me.version && "version " + me.version].filter(Boolean).join(" · "));
@@ -43,20 +45,30 @@ function hello(h) {
   if (h.noLoad) load.noLoad(h.noLoad);
 }
 
+// forget drops what the page shows of the instance of service-a that it was connected to before.
+function forget() {
+  latest = null;
+  tableAt = 0;
+  shown = seen = "";
+  story.clear();
+  text(byId("lesson"), unbroken(`Another instance of service-a makes the calls now: ${shortPod(caller)}.`));
+  text(byId("lesson-more"), "");
+}
+
 function snapshot(s) {
   const m = model(s);
   const known = latest;
   latest = m;
+  story.add(m.calls, caller);
   draw();
   const per = dots.add(m);
   text(byId("scale"), per > 1.05 ? `Each mark is about ${Math.round(per * 10) / 10} calls.` : "Each mark is a call.");
-  story.add(m.calls, caller);
   if (known) announce(known, m);
 }
 
 function draw() {
   picture.update(latest, load.via, faults);
-  tell(lessons(latest));
+  tell(lessons(latest, story.recentNotable()));
   const now = performance.now();
   if (now - tableAt < DRAW_TABLE_MS) return;
   tableAt = now;
@@ -84,8 +96,8 @@ function tell(found) {
   }
   if (id !== shown) say(found[0].text);
   shown = seen = id;
-  text(byId("lesson"), joinUnits(found[0].text));
-  text(byId("lesson-more"), joinUnits(found[1]?.text ?? ""));
+  text(byId("lesson"), unbroken(found[0].text));
+  text(byId("lesson-more"), unbroken(found[1]?.text ?? ""));
 }
 
 // announce says which pods came, went or changed.

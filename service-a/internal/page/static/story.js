@@ -39,8 +39,21 @@ export class Story {
     this.draw();
   }
 
+  // clear drops the calls of another instance of service-a, also while the list stands still.
+  clear() {
+    this.calls = [];
+    this.notable = [];
+    this.shownAt = 0;
+    this.draw();
+  }
+
+  // recentNotable returns the latest calls that failed or were retried.
+  recentNotable() {
+    return this.notable.filter((c) => performance.now() - c.seen < NOTABLE_MS);
+  }
+
   draw() {
-    const kept = this.notable.filter((c) => performance.now() - c.seen < NOTABLE_MS);
+    const kept = this.recentNotable();
     const others = this.calls.filter((c) => !kept.includes(c)).slice(kept.length - SHOWN);
     const rows = [...kept, ...others].sort((a, b) => b.order - a.order);
     // Rows are reused by place, not by call.

@@ -46,8 +46,8 @@ export function ms(v) {
   return (v < 10 ? v.toFixed(1) : Math.round(v)) + " ms";
 }
 
-// joinUnits keeps numbers and their units on one line.
-export const joinUnits = (sentence) => sentence.replace(/(\d) (?=%|m?s\b)/g, "$1\u00a0");
+// unbroken keeps numbers and their units, and the short name of a pod, on one line.
+export const unbroken = (sentence) => sentence.replace(/(\d) (?=%|m?s\b)/g, "$1\u00a0").replace(/…(?=\w)/g, "…\u2060");
 
 // rate formats a number of calls per second.
 export const rate = (v) => (v > 0 && v < 9.95 ? v.toFixed(1) : String(Math.round(v)));
