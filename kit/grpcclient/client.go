@@ -12,6 +12,7 @@
 //	call.go        unary: sets the deadline; package retry makes up to three attempts
 //	token.go       authorize adds the token that says who calls
 //	idempotent.go  decides whether the method may be retried
+//	trace.go       attempt makes an attempt a span, or only sends the caller's trace context
 //	picker.go      Pick: gRPC calls it for each attempt to choose the endpoint
 //	outcome.go     corrects a status that a proxy caused; what the status means for a
 //	               retry, and for the endpoint
@@ -19,8 +20,8 @@
 //	call.go        unary: fills in call.Record: the server's address, the attempts
 //
 // stream.go does the same for streams. Skip on a first reading: balancer.go, which
-// gives gRPC the picker, resolver.go, which keeps the addresses current, view.go, which
-// shows the endpoints to a caller that watches them, and trace.go.
+// gives gRPC the picker, resolver.go, which keeps the addresses current, and view.go, which
+// shows the endpoints to a caller that watches them.
 package grpcclient
 
 import (
@@ -99,8 +100,8 @@ func New(target string, o Options) (*grpc.ClientConn, error) {
 	metrics := call.Register(o.Telemetry.Metrics, middleware.NewClientMetrics(middleware.WithClientHandlingTimeHistogram()))
 	state := &connState{}
 	perCall := &interceptors{timeout: o.Timeout, token: o.Token, conn: state, budget: retry.NewBudget(), calls: call.NewCounter(o.Telemetry.Metrics)}
-
-	conn, err := grpc.NewClient(target, append(traceOptions(o.Telemetry),
+	traces := newTracer(o.Telemetry)
+	conn, err := grpc.NewClient(target,
 		grpc.WithTransportCredentials(transport),
 		grpc.WithResolvers(builder{state}),
 		grpc.WithContextDialer(state.dial),
@@ -112,9 +113,9 @@ func New(target string, o Options) (*grpc.ClientConn, error) {
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingEvery, Timeout: pingTimeout, PermitWithoutStream: true}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(o.MaxResponse)),
-		grpc.WithChainUnaryInterceptor(perCall.unary, metrics.UnaryClientInterceptor(middleware.WithExemplarFromContext(telemetry.Exemplar))),
-		grpc.WithChainStreamInterceptor(perCall.stream, metrics.StreamClientInterceptor(middleware.WithExemplarFromContext(telemetry.Exemplar))),
-	)...)
+		grpc.WithChainUnaryInterceptor(perCall.unary, metrics.UnaryClientInterceptor(middleware.WithExemplarFromContext(telemetry.Exemplar)), traces.unary),
+		grpc.WithChainStreamInterceptor(perCall.stream, metrics.StreamClientInterceptor(middleware.WithExemplarFromContext(telemetry.Exemplar)), traces.stream),
+	)
 	if err != nil {
 		return nil, fmt.Errorf("target %q: %w", target, err)
 	}

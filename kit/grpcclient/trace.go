@@ -2,76 +2,77 @@ package grpcclient
 
 import (
 	"context"
+	"slices"
 
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
-	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc/filters"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric/noop"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/stats"
 
 	"example.com/tandem/kit/telemetry"
 )
 
-// traceOptions make each attempt a span if the trace is sampled. Otherwise they only send
-// the caller's trace context to the server.
-func traceOptions(t *telemetry.Telemetry) []grpc.DialOption {
-	send := []grpc.DialOption{grpc.WithChainUnaryInterceptor(sendTraceUnary), grpc.WithChainStreamInterceptor(sendTraceStream)}
+// tracer makes each attempt a span if the trace is sampled. Otherwise it only sends the
+// caller's trace context to the server.
+//
+// OpenTelemetry's spans are a stats handler. gRPC would report several events of each call
+// to it, which costs more than all else that a call does for traces. So tracer reports
+// what a span needs, of sampled attempts only.
+type tracer struct {
+	telemetry *telemetry.Telemetry
+	spans     stats.Handler // nil if spans are not exported
+}
+
+func newTracer(t *telemetry.Telemetry) tracer {
 	if t.Traces == nil {
-		return send
+		return tracer{t, nil}
 	}
-	return append(send, grpc.WithStatsHandler(spans{t, otelgrpc.NewClientHandler(
+	return tracer{t, otelgrpc.NewClientHandler(
 		otelgrpc.WithTracerProvider(t.Traces),
 		otelgrpc.WithPropagators(telemetry.Propagator),
 		otelgrpc.WithMeterProvider(noop.NewMeterProvider()), // metrics go to Prometheus
-		otelgrpc.WithFilter(filters.Not(filters.HealthCheck())),
-	)}))
+	)}
 }
 
-// spans makes spans of the attempts in sampled traces.
-type spans struct {
-	telemetry *telemetry.Telemetry
-	stats.Handler
+// unary traces an attempt of a unary call.
+func (t tracer) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	ctx, opts = t.attempt(ctx, method, opts)
+	return invoke(ctx, method, req, reply, cc, opts...)
 }
 
-type spanKey struct{} // in the context of an attempt that is a span
+// stream traces a stream.
+func (t tracer) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	ctx, opts = t.attempt(ctx, method, opts)
+	return open(ctx, desc, cc, method, opts...)
+}
 
-// TagRPC starts the span of an attempt. If the attempt is a retry, the span says how many
-// came before it, under the name that gRPC's own tracing uses (gRFC A72).
-func (s spans) TagRPC(ctx context.Context, info *stats.RPCTagInfo) context.Context {
-	if !s.telemetry.Traced(trace.SpanContextFromContext(ctx)) {
-		return ctx
+// attempt starts the span of an attempt, and adds an option that ends it. If the attempt is
+// a retry, the span says how many came before it, under the name that gRPC's own tracing
+// uses (gRFC A72).
+func (t tracer) attempt(ctx context.Context, method string, opts []grpc.CallOption) (context.Context, []grpc.CallOption) {
+	if !t.telemetry.Traced(trace.SpanContextFromContext(ctx)) {
+		return withTrace(ctx), opts
 	}
-	ctx = context.WithValue(s.Handler.TagRPC(ctx, info), spanKey{}, true)
+	ctx = t.spans.TagRPC(ctx, &stats.RPCTagInfo{FullMethodName: method})
 	if a, ok := ctx.Value(attemptKey{}).(*attempt); ok && a.n > 1 {
 		trace.SpanFromContext(ctx).SetAttributes(attribute.Int("previous-rpc-attempts", a.n-1))
 	}
-	return ctx
-}
-
-// HandleRPC passes on what happens to an attempt that is a span.
-func (s spans) HandleRPC(ctx context.Context, event stats.RPCStats) {
-	if ctx.Value(spanKey{}) != nil {
-		s.Handler.HandleRPC(ctx, event)
+	var server peer.Peer
+	end := func(err error) {
+		if server.Addr != nil {
+			t.spans.HandleRPC(ctx, &stats.OutHeader{Client: true, RemoteAddr: server.Addr})
+		}
+		t.spans.HandleRPC(ctx, &stats.End{Client: true, Error: err})
 	}
+	return ctx, slices.Concat(opts, []grpc.CallOption{grpc.Peer(&server), grpc.OnFinish(end)})
 }
 
-func sendTraceUnary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	return invoke(withTrace(ctx), method, req, reply, cc, opts...)
-}
-
-func sendTraceStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-	return open(withTrace(ctx), desc, cc, method, opts...)
-}
-
-// withTrace adds the trace context of ctx to its outgoing metadata. For an attempt that is
-// a span, spans does that.
+// withTrace adds the trace context of ctx to its outgoing metadata.
 func withTrace(ctx context.Context) context.Context {
-	if trace.SpanFromContext(ctx).IsRecording() {
-		return ctx
-	}
 	var carrier pairs
 	telemetry.Propagator.Inject(ctx, &carrier)
 	return metadata.AppendToOutgoingContext(ctx, carrier...)

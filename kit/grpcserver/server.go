@@ -126,7 +126,8 @@ func New(o Options) *Server {
 	metrics := middleware.NewServerMetrics(middleware.WithServerHandlingTimeHistogram())
 	o.Telemetry.Metrics.MustRegister(metrics)
 
-	s.Server = grpc.NewServer(append(traceOptions(o.Telemetry),
+	traces := newTracer(o.Telemetry)
+	s.Server = grpc.NewServer(
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			MaxConnectionAge:      o.MaxConnectionAge,
 			MaxConnectionAgeGrace: ageGrace,
@@ -146,6 +147,7 @@ func New(o Options) *Server {
 		grpc.NumStreamWorkers(uint32(workersPerCPU*runtime.GOMAXPROCS(0))), //nolint:gosec // a few thousand at most
 		// A call passes these from first to last, and its response from last to first.
 		grpc.ChainUnaryInterceptor(
+			traces.unary,
 			metrics.UnaryServerInterceptor(middleware.WithExemplarFromContext(telemetry.Exemplar)),
 			logUnary(o.Telemetry.Log),
 			guardUnary(authenticate(o.Callers), nothing), // before the limit, so that an unknown caller does not count towards it
@@ -153,6 +155,7 @@ func New(o Options) *Server {
 			guardUnary(o.Faults.Inject, nothing),
 		),
 		grpc.ChainStreamInterceptor(
+			traces.stream,
 			metrics.StreamServerInterceptor(middleware.WithExemplarFromContext(telemetry.Exemplar)),
 			logStream(o.Telemetry.Log),
 			s.endOnShutdown,
@@ -160,7 +163,7 @@ func New(o Options) *Server {
 			guardStream(o.Limiter.AcquireStream, o.Limiter.ReleaseStream),
 			guardStream(o.Faults.Inject, nothing),
 		),
-	)...)
+	)
 	grpc_health_v1.RegisterHealthServer(s.Server, o.Health.GRPC())
 	if o.Reflection {
 		reflection.RegisterV1(s.Server)

@@ -4,64 +4,65 @@ import (
 	"context"
 
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
-	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc/filters"
 	"go.opentelemetry.io/otel/metric/noop"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/stats"
 
 	"example.com/tandem/kit/telemetry"
 )
 
-// traceOptions returns the options that continue the caller's trace, or start one.
-func traceOptions(t *telemetry.Telemetry) []grpc.ServerOption {
+// tracer continues the caller's trace, or starts one, and makes a span of a call if the
+// trace is sampled, except of gRPC's own calls.
+//
+// OpenTelemetry's spans are a stats handler. gRPC would report several events of each call
+// to it, which costs more than all else that a call does for traces. So tracer reports
+// what a span needs, of sampled calls only.
+type tracer struct {
+	telemetry *telemetry.Telemetry
+	spans     stats.Handler // nil if spans are not exported
+}
+
+func newTracer(t *telemetry.Telemetry) tracer {
 	if t.Traces == nil {
-		return []grpc.ServerOption{grpc.ChainUnaryInterceptor(continueUnary), grpc.ChainStreamInterceptor(continueStream)}
+		return tracer{t, nil}
 	}
-	return []grpc.ServerOption{grpc.StatsHandler(spans{t, otelgrpc.NewServerHandler(
+	return tracer{t, otelgrpc.NewServerHandler(
 		otelgrpc.WithTracerProvider(t.Traces),
 		otelgrpc.WithPropagators(telemetry.Propagator),
 		otelgrpc.WithMeterProvider(noop.NewMeterProvider()), // metrics go to Prometheus
-	)})}
+	)}
 }
 
-// spans makes spans of the calls in sampled traces, but health checks.
-type spans struct {
-	telemetry *telemetry.Telemetry
-	stats.Handler
+// unary traces a unary call.
+func (t tracer) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	ctx, end := t.call(ctx, info.FullMethod)
+	resp, err := next(ctx, req)
+	end(err)
+	return resp, err
 }
 
-// TagRPC starts the span of a call, or continues the caller's trace.
-func (s spans) TagRPC(ctx context.Context, info *stats.RPCTagInfo) context.Context {
-	extracted := extract(ctx)
-	if isHealthCheck(info) || !s.telemetry.Traced(trace.SpanContextFromContext(extracted)) {
-		return telemetry.Continue(extracted)
+// stream traces a stream.
+func (t tracer) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	ctx, end := t.call(ss.Context(), info.FullMethod)
+	err := next(srv, &streamWithContext{ss, ctx})
+	end(err)
+	return err
+}
+
+// call starts the span of a call, which end ends, or only continues the caller's trace.
+func (t tracer) call(ctx context.Context, method string) (_ context.Context, end func(error)) {
+	caller := telemetry.Propagator.Extract(ctx, incoming{ctx})
+	if isInternal(method) || !t.telemetry.Traced(trace.SpanContextFromContext(caller)) {
+		return telemetry.Continue(caller), func(error) {}
 	}
-	return s.Handler.TagRPC(ctx, info)
-}
-
-// isHealthCheck reports whether a call is one to gRPC's health service.
-var isHealthCheck = filters.HealthCheck()
-
-// HandleRPC passes on what happens to a call that is a span.
-func (s spans) HandleRPC(ctx context.Context, event stats.RPCStats) {
-	if trace.SpanFromContext(ctx).IsRecording() {
-		s.Handler.HandleRPC(ctx, event)
+	ctx = t.spans.TagRPC(ctx, &stats.RPCTagInfo{FullMethodName: method})
+	if p, ok := peer.FromContext(ctx); ok {
+		t.spans.HandleRPC(ctx, &stats.InHeader{LocalAddr: p.LocalAddr})
 	}
-}
-
-// continueUnary continues the caller's trace, or starts one.
-func continueUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	return next(telemetry.Continue(extract(ctx)), req)
-}
-
-func continueStream(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	return next(srv, &streamWithContext{ss, telemetry.Continue(extract(ss.Context()))})
-}
-
-func extract(ctx context.Context) context.Context {
-	return telemetry.Propagator.Extract(ctx, incoming{ctx})
+	return ctx, func(err error) { t.spans.HandleRPC(ctx, &stats.End{Error: err}) }
 }
 
 // incoming lets the propagator read a call's metadata as headers.
