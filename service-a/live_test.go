@@ -538,7 +538,7 @@ func TestFaults_ReportUnreachablePod(t *testing.T) {
 	assert.Contains(t, body, `"class":"dns"`)
 }
 
-// However many clients set faults at once, service-a asks few pods at a time.
+// However many clients set faults at once, service-a sends requests to few pods at a time: for 4 changes, to 16 each.
 func TestFaults_LimitConnections(t *testing.T) {
 	t.Parallel()
 	var open, most atomic.Int64
@@ -564,13 +564,16 @@ func TestFaults_LimitConnections(t *testing.T) {
 	var clients sync.WaitGroup
 	for range 100 {
 		clients.Go(func() {
-			// On a busy machine the deadline may pass before a change's turn, or in the lookup of the name.
-			code, _ := changeFault(t, a, http.MethodDelete, "b-1", "")
-			assert.Contains(t, []int{http.StatusNotFound, http.StatusServiceUnavailable, http.StatusGatewayTimeout}, code)
+			code, body := changeFault(t, a, http.MethodDelete, "b-1", "")
+			if code == http.StatusServiceUnavailable { // on a busy machine, 2 s may pass before a change's turn
+				assert.Contains(t, body, "too many faults are being changed")
+			} else {
+				assert.Equal(t, http.StatusNotFound, code, body)
+			}
 		})
 	}
 	clients.Wait()
-	assert.LessOrEqual(t, most.Load(), int64(64))
+	assert.LessOrEqual(t, most.Load(), int64(4*16))
 }
 
 // A service-b without FAULTS=on has no switch.

@@ -150,8 +150,8 @@ type streamWithContext struct {
 
 func (s *streamWithContext) Context() context.Context { return s.ctx }
 
-// guardUnary refuses each call for which check returns an error, except gRPC's own calls.
-// It calls done after the handler of a call that is not refused.
+// guardUnary refuses each call for which check returns an error; otherwise it calls the
+// handler, and then done. gRPC's own calls are not checked.
 func guardUnary(check func(context.Context) error, done func()) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 		if isInternal(info.FullMethod) {

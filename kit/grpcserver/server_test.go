@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel/attribute"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
@@ -328,6 +329,23 @@ func TestTrace_ContinuesCallers(t *testing.T) {
 	assert.Equal(t, echo.Say, logged[0]["method"])
 	assert.Equal(t, "OK", logged[0]["code"])
 	assert.Contains(t, logged[0]["from"], "127.0.0.1:")
+}
+
+// A handler may return its context's error as it is. The span has the code that the caller
+// gets, and no failure of the server.
+func TestTrace_ContextErrorIsNoFailure(t *testing.T) {
+	spans := tracetest.NewInMemoryExporter()
+	tel := kittest.Telemetry(t, io.Discard)
+	tel.Traces = sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans))
+	s := start(t, grpcserver.Options{Telemetry: tel}, echo.Echo{Say: func(context.Context, string) (string, error) {
+		return "", context.Canceled
+	}})
+	_, err := echo.Call(t.Context(), s.conn, echo.Say, "")
+	assert.Equal(t, codes.Canceled, status.Code(err))
+	kittest.Eventually(t, func() bool { return len(spans.GetSpans()) == 1 }, "the span ends")
+	span := spans.GetSpans()[0]
+	assert.Contains(t, span.Attributes, attribute.String("rpc.response.status_code", "CANCELLED"))
+	assert.Empty(t, span.Status.Description)
 }
 
 func TestMetrics_CountByMethodAndCode(t *testing.T) {

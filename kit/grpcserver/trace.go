@@ -10,12 +10,14 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/stats"
+	"google.golang.org/grpc/status"
 
 	"example.com/tandem/kit/telemetry"
 )
 
 // tracer continues the caller's trace, or starts one, and makes a span of a call if the
-// trace is sampled, except of gRPC's own calls.
+// trace is sampled. gRPC's own calls get none, nor do those that gRPC rejects before it
+// calls interceptors, such as a malformed request.
 //
 // OpenTelemetry's spans are a stats handler. gRPC would report several events of each call
 // to it, which costs more than all else that a call does for traces. So tracer reports
@@ -62,7 +64,12 @@ func (t tracer) call(ctx context.Context, method string) (_ context.Context, end
 	if p, ok := peer.FromContext(ctx); ok {
 		t.spans.HandleRPC(ctx, &stats.InHeader{LocalAddr: p.LocalAddr})
 	}
-	return ctx, func(err error) { t.spans.HandleRPC(ctx, &stats.End{Error: err}) }
+	return ctx, func(err error) {
+		if _, ok := status.FromError(err); !ok {
+			err = status.FromContextError(err).Err() // as gRPC does
+		}
+		t.spans.HandleRPC(ctx, &stats.End{Error: err})
+	}
 }
 
 // incoming lets the propagator read a call's metadata as headers.

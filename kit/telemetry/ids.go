@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"math/rand/v2"
 
+	"go.opentelemetry.io/otel/baggage"
 	"go.opentelemetry.io/otel/propagation"
 	oteltrace "go.opentelemetry.io/otel/trace"
 )
@@ -38,7 +39,12 @@ const maxTracestate, maxBaggage = 512, 4 << 10
 type propagator struct{ propagation.TextMapPropagator }
 
 func (p propagator) Extract(ctx context.Context, carrier propagation.TextMapCarrier) context.Context {
-	return p.TextMapPropagator.Extract(ctx, limited{carrier})
+	ctx = p.TextMapPropagator.Extract(ctx, limited{carrier})
+	// Encoded again, baggage may be longer than it was.
+	if b := baggage.FromContext(ctx); b.Len() > 0 && len(b.String()) > maxBaggage {
+		ctx = baggage.ContextWithoutBaggage(ctx)
+	}
+	return ctx
 }
 
 // limited hides the headers of a carrier that are too large.

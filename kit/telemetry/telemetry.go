@@ -75,7 +75,7 @@ func New(ctx context.Context, me instance.Instance, level slog.Level, environ ma
 	// OpenTelemetry reports errors in the background, such as a collector that does not respond
 	// or a caller's malformed baggage, to this global handler. Its default writes plain text into
 	// the JSON log.
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("telemetry", "error", err.Error()) }))
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("telemetry", "error", Truncate(err.Error())) }))
 
 	t := &Telemetry{Log: log, Metrics: metrics, flush: func(context.Context) error { return nil }}
 	if !exporting(environ) {

@@ -1,6 +1,7 @@
 package telemetry_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -230,8 +231,10 @@ func TestContinue_LimitsHeaders(t *testing.T) {
 	state := func(value int) string { return strings.Repeat("v", value) }
 	for name, tt := range map[string]struct {
 		tracestate, baggage int // sizes of the values
+		value               string
 		want                []string
 	}{
+		"invalid UTF-8":    {tracestate: 200, baggage: 2700, value: "%ff", want: []string{"traceparent", "tracestate"}}, // sent as %EF%BF%BD
 		"small":            {tracestate: 200, baggage: 4000, want: []string{"baggage", "traceparent", "tracestate"}},
 		"large baggage":    {tracestate: 200, baggage: 4200, want: []string{"traceparent", "tracestate"}},
 		"large tracestate": {tracestate: 255, baggage: 4000, want: []string{"baggage", "traceparent"}},
@@ -240,8 +243,9 @@ func TestContinue_LimitsHeaders(t *testing.T) {
 			in := http.Header{}
 			in.Set("traceparent", traceparent)
 			in.Set("tracestate", strings.Join([]string{"a=" + state(tt.tracestate), "b=" + state(tt.tracestate)}, ","))
-			in.Add("baggage", "a="+state(tt.baggage/2)) // a client may send several
-			in.Add("baggage", "b="+state(tt.baggage/2))
+			value := strings.Repeat(cmp.Or(tt.value, "v"), tt.baggage/2/len(cmp.Or(tt.value, "v")))
+			in.Add("baggage", "a="+value) // a client may send several
+			in.Add("baggage", "b="+value)
 			out := propagation.MapCarrier{}
 			telemetry.Propagator.Inject(telemetry.Continue(telemetry.Propagator.Extract(t.Context(), propagation.HeaderCarrier(in))), out)
 			assert.Equal(t, tt.want, slices.Sorted(maps.Keys(out)))

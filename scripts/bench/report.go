@@ -90,8 +90,8 @@ func (r *Report) print(w io.Writer) {
 			what += " without " + strings.Join(r.Env, " ")
 		}
 	}
-	fmt.Fprintf(w, "\nThe pair as released, with the access log on (to a file), and "+what+".\n"+
-		"Medians of %d rounds of %gs in turns; %s, %s, %d CPUs.\n\n", r.Rounds, r.RoundSeconds, r.Go, r.Platform, r.CPUs)
+	fmt.Fprintf(w, "\nThe pair as released, with the access log on (to a file), and %s.\n"+
+		"Medians of %d rounds of %gs in turns; %s, %s, %d CPUs.\n\n", what, r.Rounds, r.RoundSeconds, r.Go, r.Platform, r.CPUs)
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	row := func(cells ...string) { fmt.Fprintln(table, strings.Join(cells, "\t")+"\t") }
 	row("", "", "calls/s", "", "", "", "p50 ms", "", "p99 ms", "", "CPU µs/call", "", "", "")
@@ -103,7 +103,7 @@ func (r *Report) print(w io.Writer) {
 			fmt.Sprintf("%.2f", l.Pair.P50MS), fmt.Sprintf("%.2f", l.Other.P50MS),
 			fmt.Sprintf("%.2f", l.Pair.P99MS), fmt.Sprintf("%.2f", l.Other.P99MS),
 			known("%.0f", l.Pair.CPUMicros), known("%.0f", l.Other.CPUMicros),
-			known("%.2f", l.RatioCPU.Median), fmt.Sprintf("%.2f–%.2f", l.RatioCPU.Min, l.RatioCPU.Max))
+			known("%.2f", l.RatioCPU.Median), known("%.2f", l.RatioCPU.Min)+"–"+known("%.2f", l.RatioCPU.Max))
 	}
 	_ = table.Flush() // without a terminal, the error cannot be shown either
 	fmt.Fprintln(w)

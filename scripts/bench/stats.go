@@ -30,20 +30,20 @@ func percentile(sorted []time.Duration, share float64) time.Duration {
 	return sorted[max(rank, 1)-1]
 }
 
-// Ratio is the pair's figures divided by the floor's.
+// Ratio is the pair's figures divided by the other's.
 type Ratio struct {
 	Median float64 `json:"median"`
 	Min    float64 `json:"min"`
 	Max    float64 `json:"max"`
 }
 
-// ratioOf divides the pair's figures by the floor's of the same round: other load of
+// ratioOf divides the pair's figures by the other's of the same round: other load of
 // the machine that lasts longer than a round affects both.
-func ratioOf(pair, floor []float64) Ratio {
+func ratioOf(pair, other []float64) Ratio {
 	var ratios []float64
-	for i := range min(len(pair), len(floor)) {
-		if floor[i] > 0 {
-			ratios = append(ratios, pair[i]/floor[i])
+	for i := range min(len(pair), len(other)) {
+		if other[i] > 0 {
+			ratios = append(ratios, pair[i]/other[i])
 		}
 	}
 	if len(ratios) == 0 {

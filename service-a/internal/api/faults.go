@@ -76,6 +76,9 @@ func faultProblem(err error) problem.Problem {
 	if unknown, ok := errors.AsType[*faults.UnknownError](err); ok {
 		return problem.Problem{Status: http.StatusNotFound, Detail: unknown.Detail}
 	}
+	if errors.Is(err, faults.ErrTooMany) {
+		return problem.Problem{Status: http.StatusServiceUnavailable, Detail: err.Error()}
+	}
 	class := call.ClassOf(err)
 	return problem.Problem{Status: class.HTTPStatus(), Detail: "change the fault: " + err.Error(), Class: string(class)}
 }

@@ -89,8 +89,8 @@ type load struct {
 	rate, n int
 }
 
-// admitLoad returns the load and a function that ends it. If maxLoads clients have loads
-// already, it returns a load without calls, and the reason.
+// admitLoad returns the load, or one without calls and the reason if maxLoads clients have
+// loads already. The caller must call release when the load has ended.
 func admitLoad(l load, loads chan struct{}) (admitted load, noLoad string, release func()) {
 	if l.rate == 0 && l.n == 0 {
 		return l, "", func() {}

@@ -31,7 +31,7 @@ const (
 	timeout = 2 * time.Second
 	// dialTimeout bounds what pods of a dead node take from the others.
 	dialTimeout = timeout / 4
-	// concurrency is how many pods get a request at once.
+	// concurrency is how many pods get a request of one change at once.
 	concurrency = 16
 	// maxChanges is how many changes are made at once: each sends requests to all pods.
 	maxChanges = 4
@@ -87,8 +87,11 @@ type UnknownError struct{ Detail string }
 
 func (e *UnknownError) Error() string { return e.Detail }
 
+// ErrTooMany is the error of a change that had no turn in time, because of others.
+var ErrTooMany = errors.New("too many faults are being changed: try again later")
+
 // Set sets the fault of one pod to body, as JSON, and returns what the pod responds. It returns an
-// *UnknownError if there is no such pod; call.ClassOf classifies every other error.
+// *UnknownError if there is no such pod, and ErrTooMany; call.ClassOf classifies every other error.
 func (p *Pods) Set(ctx context.Context, pod string, body []byte) (Status, error) {
 	return p.change(ctx, http.MethodPut, pod, body)
 }
@@ -100,14 +103,16 @@ func (p *Pods) Clear(ctx context.Context, pod string) (Status, error) {
 
 // change sends a request to all pods: only the pod that it names accepts it.
 func (p *Pods) change(ctx context.Context, method, pod string, body []byte) (Status, error) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
 	select {
 	case p.changes <- struct{}{}:
 		defer func() { <-p.changes }()
+	case <-time.After(timeout):
+		return Status{}, ErrTooMany
 	case <-ctx.Done():
-		return Status{}, fmt.Errorf("wait for other changes: %w", ctx.Err())
+		return Status{}, ctx.Err()
 	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
 	var mu sync.Mutex
 	var status Status
 	var decodeErr, failed error

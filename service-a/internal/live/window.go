@@ -47,7 +47,7 @@ type window struct {
 // pod is an instance of service-b.
 type pod struct {
 	instance  *datav1.Instance
-	dialedIPs [2]string // IPv4 and IPv6, where a client that balances reached it; outside a pod they differ from the instance's own
+	dialedIPs [2]string // IPv4 and IPv6, where service-a reached it itself and not by a virtual IP; outside a pod they differ from the instance's own
 	seen      time.Time // when it last responded to a call
 	listedAt  time.Time // when a name last resolved to one of its IPs
 	fault     fault.Fault
@@ -142,7 +142,7 @@ func (w *window) podFor(instance *datav1.Instance) *pod {
 	return p
 }
 
-// setDialedIP records that a client that balances reached p at an IP, in place of the former
+// setDialedIP records that service-a reached p itself at an IP, in place of the former
 // one of the same family.
 func (w *window) setDialedIP(p *pod, ip string) {
 	family := 0

@@ -101,7 +101,7 @@ function whyKept(w, m, out) {
     return "a ClusterIP picks a pod per connection, and open connections stay on their pod until service-b closes them at MAX_CONNECTION_AGE.";
   }
   if (w.via !== "http" || !out.some((p) => hosts.includes(p.ip))) return "";
-  return "the name still lists its address, and over HTTP service-a has no other sign that a pod is not ready.";
+  return `the name still lists ${out.length === 1 ? "its address" : "their addresses"}, and over HTTP service-a has no other sign that a pod is not ready.`;
 }
 
 function failing(m, recent) {
