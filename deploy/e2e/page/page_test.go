@@ -5,9 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -176,6 +176,22 @@ func TestPage_OutlivesLostWay(t *testing.T) {
 	assert.Equal(t, "http", eval[string](t, tab, `document.querySelector('input[name=via]:checked').value`))
 }
 
+// A burst over a way that service-a has no longer fails, and the page does not ask for it again.
+func TestPage_BurstOverLostWayFails(t *testing.T) {
+	p := startPair(t)
+	tab, _ := newTabWithConsole(t) // the refused connection is on the console
+	open(t, tab, p.url)
+	choose(t, tab, "via", "grpc-service")
+	watchStreams(t, tab)
+	p.a.kill()
+	eval[any](t, tab, `document.getElementById('controls').requestSubmit(); null`)
+	p.envA = append(p.envA, "SERVICE_B_GRPC_SERVICE_ADDR=") // the last one counts
+	p.startA(t)
+	await(t, tab, `document.getElementById('outcome').textContent.includes('no longer calls service-b this way')`)
+	await(t, tab, `streams.at(-1).readyState === EventSource.OPEN && streams.at(-1).url.endsWith('/api/live')`)
+	await(t, tab, `document.getElementById('link').dataset.state === 'live'`)
+}
+
 // A hidden tab has no connection to service-a, and so makes no calls.
 func TestPage_HiddenMakesNoCalls(t *testing.T) {
 	p := startPair(t)
@@ -307,7 +323,8 @@ func TestPage_AttemptGoesToItsAddress(t *testing.T) {
 func TestPage_DropsOtherInstancesCalls(t *testing.T) {
 	first := busy(3)
 	var moved atomic.Bool
-	next := make(chan bool)
+	next := make(chan struct{})
+	release := sync.OnceFunc(func() { close(next) })
 	fake := serveSnapshots(t, func(n int) object {
 		if !moved.Load() {
 			return first(n)
@@ -315,7 +332,7 @@ func TestPage_DropsOtherInstancesCalls(t *testing.T) {
 		<-next
 		return object{"ways": []object{way("http", "network", 0)}, "pods": []object{pod(9, "ready", nil, object{"http": figures(20, 1, nil)})}, "calls": []object{callOf(1, "http", "b-9", "10.96.0.9:80", "ok")}}
 	})
-	t.Cleanup(func() { close(next) }) // before the server closes
+	t.Cleanup(release) // before the server closes
 	tab := newTab(t)
 	open(t, tab, fake.url)
 	await(t, tab, `document.querySelectorAll('#calls button').length === 10`)
@@ -328,11 +345,7 @@ func TestPage_DropsOtherInstancesCalls(t *testing.T) {
 	assert.Empty(t, eval[string](t, tab, `document.getElementById('lesson-more').textContent`))
 
 	eval[any](t, tab, `{ window.told = []; new MutationObserver(() => told.push(document.getElementById('lesson').textContent)).observe(document.getElementById('lesson'), { childList: true }); } null`)
-	select {
-	case next <- true:
-	case <-time.After(timeout):
-		t.Fatal("the page did not connect again")
-	}
+	release()
 	await(t, tab, `document.querySelector('#calls')?.innerText.includes('b-9')`)
 	assert.Equal(t, []string{"All 20 HTTP calls went to b-9, the only pod behind the name. With more pods, calls spread."}, eval[[]string](t, tab, `told`))
 }

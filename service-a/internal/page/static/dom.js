@@ -62,7 +62,7 @@ export function keyed(parent, items, keyOf, make, update, remove = (node) => nod
 
 const LEAVE_MS = 600; // .leaving in style.css takes less
 
-// fadeOut removes a node after it has faded out, and then calls done. Without motion the node is gone at once.
+// fadeOut removes a node after it has faded out, and then calls done. Without motion the node is gone at once, before anything is measured.
 export function fadeOut(node, done) {
   if (calm()) {
     node.remove();

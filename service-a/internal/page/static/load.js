@@ -21,6 +21,13 @@ export class Load {
     this.reconnect(this.via, this.rate);
   }
 
+  // replaceWay changes the way because service-a has no longer the one in use. A burst over that way fails.
+  replaceWay(via) {
+    this.via = via;
+    this.pending?.reject(new Error("service-a no longer calls service-b this way"));
+    this.reconnect(via, this.rate);
+  }
+
   // burst makes n calls, and returns their outcome.
   burst(n) {
     return new Promise((resolve, reject) => {
@@ -30,7 +37,10 @@ export class Load {
         how(value);
       };
       this.pending = { resolve: settle(resolve), reject: settle(reject) };
-      const timer = setTimeout(() => this.pending.reject(new Error("service-a did not tell the outcome")), BURST_TIMEOUT_MS);
+      const timer = setTimeout(() => {
+        this.pending.reject(new Error("service-a did not tell the outcome"));
+        this.reconnect(this.via, this.rate); // without the burst, in case service-a never got it
+      }, BURST_TIMEOUT_MS);
       this.reconnect(this.via, this.rate, n);
     });
   }

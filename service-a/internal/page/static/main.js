@@ -10,7 +10,7 @@ import { model } from "./model.js";
 import { Picture } from "./picture.js";
 import { Story } from "./story.js";
 import { Table } from "./table.js";
-import { WAYS, count, errorsText, few, unbroken, list, shortPod, stateText, wayLabel, wayShort } from "./words.js";
+import { WAYS, count, errorsText, few, list, shortPod, stateText, unbroken, wayLabel, wayShort } from "./words.js";
 
 const RATES = [0, 5, 20, 50, 100];
 const DRAW_TABLE_MS = 1000;
@@ -51,7 +51,10 @@ function forget() {
   tableAt = 0;
   shown = seen = "";
   story.clear();
-  text(byId("lesson"), unbroken(`Another instance of service-a makes the calls now: ${shortPod(caller)}.`));
+  const words = unbroken(`Another instance of service-a makes the calls now: ${shortPod(caller)}.`);
+  text(byId("lesson"), words);
+  text(byId("outcome"), words); // it stays when the first snapshot replaces the lesson
+  say(words);
   text(byId("lesson-more"), "");
 }
 
@@ -143,7 +146,7 @@ function drawWays(ways) {
   if (root.dataset.ways === wanted || ways.length === 0) return;
   root.dataset.ways = wanted;
   root.replaceChildren();
-  if (!ways.includes(load.via)) load.set({ via: ways[0] });
+  if (!ways.includes(load.via)) load.replaceWay(ways[0]);
   for (const via of ways) {
     const input = option(root, "via", via, wayShort(via), via === load.via, glyph(via));
     input.addEventListener("change", () => {
