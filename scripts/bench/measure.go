@@ -109,30 +109,25 @@ func measure(ctx context.Context, o options, progress io.Writer) (r *Report, err
 // and a of what it is compared with. Only their addresses are set, and o.env for the pair.
 func prepare(ctx context.Context, root, dir string, o options) (programs []program, sizes []int64, err error) {
 	const pkgB, pkgA, pkgFloor = "./service-b", "./service-a", "./scripts/bench/floor"
-	programs = []program{
-		{name: "service-b", pkg: pkgB, env: o.env},
-		{name: "service-a", pkg: pkgA, env: o.env},
-		{name: "floor-b", pkg: pkgFloor, args: []string{"b"}},
-		{name: "floor-a", pkg: pkgFloor, args: []string{"a"}},
-	}
+	type pair struct{ b, a program }
+	compared := pair{program{name: "floor-b", pkg: pkgFloor, args: []string{"b"}}, program{name: "floor-a", pkg: pkgFloor, args: []string{"a"}}}
 	if o.other() == base {
-		programs[2], programs[3] = program{name: "base-b", pkg: pkgB}, program{name: "base-a", pkg: pkgA}
+		compared = pair{program{name: "base-b", pkg: pkgB}, program{name: "base-a", pkg: pkgA}}
 	}
-	roots := []string{root, root, cmp.Or(o.base, root), cmp.Or(o.base, root)}
-	addrs, err := freeAddrs(5 * len(programs) / 2)
+	addrs, err := freeAddrs(10) // 5 for each side
 	if err != nil {
 		return nil, nil, err
 	}
-	for i := 0; i < len(programs); i += 2 {
-		http, grpc, admin := addrs[0], addrs[1], addrs[2]
-		b, a := &programs[i], &programs[i+1]
-		b.addr, a.addr = http, addrs[3]
-		b.env = append([]string{"HTTP_ADDR=" + http, "GRPC_ADDR=" + grpc, "ADMIN_ADDR=" + admin}, b.env...)
+	for _, side := range []pair{{program{name: "service-b", pkg: pkgB, env: o.env}, program{name: "service-a", pkg: pkgA, env: o.env}}, compared} {
+		b, a := side.b, side.a
+		b.addr, a.addr = addrs[0], addrs[3]
+		b.env = append([]string{"HTTP_ADDR=" + b.addr, "GRPC_ADDR=" + addrs[1], "ADMIN_ADDR=" + addrs[2]}, b.env...)
 		a.env = append([]string{
-			"HTTP_ADDR=" + a.addr, "ADMIN_ADDR=" + addrs[4], "SERVICE_B_HTTP_URL=http://" + http, "SERVICE_B_GRPC_TARGET=dns:///" + grpc,
+			"HTTP_ADDR=" + a.addr, "ADMIN_ADDR=" + addrs[4], "SERVICE_B_HTTP_URL=http://" + b.addr, "SERVICE_B_GRPC_TARGET=dns:///" + addrs[1],
 		}, a.env...)
-		addrs = addrs[5:]
+		programs, addrs = append(programs, b, a), addrs[5:]
 	}
+	roots := []string{root, root, cmp.Or(o.base, root), cmp.Or(o.base, root)}
 	sizes = make([]int64, len(programs))
 	for i := range programs {
 		p := &programs[i]
