@@ -108,17 +108,18 @@ func measure(ctx context.Context, o options, progress io.Writer) (r *Report, err
 // prepare builds the programs and returns how to start them: b and a of the pair, then b
 // and a of what it is compared with. Only their addresses are set, and o.env for the pair.
 func prepare(ctx context.Context, root, dir string, o options) (programs []program, sizes []int64, err error) {
-	const pkgB, pkgA, pkgFloor = "./service-b", "./service-a", "./scripts/bench/floor"
+	dirB, dirA, dirFloor := filepath.Join(root, "service-b"), filepath.Join(root, "service-a"), filepath.Join(root, "scripts/bench/floor")
 	type pair struct{ b, a program }
-	compared := pair{program{name: "floor-b", pkg: pkgFloor, args: []string{"b"}}, program{name: "floor-a", pkg: pkgFloor, args: []string{"a"}}}
+	compared := pair{program{name: "floor-b", dir: dirFloor, args: []string{"b"}}, program{name: "floor-a", dir: dirFloor, args: []string{"a"}}}
 	if o.other() == base {
-		compared = pair{program{name: "base-b", pkg: pkgB}, program{name: "base-a", pkg: pkgA}}
+		checkout := cmp.Or(o.base, root)
+		compared = pair{program{name: "base-b", dir: filepath.Join(checkout, "service-b")}, program{name: "base-a", dir: filepath.Join(checkout, "service-a")}}
 	}
 	addrs, err := freeAddrs(10) // 5 for each side
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, side := range []pair{{program{name: "service-b", pkg: pkgB, env: o.env}, program{name: "service-a", pkg: pkgA, env: o.env}}, compared} {
+	for _, side := range []pair{{program{name: "service-b", dir: dirB, env: o.env}, program{name: "service-a", dir: dirA, env: o.env}}, compared} {
 		b, a := side.b, side.a
 		b.addr, a.addr = addrs[0], addrs[3]
 		b.env = append([]string{"HTTP_ADDR=" + b.addr, "GRPC_ADDR=" + addrs[1], "ADMIN_ADDR=" + addrs[2]}, b.env...)
@@ -127,7 +128,6 @@ func prepare(ctx context.Context, root, dir string, o options) (programs []progr
 		}, a.env...)
 		programs, addrs = append(programs, b, a), addrs[5:]
 	}
-	roots := []string{root, root, cmp.Or(o.base, root), cmp.Or(o.base, root)}
 	sizes = make([]int64, len(programs))
 	for i := range programs {
 		p := &programs[i]
@@ -135,7 +135,7 @@ func prepare(ctx context.Context, root, dir string, o options) (programs []progr
 		if runtime.GOOS == "windows" {
 			p.binary += ".exe"
 		}
-		if sizes[i], err = build(ctx, roots[i], p.pkg, p.binary); err != nil {
+		if sizes[i], err = build(ctx, p.dir, p.binary); err != nil {
 			return nil, nil, err
 		}
 	}

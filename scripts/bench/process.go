@@ -22,8 +22,8 @@ const startLimit = 10 * time.Second
 // program is one of the four programs.
 type program struct {
 	name   string
-	pkg    string
-	binary string // built from pkg
+	dir    string // of its package
+	binary string // built from dir
 	args   []string
 	env    []string
 	addr   string // of its HTTP server
@@ -196,13 +196,13 @@ func freeAddrs(n int) ([]string, error) {
 	return addrs, nil
 }
 
-// build builds a program as for a release, and returns the size of its binary in bytes.
-func build(ctx context.Context, root, pkg, binary string) (int64, error) {
+// build builds the program of a directory as for a release, and returns the size of its binary in bytes.
+func build(ctx context.Context, dir, binary string) (int64, error) {
 	cmd := exec.CommandContext(ctx, cmp.Or(os.Getenv("GO"), "go"), "build", "-trimpath", "-tags", "grpcnotrace,nethttpomithttp2", "-ldflags", "-s -w", "-o", binary, ".")
-	cmd.Dir = filepath.Join(root, pkg)              // in its own module
+	cmd.Dir = dir                                   // in its own module
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // as in the images
 	if text, err := cmd.CombinedOutput(); err != nil {
-		return 0, fmt.Errorf("build %s: %w: %s", cmd.Dir, err, text)
+		return 0, fmt.Errorf("build %s: %w: %s", dir, err, text)
 	}
 	info, err := os.Stat(binary)
 	if err != nil {

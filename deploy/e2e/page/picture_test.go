@@ -120,7 +120,7 @@ func TestMark_ClickOpensStory(t *testing.T) {
 	assert.Regexp(t, `calls over gRPC.* pod b-2 responded`, story)
 }
 
-// Whoever prefers reduced motion sees no marks, is not told of any, and sees pods go at once.
+// With reduced motion there are no marks and no text about them, and pods go at once.
 func TestPage_MovesNothingIfAsked(t *testing.T) {
 	var first atomic.Int64
 	fake := serveSnapshots(t, func(n int) object {
